@@ -1,0 +1,113 @@
+"""JobPaths: every file name of a job on a target, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodePaths:
+    """Files of one node of one attempt."""
+
+    root: Path
+
+    @property
+    def assignment(self) -> Path:
+        """What the agent is to do (0600): plan, node, generation, attempt, mesh, deadline."""
+        return self.root / "assignment.json"
+
+    @property
+    def secrets(self) -> Path:
+        """Values for the ranks (0600); read and unlinked by the agent."""
+        return self.root / "secrets.json"
+
+    @property
+    def access(self) -> Path:
+        """Store endpoint and credentials (0600); read by the sync process only, written anew to renew them."""
+        return self.root / "access.json"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate and key of the mesh (0600), one pair for the whole job."""
+        return self.root / "mesh.pem"
+
+    @property
+    def events(self) -> Path:
+        """The node's append-only event log."""
+        return self.root / "events.jsonl"
+
+    @property
+    def ranks(self) -> Path:
+        """Raw output of every rank, one file each."""
+        return self.root / "ranks"
+
+    def rank_log(self, rank: int) -> Path:
+        """Raw output of one rank, byte for byte."""
+        return self.ranks / f"rank-{rank}.log"
+
+    @property
+    def work(self) -> Path:
+        """The ranks' working folder: the snapshot, with outputs, logs and checkpoints in it."""
+        return self.root / "work"
+
+    @property
+    def outputs(self) -> Path:
+        return self.work / "outputs"
+
+    @property
+    def logs(self) -> Path:
+        return self.work / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.work / "checkpoints"
+
+    @property
+    def socket(self) -> Path:
+        """Where shims report to the agent."""
+        return self.root / "agent.sock"
+
+    @property
+    def cancel(self) -> Path:
+        """The wish to end, with its reason; looked at by the agent on SIGTERM and at start."""
+        return self.root / "cancel.json"
+
+    @property
+    def guardian(self) -> Path:
+        """Process id and start time of the guardian."""
+        return self.root / "guardian.json"
+
+    @property
+    def diagnostics(self) -> Path:
+        """What agent, guardian and sync say of themselves."""
+        return self.root / "agent.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPaths:
+    """Files of one job below a target's root folder."""
+
+    root: Path
+    job_id: str
+
+    @property
+    def job(self) -> Path:
+        return self.root / "jobs" / self.job_id
+
+    @property
+    def claim(self) -> Path:
+        """Generation, attempt and plan digest: who owns the job."""
+        return self.job / "claim.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the claim is looked at or changed."""
+        return self.job / "claim.lock"
+
+    def attempt(self, generation: int, attempt: int) -> Path:
+        return self.job / f"g{generation}-a{attempt}"
+
+    def node(self, generation: int, attempt: int, node: int) -> NodePaths:
+        """Files of one node of one attempt."""
+        return NodePaths(root=self.attempt(generation, attempt) / f"node-{node}")

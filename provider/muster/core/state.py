@@ -1,0 +1,24 @@
+"""The states of a run and which of them are final."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class RunState(str, Enum):
+    """Life of a run, in order; ``NotResponding`` when the nodes can't be heard."""
+
+    QUEUED = "Queued"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    FINALIZING = "Finalizing"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELED = "Canceled"
+    NOT_RESPONDING = "NotResponding"
+
+    @property
+    def final(self) -> bool:
+        """Whether a run in this state has ended."""
+        return self in (RunState.COMPLETED, RunState.FAILED, RunState.CANCELED)

@@ -1,0 +1,62 @@
+"""Texts whose hosts, ports and interpreter are known only on the nodes.
+
+A text is a plain string, which is never looked into, or a tuple of parts. So whatever a user writes, it can't be
+mistaken for a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOf:
+    """The address of a node, by its index."""
+
+    host_of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortOf:
+    """A port that a node was asked to find free, by the node's index and the port's name."""
+
+    port_of: int
+    port: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """Something of the very node: ``interpreter``, ``interface`` (of the training network), ``workdir``."""
+
+    here: str
+
+
+Part = Union[str, HostOf, PortOf, Here]
+Text = Union[str, tuple[Part, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bindings:
+    """What the tokens stand for on one node: hosts by node, ports by node and name, facts of the node itself."""
+
+    hosts: tuple[str, ...]
+    ports: tuple[dict[str, int], ...]
+    here: dict[str, str]
+
+
+def resolve(text: Text, bindings: Bindings) -> str:
+    """Put what the node knows in place of the tokens of a text."""
+    if isinstance(text, str):
+        return text
+    return "".join(_resolve_part(part, bindings) for part in text)
+
+
+def _resolve_part(part: Part, bindings: Bindings) -> str:
+    if isinstance(part, HostOf):
+        return bindings.hosts[part.host_of]
+    if isinstance(part, PortOf):
+        return str(bindings.ports[part.port_of][part.port])
+    if isinstance(part, Here):
+        return bindings.here[part.here]
+    return part

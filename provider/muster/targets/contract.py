@@ -1,0 +1,95 @@
+"""ComputeTarget: what every place that runs jobs must offer; knows nothing of frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from muster.core.access import StoreAccess
+from muster.core.event import Cursor, Event
+from muster.core.handle import JobHandle
+from muster.core.plan import JobPlan
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A plan with everything that travels beside it: who owns it, the packed code, the store's access, values of secrets.
+
+    ``requested`` is when the user's request came in (seconds since the epoch); the preparing phase is counted from it.
+    """
+
+    job_id: str
+    generation: int
+    plan: JobPlan
+    archive: Path | None
+    access: StoreAccess
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    requested: float = 0.0
+
+
+class Session(Protocol):
+    """One connection to a target, for watching many jobs."""
+
+    def watch(self, cursors: Mapping[JobHandle, Cursor]) -> AsyncIterator[tuple[JobHandle, Cursor, Event]]:
+        """Yield the events of all jobs, each with the cursor after it; ends when every job has ended.
+
+        The last event of a job is always ``event.END``: a job whose nodes died without a word gets one made for it.
+        """
+        ...
+
+
+class ComputeTarget(Protocol):
+    """A place that runs jobs. All methods are idempotent."""
+
+    name: str
+
+    def prepare(self, plan: JobPlan, log: Log) -> None:
+        """Build or find the plan's environment, telling ``log`` line by line.
+
+        :raises RequestError: the environment can't be had.
+        """
+        ...
+
+    def submit(self, submission: Submission) -> JobHandle:
+        """Get or create the job, by job id and generation. Starts one node agent on each node.
+
+        Same generation and plan: running is re-attached, completed is taken, failed becomes the next attempt. A higher
+        generation ends the older and starts anew. Another plan is never re-attached.
+
+        :raises StaleGeneration: a newer generation owns the job.
+        """
+        ...
+
+    def find(self, job_id: str) -> JobHandle:
+        """Give the handle of a job's newest attempt.
+
+        :raises UnknownRun: no such job here.
+        """
+        ...
+
+    def session(self) -> Session:
+        """Open a connection for watching."""
+        ...
+
+    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
+        """End the job if ``generation`` still owns it, and wait until nothing of it is left. Says whether it was hit."""
+        ...
+
+    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
+        """Start agents that only commit outputs which could not be stored when the run ended."""
+        ...
+
+    def remove(self, handle: JobHandle) -> None:
+        """Delete what the job left on the nodes; refuses a running one.
+
+        :raises TargetError: the job is still running.
+        """
+        ...
+
+    def check(self) -> list[tuple[str, bool, str]]:
+        """Look whether the target can be used: (what, fine, finding or remedy) for each thing looked at."""
+        ...
