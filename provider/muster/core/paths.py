@@ -46,6 +46,10 @@ class NodePaths:
         """Raw output of one rank, byte for byte."""
         return self.ranks / f"rank-{rank}.log"
 
+    def metrics(self, rank: int) -> Path:
+        """What a rank logs by ``muster.tracking``, a JSON line each."""
+        return self.ranks / f"rank-{rank}.metrics.jsonl"
+
     @property
     def work(self) -> Path:
         """The ranks' working folder: the snapshot, with outputs, logs and checkpoints in it."""
@@ -77,6 +81,11 @@ class NodePaths:
     def guardian(self) -> Path:
         """Process id and start time of the guardian."""
         return self.root / "guardian.json"
+
+    @property
+    def agent(self) -> Path:
+        """Process id and start time of the agent."""
+        return self.root / "agent.json"
 
     @property
     def diagnostics(self) -> Path:

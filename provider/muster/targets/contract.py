@@ -45,7 +45,10 @@ class Session(Protocol):
 class ComputeTarget(Protocol):
     """A place that runs jobs. All methods are idempotent."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the target is called in handles and records."""
+        ...
 
     def prepare(self, plan: JobPlan, log: Log) -> None:
         """Build or find the plan's environment, telling ``log`` line by line.

@@ -1,0 +1,72 @@
+"""Assignment: what the target tells the agents of one attempt; one file per node, the same but for ``node``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster.core.codec import from_data
+from muster.core.plan import JobPlan
+
+ASSIGNMENT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """How an attempt went: times in seconds since the epoch, its end state and verdict as data."""
+
+    attempt: int
+    started: float = 0.0
+    ended: float = 0.0
+    state: str = ""
+    verdict: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One node's part of an attempt.
+
+    ``addresses``: every node's address on the training network, "" where only the node itself knows. ``deadline``: seconds
+    since the epoch. ``gpus``: devices that this node may use. ``interpreter``: the environment's Python; ``muster_python``
+    has boto3 for the sync process. ``claim``: the claim file, "" if this node can't see it. ``archive``: the packed code on
+    this node, "" if none. ``commit_only``: the ranks have completed in this attempt; only store what they left.
+    """
+
+    job_id: str
+    generation: int
+    attempt: int
+    node: int
+    target: str
+    store: str
+    plan: JobPlan
+    plan_digest: str
+    addresses: tuple[str, ...]
+    deadline: float
+    requested: float
+    submitted: float
+    interpreter: str
+    muster_python: str
+    gpus: tuple[str, ...] = ()
+    claim: str = ""
+    archive: str = ""
+    history: tuple[AttemptRecord, ...] = ()
+    commit_only: bool = False
+    version: int = ASSIGNMENT_VERSION
+
+    @classmethod
+    def read(cls, path: Path) -> Assignment:
+        """Read the assignment file of a node."""
+        return from_data(cls, json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def marker(self) -> str:
+        """Value of MUSTER_JOB in the environment of every process of this attempt."""
+        return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+
+    @property
+    def resumes(self) -> tuple[str, int]:
+        """The run and generation whose committed checkpoints are put in place; ("", 0) for none."""
+        if self.attempt > 1:
+            return self.job_id, self.generation
+        return self.plan.resume_from, 0

@@ -1,0 +1,126 @@
+"""Finalizer: the leader's last phase; files of all nodes are named, the manifest is committed, the end is written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from muster.core import event
+from muster.core.codec import to_data
+from muster.core.manifest import Manifest
+from muster.core.state import RunState
+from muster.core.verdict import Cause, Verdict
+from muster.node.assignment import Assignment
+from muster.node.gang import Gang
+from muster.node.mesh import PeerLost
+from muster.node.placing import Placement, place
+from muster.node.record import RunRecord
+from muster.node.work import NodeWork
+
+FAILED_PATIENCE = 30.0  # seconds that a run which failed anyway waits for the store
+LAST_PATIENCE = 10.0  # seconds for the last lines of the record
+
+
+class StoreAway(Exception):
+    """The store did not take the outputs in time."""
+
+
+class Finalizer:
+    """Brings a run to its end, however its ranks ended."""
+
+    def __init__(self, assignment: Assignment, work: NodeWork, gang: Gang, record: RunRecord) -> None:
+        self._a = assignment
+        self._work = work
+        self._gang = gang
+        self._record = record
+
+    async def run(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> None:
+        """Keep the files, commit if the ranks completed, and write the end into the event log."""
+        self._record.enter(RunState.FINALIZING)
+        self._work.log.add(event.STATE, state=RunState.FINALIZING.value)
+        self._record.data["metrics"] = dict(self._gang.metrics)
+        if verdict is None or verdict.cause is not Cause.REQUEST:
+            verdict = await self._keep_files(verdict, halt)
+        self._record.conclude(_state_of(verdict), verdict)
+        await self._take_last_words()
+        await self._work.syncer.tell("record", record=self._record.data)
+        self._work.log.add(event.END, **self._end_data())
+        await self._work.do_last_words(patience=LAST_PATIENCE)
+        self._gang.push("done")
+
+    async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
+        """Store the files of every node; gives the verdict, which a store that stays away or a cancel can still change."""
+        limit = self._a.plan.limits.store_patience
+        patience = limit if verdict is None else min(FAILED_PATIENCE, limit)
+        keeping = asyncio.ensure_future(self._store_and_commit(patience, commit=verdict is None))
+        watched: list[asyncio.Future[Any]] = [keeping, halt] if verdict is None else [keeping]
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if not keeping.done():
+            keeping.cancel()
+            return halt.result()
+        try:
+            keeping.result()
+        except (StoreAway, PeerLost) as error:
+            self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
+            return verdict or self._away_verdict(str(error), patience)
+        return verdict
+
+    def _away_verdict(self, why: str, patience: float) -> Verdict:
+        folders = ", ".join(f"{self._gang.host(f['node'])}:{f['path']}" for f in self._record.data["host_folders"])
+        away = f"training completed, but the store did not take the outputs within {patience:g} s: {why}"
+        hint = f"when the store is back: muster commit {self._a.job_id}, or retry the task"
+        return Verdict(cause=Cause.STORE, detail=f"{away}; they still lie in {folders}", hint=hint)
+
+    async def _store_and_commit(self, patience: float, commit: bool) -> None:
+        answers = await self._gang.ask_all("files", patience=patience)
+        _raise_if_away(answers.values())
+        placement = place(entry for answer in answers.values() for entry in answer["files"])
+        for note in placement.notes:
+            self._work.log.add(event.NOTE, level="warning", text=note)
+        orders = [self._gang.ask(n, "place", files=files, patience=patience) for n, files in placement.orders.items()]
+        _raise_if_away(await asyncio.gather(*orders))
+        self._record.data["outputs"] = to_data(placement.files)
+        if commit:
+            await self._commit(placement, patience)
+
+    async def _commit(self, placement: Placement, patience: float) -> None:
+        manifest = Manifest(
+            run=self._a.job_id,
+            generation=self._a.generation,
+            attempt=self._a.attempt,
+            uri=self._record.uri,
+            files=placement.files,
+            snapshot=self._a.plan.snapshot,
+            environment=self._a.plan.environment.digest,
+            metrics=dict(self._gang.metrics),
+        )
+        answer = await self._work.syncer.ask("commit", manifest=to_data(manifest), patience=patience)
+        _raise_if_away([answer])
+        self._record.data.update(manifest=answer["uri"], digest=manifest.digest())
+
+    async def _take_last_words(self) -> None:
+        """Have every other node end its record; the logs of those that never needed a sync process are stored by ours."""
+        others = [node for node in self._gang.present() if node != 0]
+        asked = (self._gang.ask(node, "last_words", patience=LAST_PATIENCE) for node in others)
+        for node, log in zip(others, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(log, str) and log:
+                path = self._work.paths.root / f"events-of-node-{node}.jsonl"
+                path.write_text(log, encoding="utf-8")
+                await self._work.syncer.ask("adopt", node=node, log=str(path), files_prefix=None)
+
+    def _end_data(self) -> dict[str, Any]:
+        data = self._record.data
+        kept = {key: data[key] for key in ("state", "verdict", "manifest", "digest", "uri", "metrics")}
+        return {**kept, "files": len(data["outputs"])}
+
+
+def _state_of(verdict: Verdict | None) -> RunState:
+    if verdict is None:
+        return RunState.COMPLETED
+    return RunState.CANCELED if verdict.cause in (Cause.CANCEL, Cause.DEADLINE) else RunState.FAILED
+
+
+def _raise_if_away(answers: Any) -> None:
+    for answer in answers:
+        if not answer["ok"]:
+            raise StoreAway(answer["error"])

@@ -1,0 +1,112 @@
+"""The guardian: the agent's parent and the last one standing; when the agent dies it ends every rank and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from muster.node import processes
+
+SYNC_LAST_WORDS = 90.0  # seconds the sync process has for its final pass once the agent is gone
+
+
+def main(folder: str) -> int:
+    """Run the agent of a node folder and outlive it; gives the agent's exit status (128 + signal if it was killed)."""
+    os.chdir(folder)
+    processes.become_subreaper()
+    ours, agents = socket.socketpair()
+    ours.setblocking(False)
+    _write_json("guardian.json", {"pid": os.getpid(), "start": processes.start_time(os.getpid())})
+    agents.set_inheritable(True)
+    argv = [sys.executable, "-I", "-S", sys.argv[0], "agent", folder, str(agents.fileno())]
+    agent = os.posix_spawn(sys.executable, argv, os.environ)
+    agents.close()
+    signal.signal(signal.SIGTERM, lambda *_: processes.send([agent], signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    status = _outlive(agent)
+    sync = _sync_pid(ours)
+    left = processes.kill_descendants(os.getpid(), spare=sync)
+    if status != 0:
+        _report_death(status, left)
+    ours.close()
+    _await_sync(sync)
+    return status
+
+
+def _outlive(agent: int) -> int:
+    """Reap everything that is ours until the agent itself has ended."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == agent:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _sync_pid(ours: socket.socket) -> list[int]:
+    """Give the pid of the sync process, if the agent told that it has one."""
+    try:
+        words = ours.recv(65536).split()
+    except BlockingIOError:
+        return []
+    return [int(word) for word in words]
+
+
+def _report_death(status: int, left: list[int]) -> None:
+    """Write the last events of a node whose agent could not; the leader's node speaks for the whole run."""
+    with open("assignment.json", encoding="utf-8") as file:
+        node = json.load(file)["node"]
+    how = f"signal {status - 128}" if status > 128 else f"exit {status}"
+    detail = f"the agent of node {node} died ({how}); every rank on the node was ended"
+    if left:
+        detail += f", but for processes {left} which the kernel would not let go"
+    end: dict[str, Any] = {
+        "k": "end",
+        "state": "Failed",
+        "verdict": {"cause": "node", "detail": detail, "node": node},
+        "manifest": None,
+    }
+    ends: list[dict[str, Any]] = [end] if node == 0 and not _has_ended() else []
+    events: list[dict[str, Any]] = [{"k": "note", "level": "error", "text": detail}, *ends, {"k": "node_end"}]
+    lines = "".join(json.dumps({"t": round(time.time(), 6), "n": node, **event}) + "\n" for event in events)
+    fd = os.open("events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, (_half_line_end() + lines).encode())
+    os.close(fd)
+
+
+def _tail() -> bytes:
+    try:
+        with open("events.jsonl", "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 65536))
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _has_ended() -> bool:
+    return any(b'"k": "end"' in line for line in _tail().splitlines())
+
+
+def _half_line_end() -> str:
+    """An agent killed while writing may leave half a line; a line end makes it one that readers can tell is broken."""
+    tail = _tail()
+    return "\n" if tail and not tail.endswith(b"\n") else ""
+
+
+def _await_sync(sync: list[int]) -> None:
+    give_up = time.monotonic() + SYNC_LAST_WORDS
+    while any(processes.start_time(pid) for pid in sync) and time.monotonic() < give_up:
+        processes.reap()
+        time.sleep(0.01)
+    processes.send(sync, signal.SIGKILL)
+
+
+def _write_json(name: str, value: object) -> None:
+    with open(name + ".new", "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.replace(name + ".new", name)

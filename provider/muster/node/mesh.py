@@ -1,0 +1,174 @@
+"""The mesh: JSON messages between the leader and the other agents, over TLS pinned to the job's one certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+PORT_CANDIDATES = 6
+PORT_BASE, PORT_SPAN = 21000, 11000  # below the usual ephemeral range
+HEARTBEAT = 3.0  # seconds between two signs of life
+SILENCE = 20.0  # seconds without one after which a peer counts as lost
+MAX_MESSAGE = 64 << 20  # bytes; lists of files can be long
+
+Handler = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
+class PeerLost(Exception):
+    """The other end is gone or silent for too long."""
+
+
+def ports_of(job: str) -> list[int]:
+    """Give the ports a job's leader may listen on, in the order to try; ``job`` names the attempt."""
+    seed = hashlib.sha256(job.encode()).digest()
+    numbers = (int.from_bytes(seed[2 * i : 2 * i + 2], "big") for i in range(PORT_CANDIDATES))
+    return [PORT_BASE + number % PORT_SPAN for number in numbers]
+
+
+def tls(certificate: Path, server: bool) -> ssl.SSLContext:
+    """Make the one-certificate context: who can't show the very certificate is no part of this job."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+    context.load_cert_chain(certificate)
+    return context
+
+
+class Peer:
+    """One connection: requests with replies in both directions, pushes without, and a heartbeat.
+
+    ``handler(message)`` answers the other side's requests and takes its pushes; its value is the reply.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
+        self._reader, self._writer, self._handler = reader, writer, handler
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard = time.monotonic()
+        self._beat: asyncio.TimerHandle | None = None
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, do: str, **fields: Any) -> Any:
+        """Send a request and wait for its reply.
+
+        :raises PeerLost: the other side is gone.
+        """
+        if self.lost.done():
+            raise PeerLost(self.lost.result())
+        number = next(self._numbers)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = reply
+        self._send({"id": number, "do": do, **fields})
+        return await reply
+
+    def push(self, do: str, **fields: Any) -> None:
+        """Send a message that wants no reply; silently dropped when the other side is gone."""
+        if not self.lost.done():
+            self._send({"do": do, **fields})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+    async def serve(self) -> None:
+        """Read until the other side is gone; never raises."""
+        reason = "its connection closed"
+        self._schedule_beat()
+        try:
+            while line := await self._reader.readline():
+                self._heard = time.monotonic()
+                self._dispatch(json.loads(line))
+        except (OSError, ValueError, ssl.SSLError, asyncio.IncompleteReadError) as error:
+            reason = f"its connection broke: {error}"
+        self._lose(reason)
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if "re" in message:
+            waiting = self._waiting.pop(message["re"], None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message.get("value"))
+        elif message["do"] != "beat":
+            task = asyncio.get_running_loop().create_task(self._answer(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: dict[str, Any]) -> None:
+        value = await self._handler(message)
+        if "id" in message and not self.lost.done():
+            self._send({"re": message["id"], "value": value})
+
+    def _schedule_beat(self) -> None:
+        self._beat = asyncio.get_running_loop().call_later(HEARTBEAT, self._on_beat)
+
+    def _on_beat(self) -> None:
+        silence = time.monotonic() - self._heard
+        if silence > SILENCE:
+            self._lose(f"it has been silent for {silence:.0f} s")
+            self._writer.transport.abort()
+        elif not self.lost.done():
+            self.push("beat")
+            self._schedule_beat()
+
+    def _lose(self, reason: str) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(PeerLost(reason))
+        self._waiting.clear()
+
+    async def close(self) -> None:
+        """Send what is left and close."""
+        self._lose("closed here")
+        with contextlib.suppress(OSError, ssl.SSLError, RuntimeError):
+            await self._writer.drain()
+            self._writer.close()
+
+
+async def listen(
+    address: str, job: str, certificate: Path, on_peer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> asyncio.Server:
+    """Listen as a job's leader on the first of its ports that is free.
+
+    :raises OSError: all of them are taken.
+    """
+    context = tls(certificate, server=True)
+    for port in ports_of(job):
+        try:
+            return await asyncio.start_server(on_peer, address or None, port, ssl=context, limit=MAX_MESSAGE)
+        except OSError:
+            continue
+    raise OSError(f"all ports of the mesh are taken on {address}: {ports_of(job)}")
+
+
+async def connect(
+    address: str, job: str, certificate: Path, give_up: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a job's leader, who may not be there yet; trying until ``give_up`` (monotonic seconds).
+
+    :raises PeerLost: no leader of this job was found in time.
+    """
+    context = tls(certificate, server=False)
+    pause = 0.01
+    while time.monotonic() < give_up:
+        for port in ports_of(job):
+            try:
+                return await asyncio.open_connection(address, port, ssl=context, limit=MAX_MESSAGE)
+            except (OSError, ssl.SSLError):
+                continue
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+    raise PeerLost(f"no leader of this job answered on {address}, ports {ports_of(job)}")

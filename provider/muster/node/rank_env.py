@@ -1,0 +1,76 @@
+"""Environment and argv of a rank on its node: tokens resolved, identity and folders added, ``$NAME`` references expanded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from muster.core.paths import NodePaths
+from muster.core.plan import RankPlan
+from muster.core.token import Bindings, resolve
+from muster.node.assignment import Assignment
+from muster.node.ranks import RankSpec
+
+MARKER = "MUSTER_JOB"
+
+_REFERENCE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+
+
+def rank_spec(
+    assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings, secrets: Mapping[str, str]
+) -> RankSpec:
+    """Give one rank ready to run.
+
+    ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
+    any other dollar sign, and every secret, stays as it was written.
+    """
+    launcher = {name: value for name, text in rank.env if (value := resolve(text, bindings))}
+    known = {**dict(assignment.plan.env), **launcher, **identity(assignment, paths, rank, bindings)}
+    argv = [expand(resolve(text, bindings), known) for text in rank.argv]
+    env = {**inherited(assignment), **known, **secrets}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [library_path(), known.get("PYTHONPATH", "")]))
+    return RankSpec(rank=rank.rank, argv=argv, env=env, cwd=str(paths.work), decides=rank.decides)
+
+
+def identity(assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings) -> dict[str, str]:
+    """Give the ``MUSTER_*`` variables: who the rank is and where its folders are."""
+    return {
+        MARKER: assignment.marker,
+        "MUSTER_RUN": assignment.job_id,
+        "MUSTER_GENERATION": str(assignment.generation),
+        "MUSTER_ATTEMPT": str(assignment.attempt),
+        "MUSTER_NODE": str(assignment.node),
+        "MUSTER_NODE_COUNT": str(len(assignment.plan.nodes)),
+        "MUSTER_RANK": str(rank.rank),
+        "MUSTER_LOCAL_RANK": str(rank.local_rank),
+        "MUSTER_WORLD_SIZE": str(assignment.plan.world_size),
+        "MUSTER_ROLE": rank.role,
+        "MUSTER_HOSTS": ",".join(bindings.hosts),
+        "MUSTER_METRICS": str(paths.metrics(rank.rank)),
+        "MUSTER_OUTPUTS": str(paths.outputs),
+        "MUSTER_LOGS": str(paths.logs),
+        "MUSTER_CHECKPOINTS": str(paths.checkpoints),
+    }
+
+
+def inherited(assignment: Assignment) -> dict[str, str]:
+    """Give what a rank has from its node: the agent's own clean environment, the interpreter first on PATH, its GPUs."""
+    env = {"PYTHONUNBUFFERED": "1", **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(assignment.gpus)}
+    if assignment.interpreter:
+        folder = Path(assignment.interpreter).parent
+        env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
+        if (folder.parent / "pyvenv.cfg").exists():
+            env["VIRTUAL_ENV"] = str(folder.parent)
+    return env
+
+
+def library_path() -> str:
+    """Give the folder from which ranks import ``muster.tracking``."""
+    return str(Path(__file__).resolve().parents[2])
+
+
+def expand(argument: str, variables: Mapping[str, str]) -> str:
+    """Put the values of known variables in place of ``$NAME`` and ``${NAME}``; unknown ones stay as they are."""
+    return _REFERENCE.sub(lambda match: variables.get(match[1] or match[2], match[0]), argument)

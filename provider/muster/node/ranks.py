@@ -1,0 +1,266 @@
+"""Ranks of this node: started through the shim, their output taken line by line, their ends recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muster.core import event
+from muster.core.paths import NodePaths
+from muster.node.eventlog import EventLog
+
+MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
+READ_SIZE = 1 << 18
+TAIL_LINES = 200  # lines kept in memory to find the exception line in
+QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec:
+    """One rank, all tokens resolved: ready to run."""
+
+    rank: int
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    decides: bool = True
+
+
+@dataclass(kw_only=True)
+class RankProcess:
+    """One rank while it runs: its shim, pid, output so far and, in the end, how it ended."""
+
+    spec: RankSpec
+    log: Any
+    shim: int = 0
+    pid: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    exit_code: int | None = None
+    signal: int | None = None
+    victim: bool = False  # ended by us, because the run was already ending
+    output: int = -1
+    rest: bytes = b""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    metrics: Path | None = None
+    metrics_read: int = 0
+    flush: asyncio.TimerHandle | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, and not with exit code 0."""
+        return bool(self.ended) and self.exit_code != 0
+
+
+class Ranks:
+    """Starts the ranks of a node and turns what they say and how they end into events.
+
+    ``on_end(rank)`` is called once for each rank, after its last line is in the event log.
+    """
+
+    def __init__(self, paths: NodePaths, log: EventLog, on_end: Callable[[RankProcess], None]) -> None:
+        self._paths = paths
+        self._log = log
+        self._on_end = on_end
+        self._server: socket.socket | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self.processes: dict[int, RankProcess] = {}
+        self.last_metrics: dict[str, float] = {}
+
+    def start(self, specs: list[RankSpec]) -> None:
+        """Start a shim for every rank; each fetches its spec from us."""
+        self._listen()
+        self._paths.ranks.mkdir(exist_ok=True)
+        self.processes = {}
+        for spec in specs:
+            log = self._paths.rank_log(spec.rank).open("ab", buffering=0)
+            process = RankProcess(spec=spec, log=log, metrics=self._metrics_file(spec))
+            self.processes[spec.rank] = process
+            process.shim = self._start_shim(spec.rank)
+
+    def _start_shim(self, rank: int) -> int:
+        shim = str(Path(__file__).with_name("shim.py"))
+        argv = [sys.executable, "-I", "-S", shim, str(self._paths.root), str(rank)]
+        return os.posix_spawn(
+            sys.executable, argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        )
+
+    @staticmethod
+    def _metrics_file(spec: RankSpec) -> Path | None:
+        path = spec.env.get("MUSTER_METRICS")
+        return Path(path) if path else None
+
+    def _listen(self) -> None:
+        if self._server is not None:
+            return
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(self._paths.root, os.O_RDONLY | os.O_DIRECTORY)
+        self._paths.socket.unlink(missing_ok=True)
+        server.bind(f"/proc/self/fd/{directory}/{self._paths.socket.name}")
+        os.close(directory)
+        server.listen(256)
+        server.setblocking(False)
+        self._server = server
+        asyncio.get_running_loop().add_reader(server.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._server is not None
+        connection, _ = self._server.accept()
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve_shim(connection))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve_shim(self, connection: socket.socket) -> None:
+        """Answer one shim: its spec, then its pid and output pipe, then its end. A shim that vanishes counts as SIGKILL."""
+        loop = asyncio.get_running_loop()
+        process: RankProcess | None = None
+        try:
+            hello = json.loads(await loop.sock_recv(connection, 4096))
+            process = self.processes[hello["rank"]]
+            spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
+            await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
+            await self._receive_start(connection, process)
+            end = await loop.sock_recv(connection, 4096)
+            self._end(process, json.loads(end)["ended"] if end else {"exit_code": None, "signal": 9})
+        except (ConnectionError, ValueError, KeyError):
+            if process is not None and not process.ended:
+                self._end(process, {"exit_code": None, "signal": 9})
+        finally:
+            connection.close()
+
+    async def _receive_start(self, connection: socket.socket, process: RankProcess) -> None:
+        await _readable(connection)
+        data, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+        if not data:
+            raise ConnectionError("the shim went away before its rank was started")
+        process.pid = json.loads(data)["started"]
+        process.started = time.time()
+        process.output = fds[0]
+        os.set_blocking(process.output, False)
+        self._log.add(event.RANK_START, rank=process.spec.rank, pid=process.pid)
+        asyncio.get_running_loop().add_reader(process.output, self._read, process)
+
+    def _read(self, process: RankProcess) -> bool:
+        """Take what the rank has written; says whether there may be more."""
+        try:
+            data = os.read(process.output, READ_SIZE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._close_output(process)
+            return False
+        process.log.write(data)
+        self._take(process, data)
+        return True
+
+    def _take(self, process: RankProcess, data: bytes) -> None:
+        lines = (process.rest + data).split(b"\n")
+        process.rest = lines.pop()
+        events = [item for line in lines for item in self._line_events(process, line)]
+        if len(process.rest) >= MAX_LINE:
+            events += self._line_events(process, process.rest, unfinished=True)
+            process.rest = b""
+        self._log.add_all(events)
+        if process.rest and process.flush is None:
+            process.flush = asyncio.get_running_loop().call_later(QUIET_FLUSH, self._flush, process)
+
+    def _flush(self, process: RankProcess) -> None:
+        process.flush = None
+        if process.rest:
+            self._log.add_all(self._line_events(process, process.rest, unfinished=True))
+            process.rest = b""
+
+    @staticmethod
+    def _line_events(process: RankProcess, line: bytes, unfinished: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        pieces = [line[i : i + MAX_LINE] for i in range(0, len(line), MAX_LINE)] or [b""]
+        events = []
+        for index, piece in enumerate(pieces):
+            text = piece.decode("utf-8", errors="replace").removesuffix("\r")
+            part = {"part": True} if unfinished or index < len(pieces) - 1 else {}
+            events.append((event.LINE, {"rank": process.spec.rank, "text": text, **part}))
+            process.tail.append(text)
+        return events
+
+    def _close_output(self, process: RankProcess) -> None:
+        if process.output >= 0:
+            asyncio.get_running_loop().remove_reader(process.output)
+            os.close(process.output)
+            process.output = -1
+
+    def _end(self, process: RankProcess, end: dict[str, Any]) -> None:
+        while process.output >= 0 and self._read(process):
+            pass
+        if process.flush is not None:
+            process.flush.cancel()
+        if process.rest:
+            self._log.add_all(self._line_events(process, process.rest))
+            process.rest = b""
+        self.read_metrics()
+        process.ended = time.time()
+        process.exit_code, process.signal = end["exit_code"], end["signal"]
+        seconds = round(process.ended - (process.started or process.ended), 3)
+        how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
+        self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
+        self._on_end(process)
+
+    def read_metrics(self) -> None:
+        """Take what the ranks have logged by ``muster.tracking`` since the last look."""
+        for process in self.processes.values():
+            if process.metrics is not None and process.metrics.exists():
+                self._log.add_all([self._metric_event(process, line) for line in self._new_metric_lines(process)])
+
+    @staticmethod
+    def _new_metric_lines(process: RankProcess) -> list[dict[str, Any]]:
+        assert process.metrics is not None
+        with process.metrics.open("rb") as file:
+            file.seek(process.metrics_read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        process.metrics_read += len(whole)
+        return [row for row in map(_metric_row, whole.splitlines()) if row]
+
+    def _metric_event(self, process: RankProcess, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if isinstance(row.get("value"), (int, float)):
+            self.last_metrics[row["name"]] = float(row["value"])
+        return event.METRIC, {"rank": process.spec.rank, **{key: row[key] for key in ("name", "value", "step") if key in row}}
+
+    def close(self) -> None:
+        """Stop listening and let go of all outputs, those that a descendant still holds open included."""
+        for process in self.processes.values():
+            while process.output >= 0 and self._read(process):
+                pass
+            self._close_output(process)
+            process.log.close()
+        if self._server is not None:
+            asyncio.get_running_loop().remove_reader(self._server.fileno())
+            self._server.close()
+            self._server = None
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(connection.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection.fileno())
+
+
+def _metric_row(line: bytes) -> dict[str, Any]:
+    """Read one row; a rank can write anything into its file, so what is no metric is passed over."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) and isinstance(row.get("name"), str) else {}

@@ -1,0 +1,73 @@
+"""The shim: parent of one rank. It asks the agent what to run, hands over the output pipe, and reports how the rank ended.
+
+``python -I -S shim.py NODE_FOLDER RANK``; whoever starts it (the agent, later mpirun) sees the rank's own exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+
+def main(folder: str, rank: int) -> int:
+    """Run one rank to its end; gives its exit code, or 128 + signal."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    agent = _connect(folder)
+    agent.sendall(json.dumps({"rank": rank}).encode() + b"\n")
+    spec = json.loads(_read_line(agent))
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become_rank(spec, write_end)
+    os.close(write_end)
+    socket.send_fds(agent, [json.dumps({"started": pid}).encode() + b"\n"], [read_end])
+    os.close(read_end)
+    _, status, usage = os.wait4(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    ended = {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None, "max_rss_kb": usage.ru_maxrss}
+    agent.sendall(json.dumps({"ended": ended}).encode() + b"\n")
+    return code if code >= 0 else 128 - code
+
+
+def _connect(folder: str) -> socket.socket:
+    """Connect to the agent; through a descriptor, since a socket's path may have 107 bytes at most."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    agent.connect(f"/proc/self/fd/{directory}/agent.sock")
+    os.close(directory)
+    return agent
+
+
+def _read_line(agent: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        piece = agent.recv(1 << 20)
+        if not piece:
+            raise SystemExit("shim: the agent went away")
+        data += piece
+    return data
+
+
+def _become_rank(spec: dict[str, Any], output: int) -> NoReturn:
+    """Take the rank's session, output, folder and environment, and become its program."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        os.chdir(spec["cwd"])
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+    except OSError as error:
+        os.write(2, f"{type(error).__name__}: can't start {spec['argv'][0]!r}: {error.strerror}\n".encode(errors="replace"))
+    os._exit(127)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,207 @@
+"""NodeWork: what an agent does on its own node when the leader asks: facts, restore, start, stop, files, place, last words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from muster.core import event
+from muster.core.codec import to_data
+from muster.core.paths import NodePaths
+from muster.core.token import Bindings
+from muster.node import explain, preflight, processes
+from muster.node.assignment import Assignment
+from muster.node.eventlog import EventLog
+from muster.node.rank_env import rank_spec
+from muster.node.ranks import RankProcess, Ranks
+from muster.node.syncer import Syncer
+
+METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
+SYNC_DELAY = 2.0  # seconds after which a running follower's sync process is started: importing boto3 is the cost of a launch
+LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
+
+Push = Callable[..., None]
+
+
+class NodeWork:
+    """One node's own part. ``push(do, **fields)`` sends the leader what it has not asked for: the end of a rank."""
+
+    def __init__(self, assignment: Assignment, paths: NodePaths, log: EventLog, syncer: Syncer) -> None:
+        self.assignment = assignment
+        self.paths = paths
+        self.log = log
+        self.syncer = syncer
+        self.push: Push = lambda do, **fields: None
+        self._ranks = Ranks(paths, log, self._on_rank_end)
+        self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
+        self._secrets = _take_secrets(paths)
+        self._here: dict[str, str] = {}
+        self._kernel_kills = 0
+        self._timers: list[asyncio.TimerHandle] = []
+
+    async def handle(self, message: dict[str, Any]) -> Any:
+        """Answer a request of the leader's, by its name."""
+        fields = {key: value for key, value in message.items() if key not in ("do", "id")}
+        return await getattr(self, f"do_{message['do']}")(**fields)
+
+    async def do_facts(self) -> dict[str, Any]:
+        """Look at this node and record what was seen."""
+        a = self.assignment
+        facts = preflight.gather(
+            node=a.node,
+            address=a.addresses[a.node],
+            plan=a.plan,
+            work=self.paths.root,
+            interpreter=a.interpreter,
+            devices=a.gpus,
+        )
+        data: dict[str, Any] = to_data(facts)
+        self._here = {
+            "interpreter": a.interpreter or "python3",
+            "interface": facts.interface,
+            "workdir": str(self.paths.work),
+        }
+        self.log.add(event.FACTS, facts=data)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, processes.reap)
+        return data
+
+    async def do_restore(self, run: str, generation: int) -> dict[str, Any]:
+        """Put the last committed checkpoints of a run in place."""
+        return await self.syncer.ask("restore", run=run, generation=generation, nodes=len(self.assignment.plan.nodes))
+
+    async def do_start(self, hosts: list[str], ports: list[dict[str, int]]) -> None:
+        """Start the ranks of this node; ``hosts`` and ``ports`` by node."""
+        self._ending = None
+        self._kernel_kills = explain.kernel_kills()
+        bindings = Bindings(hosts=tuple(hosts), ports=tuple(ports), here=self._here)
+        plan = self.assignment.plan.nodes[self.assignment.node]
+        self._ranks.start([rank_spec(self.assignment, self.paths, rank, bindings, self._secrets) for rank in plan.ranks])
+        self._later(METRICS_INTERVAL, self._look_for_metrics)
+        self._later(SYNC_DELAY, self.syncer.start)
+
+    def _later(self, delay: float, action: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(delay, action))
+
+    def _look_for_metrics(self) -> None:
+        self._timers = [timer for timer in self._timers if timer.when() > asyncio.get_running_loop().time()]
+        self._ranks.read_metrics()
+        self._later(METRICS_INTERVAL, self._look_for_metrics)
+
+    def _on_rank_end(self, process: RankProcess) -> None:
+        process.victim = self._ending is not None
+        if process.failed and process.spec.decides:
+            self.end_ranks()
+        self.push("rank_ended", end=self._report(process))
+
+    def _report(self, process: RankProcess) -> dict[str, Any]:
+        """Say how a rank ended; only for those that failed by themselves, why."""
+        tail = list(process.tail)
+        detail = explain.exception_line(tail) if process.failed else ""
+        killed = process.signal == signal.SIGKILL and explain.kernel_kills() > self._kernel_kills
+        return {
+            "node": self.assignment.node,
+            "rank": process.spec.rank,
+            "decides": process.spec.decides,
+            "pid": process.pid,
+            "started": process.started,
+            "ended": process.ended or time.time(),
+            "exit_code": process.exit_code,
+            "signal": process.signal,
+            "victim": process.victim,
+            "detail": detail,
+            "hint": explain.hint(detail),
+            "out_of_memory": process.failed and (killed or explain.out_of_memory(tail)),
+            "port_taken": process.failed and explain.port_taken(tail),
+        }
+
+    async def do_stop(self) -> dict[str, Any]:
+        """End every rank and descendant of this node, verified; gives how each rank ended, and the last metrics."""
+        ranks = await asyncio.shield(self.end_ranks())
+        return {"ranks": ranks, "metrics": self._ranks.last_metrics}
+
+    def end_ranks(self) -> asyncio.Task[list[dict[str, Any]]]:
+        """Begin the end of all ranks, once; the task gives how each ended."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_ranks())
+        return self._ending
+
+    async def _end_ranks(self) -> list[dict[str, Any]]:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+        await self._terminate(self.assignment.plan.limits.grace)
+        await self._last_reports()
+        survivors = await self._kill()
+        if survivors:
+            self.log.add(event.NOTE, level="error", text=f"processes {survivors} could not be ended: the kernel keeps them")
+        self._ranks.close()
+        return [self._report(process) for process in self._ranks.processes.values()]
+
+    def _living(self) -> list[int]:
+        shims = {process.shim for process in self._ranks.processes.values()}
+        return [pid for pid in processes.descendants(os.getpid(), spare=[self.syncer.pid]) if pid not in shims]
+
+    async def _terminate(self, grace: float) -> None:
+        """TERM every rank and descendant, also those that appear meanwhile, for at most ``grace`` seconds."""
+        told: set[int] = set()
+        give_up, pause = time.monotonic() + grace, 0.005
+        while (living := self._living()) and time.monotonic() < give_up:
+            processes.send(set(living) - told, signal.SIGTERM)
+            processes.send(set(living) - told, signal.SIGCONT)
+            told |= set(living)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+
+    async def _last_reports(self) -> None:
+        give_up = time.monotonic() + LAST_REPORTS
+        processes.send(self._living(), signal.SIGKILL)
+        while any(not p.ended for p in self._ranks.processes.values()) and time.monotonic() < give_up:
+            processes.send(self._living(), signal.SIGKILL)
+            await asyncio.sleep(0.01)
+
+    async def _kill(self) -> list[int]:
+        """KILL whatever is left, shims included."""
+        spare = [self.syncer.pid]
+        give_up = time.monotonic() + LAST_REPORTS
+        while processes.descendants(os.getpid(), spare) and time.monotonic() < give_up:
+            await asyncio.sleep(0.005)  # shims leave by themselves once they have reported
+        return await asyncio.to_thread(processes.kill_descendants, os.getpid(), spare)
+
+    async def do_files(self, patience: float) -> dict[str, Any]:
+        """Bring every kept file of this node into the store; gives them with size and sha256."""
+        if not self.syncer.pid and not self._has_files():
+            return {"ok": True, "files": []}
+        return await self.syncer.ask("files", patience=patience)
+
+    def _has_files(self) -> bool:
+        kept = (self.paths.outputs, self.paths.logs, self.paths.checkpoints, self.paths.ranks)
+        return any(
+            entry.is_symlink() or (entry.is_file() and (folder != self.paths.ranks or entry.stat().st_size > 0))
+            for folder in kept
+            for entry in folder.rglob("*")
+        )
+
+    async def do_place(self, files: list[dict[str, str]], patience: float) -> dict[str, Any]:
+        """Make sure that the store has this node's content under the names that the leader decided on."""
+        return await self.syncer.ask("place", files=files, patience=patience)
+
+    async def do_last_words(self, patience: float) -> str:
+        """Store the rest of this node's event log; without a sync process give the whole log, for the leader to store."""
+        if not self.syncer.pid:
+            return self.paths.events.read_text(encoding="utf-8")
+        await self.syncer.ask("finish", patience=patience)
+        return ""
+
+
+def _take_secrets(paths: NodePaths) -> dict[str, str]:
+    """Read the secrets into memory and remove their file."""
+    if not paths.secrets.exists():
+        return {}
+    secrets: dict[str, str] = json.loads(paths.secrets.read_text(encoding="utf-8"))
+    paths.secrets.unlink()
+    return secrets

@@ -1,0 +1,220 @@
+"""Composes the parts: plan, submit, watch, cancel, commit; the only place that knows them all, used by CLI and Airflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets as random
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muster.core.access import StoreAccess
+from muster.core.codec import from_data
+from muster.core.event import END, Cursor, Event
+from muster.core.handle import JobHandle
+from muster.core.job import TrainingJob
+from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs
+from muster.core.state import RunState
+from muster.core.verdict import Verdict
+from muster.launchers import LAUNCHERS
+from muster.packaging import snapshot, source
+from muster.targets import default_root
+from muster.targets.contract import ComputeTarget, Log, Submission
+
+if TYPE_CHECKING:
+    from muster.store.run_store import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A job that could be submitted: its plan, and its packed code on this machine."""
+
+    job: TrainingJob
+    plan: JobPlan
+    archive: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended. ``manifest`` and ``uri`` are s3 URIs; a run that did not complete has a verdict and no manifest."""
+
+    run: str
+    generation: int
+    state: RunState
+    verdict: Verdict | None = None
+    manifest: str | None = None
+    digest: str | None = None
+    uri: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_data(cls, run: str, generation: int, data: Mapping[str, Any]) -> Outcome:
+        """Read the data of an END event, or a run's record; both name these things alike."""
+        return cls(
+            run=run,
+            generation=generation,
+            state=RunState(data["state"]),
+            verdict=from_data(Verdict, data["verdict"]) if data.get("verdict") else None,
+            manifest=data.get("manifest"),
+            digest=data.get("digest"),
+            uri=data.get("uri") or "",
+            metrics=data.get("metrics") or {},
+        )
+
+    @classmethod
+    def from_event(cls, handle: JobHandle, event: Event) -> Outcome:
+        """Read an END event."""
+        return cls.from_data(handle.job_id, handle.generation, event.data)
+
+
+def new_run_id(name: str) -> str:
+    """Give a new, sortable run id: name, time (UTC), four random characters."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:40] or "run"
+    return f"{readable}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{random.token_hex(2)}"
+
+
+def plan(job: TrainingJob, *, log: Log) -> Planned:
+    """Turn a job into a plan: check its files, pack its code, resolve its packages, lay out its ranks.
+
+    :raises RequestError: something of the request is wrong; nothing has been launched.
+    """
+    cache = Path(default_root()).expanduser()
+    source.check(job)
+    folder = Path(job.source_directory) if job.source_directory else None
+    packed = snapshot.take(folder, cache / "snapshots") if folder else None
+    result = JobPlan(
+        name=job.name,
+        framework=job.framework,
+        nodes=LAUNCHERS[job.framework].plan(job),
+        snapshot=packed.digest if packed else "",
+        environment=_environment(job, cache, log),
+        store=job.store,
+        env=tuple(job.environment_variables.items()),
+        secrets=tuple(sorted(job.secrets)),
+        needs=Needs(gpus=job.resources.gpus, cpus=job.resources.cpus, memory=job.resources.memory),
+        limits=Limits(
+            max_run_duration=job.max_run_duration_seconds, grace=job.grace_seconds, store_patience=job.store_patience_seconds
+        ),
+        resume_from=job.resume_from,
+        tags=tuple(job.tags.items()),
+        source=source.describe(folder) if folder else (),
+    )
+    return Planned(job=job, plan=result, archive=packed.archive if packed else None)
+
+
+def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
+    if job.environment.interpreter:
+        return EnvironmentRef(interpreter=job.environment.interpreter)
+    if not job.environment.packages:
+        return EnvironmentRef(interpreter=sys.executable)
+    from muster.packaging import lock
+
+    return lock.resolve(job.environment.packages, python=sys.executable, cache=cache, log=log)
+
+
+def submit(
+    planned: Planned,
+    target: ComputeTarget,
+    *,
+    job_id: str,
+    generation: int,
+    access: StoreAccess,
+    secrets: Mapping[str, str],
+    log: Log,
+    requested: float,
+    check_store: bool,
+) -> JobHandle:
+    """Prepare the target and get or create the job there.
+
+    ``check_store``: look at the store from here first, and take the result of this generation if it is committed there
+    (``found="completed"``), even when the target has forgotten the job. Without it the leader's node looks before any rank
+    starts.
+
+    :raises RequestError: the store or the environment can't be used; nothing has been launched.
+    """
+    if check_store:
+        taken = _committed(planned.plan, target, job_id, generation, access)
+        if taken is not None:
+            return taken
+    target.prepare(planned.plan, log)
+    return target.submit(
+        Submission(
+            job_id=job_id,
+            generation=generation,
+            plan=planned.plan,
+            archive=planned.archive,
+            access=access,
+            secrets=dict(secrets),
+            requested=requested,
+        )
+    )
+
+
+def _committed(plan: JobPlan, target: ComputeTarget, job_id: str, generation: int, access: StoreAccess) -> JobHandle | None:
+    store = _store(plan.store, access)
+    store.check()
+    manifest = store.manifest(job_id, generation)
+    if manifest is None:
+        return None
+    record = store.record(job_id, generation)
+    if record["plan_digest"] != plan.digest():
+        return None
+    return JobHandle(
+        job_id=job_id,
+        generation=generation,
+        attempt=manifest.attempt,
+        target=target.name,
+        plan_digest=record["plan_digest"],
+        store=plan.store,
+        found="completed",
+    )
+
+
+async def watch(target: ComputeTarget, handle: JobHandle, cursor: Cursor | None = None) -> AsyncIterator[tuple[Cursor, Event]]:
+    """Yield the events of a run, each with the cursor after it; the last is END."""
+    async for _, position, event in target.session().watch({handle: cursor or Cursor()}):
+        yield position, event
+
+
+async def outcome(target: ComputeTarget, handle: JobHandle, tell: Callable[[Event], None] = lambda event: None) -> Outcome:
+    """Wait for a run's end and give it; ``tell`` hears every event on the way."""
+    async for _, event in watch(target, handle):
+        tell(event)
+        if event.kind == END:
+            return Outcome.from_event(handle, event)
+    raise AssertionError("a session ended without an END event")
+
+
+def stored_outcome(handle: JobHandle, access: StoreAccess) -> Outcome:
+    """Give the outcome of a run that has ended from its record in the store.
+
+    :raises UnknownRun: the store has no such run.
+    """
+    record = _store(handle.store, access).record(handle.job_id, handle.generation)
+    return Outcome.from_data(handle.job_id, handle.generation, record)
+
+
+def cancel(target: ComputeTarget, handle: JobHandle, generation: int, reason: str) -> bool:
+    """End a run if ``generation`` still owns it, and wait until it is gone; says whether it was there to be ended."""
+    return target.cancel(handle, generation, reason)
+
+
+def commit(target: ComputeTarget, job_id: str, access: StoreAccess) -> JobHandle:
+    """Start agents that store what a completed run could not; watch the handle for the outcome."""
+    return target.commit(target.find(job_id), access)
+
+
+def _store(uri: str, access: StoreAccess) -> RunStore:
+    from muster.store.run_store import RunStore
+
+    return RunStore(uri, access)
+
+
+def with_limits(planned: Planned, **limits: float) -> Planned:
+    """Give the same job with other limits; for callers that know a deadline of their own."""
+    plan = dataclasses.replace(planned.plan, limits=dataclasses.replace(planned.plan.limits, **limits))
+    return dataclasses.replace(planned, plan=plan)

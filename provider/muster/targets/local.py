@@ -1,0 +1,299 @@
+"""LocalTarget: this machine; every node an agent with its own working folder and loopback address.
+
+Offered: GPUs (each node its own share of the devices), CPU and memory checks, environments as cached venvs, user-managed
+interpreters. Not offered: limits on CPU and memory, other users, containers; the nodes share one file system and one kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster.core.access import StoreAccess
+from muster.core.codec import canonical
+from muster.core.errors import TargetError, UnknownRun
+from muster.core.handle import JobHandle
+from muster.core.paths import JobPaths, NodePaths
+from muster.core.plan import EnvironmentRef, JobPlan
+from muster.core.state import RunState
+from muster.core.verdict import Cause
+from muster.node.assignment import Assignment, AttemptRecord
+from muster.targets.claim import Claim, Found, Step, locked, next_step
+from muster.targets.contract import Log, Session, Submission
+from muster.targets.local_nodes import alive, end_agents, end_event, loopback_address, start_agent, write_private
+from muster.targets.local_session import LocalSession
+
+KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
+LEAVE_TIME = 30.0  # seconds that agents have to leave once their run's end is written
+OLDEST_PYTHON = (3, 10)  # of the ranks' interpreter, when it imports muster.tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTarget:
+    """This machine; ``root`` keeps jobs, environments, agents and snapshots."""
+
+    root: Path
+    name: str = "local"
+
+    # -- contract
+
+    def prepare(self, plan: JobPlan, log: Log) -> None:
+        """Build the environment's venv, or find it by its digest."""
+        if plan.environment.lock:
+            from muster.packaging import venv
+
+            venv.ensure(plan.environment, self.root, log)
+
+    def submit(self, submission: Submission) -> JobHandle:
+        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
+        paths = JobPaths(root=self.root, job_id=submission.job_id)
+        digest = submission.plan.digest()
+        with locked(paths.lock):
+            claim = Claim.read(paths.claim)
+            found = self._found(paths, claim)
+            step = next_step(claim, found, submission.generation, digest)
+            if step in (Step.ATTACH, Step.TAKE):
+                assert claim is not None
+                return self._handle(claim, "attached" if step is Step.ATTACH else "completed")
+            if claim is not None and found is Found.RUNNING:
+                self._end(paths, claim, "replaced by a newer submit")
+            return self._launch(paths, self._next_claim(paths, claim, step, submission, digest), step, submission)
+
+    def find(self, job_id: str) -> JobHandle:
+        """Give the handle of a job's newest attempt."""
+        return self._handle(self._claim(job_id), "attached")
+
+    def session(self) -> Session:
+        """Open a session; nothing is connected to, on this machine."""
+        return LocalSession(self._nodes_of)
+
+    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
+        """End the job if ``generation`` still owns it; waits until nothing of it is left."""
+        paths = JobPaths(root=self.root, job_id=handle.job_id)
+        with locked(paths.lock):
+            claim = Claim.read(paths.claim)
+            if claim is None or claim.generation != generation or self._found(paths, claim) is not Found.RUNNING:
+                return False
+            self._end(paths, claim, reason)
+            return True
+
+    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
+        """Start agents that store what a completed run could not."""
+        paths = JobPaths(root=self.root, job_id=handle.job_id)
+        with locked(paths.lock):
+            claim = self._claim(handle.job_id)
+            found = self._found(paths, claim)
+            if found is not Found.UNCOMMITTED:
+                raise TargetError(f"run {handle.job_id} has nothing to commit: it is {found.value if found else 'unknown'}")
+            plan = Assignment.read(self._node_paths(claim)[0].assignment).plan
+            submission = Submission(
+                job_id=claim.job_id, generation=claim.generation, plan=plan, archive=None, access=access, requested=time.time()
+            )
+            following = self._next_claim(paths, claim, Step.COMMIT, submission, claim.plan_digest)
+            return self._launch(paths, following, Step.COMMIT, submission)
+
+    def remove(self, handle: JobHandle) -> None:
+        """Delete the job's folders."""
+        paths = JobPaths(root=self.root, job_id=handle.job_id)
+        with locked(paths.lock):
+            if self._found(paths, Claim.read(paths.claim)) is Found.RUNNING:
+                raise TargetError(f"run {handle.job_id} is still running; cancel it first")
+            shutil.rmtree(paths.job, ignore_errors=True)
+
+    def check(self) -> list[tuple[str, bool, str]]:
+        """Look at root folder, disk and Python."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.root, os.W_OK)
+        except OSError as error:
+            return [("root folder", False, f"{self.root} can't be made: {error.strerror}; set another root in the connection")]
+        free = shutil.disk_usage(self.root).free
+        return [
+            ("root folder", writable, f"{self.root} is {'writable' if writable else 'not writable; set another root'}"),
+            ("disk", free > 1 << 30, f"{free >> 20} MiB free below {self.root}"),
+            ("python", sys.version_info >= OLDEST_PYTHON, f"{sys.executable} is {sys.version.split()[0]}"),
+            ("cpus", True, f"{os.cpu_count()} CPUs on {os.uname().nodename}"),
+        ]
+
+    # -- what became of an attempt
+
+    def _claim(self, job_id: str) -> Claim:
+        claim = Claim.read(JobPaths(root=self.root, job_id=job_id).claim)
+        if claim is None:
+            raise UnknownRun(
+                f"no run {job_id!r} on target {self.name} (root {self.root}); `muster ls` lists those in the store"
+            )
+        return claim
+
+    def _found(self, paths: JobPaths, claim: Claim | None) -> Found | None:
+        """Say what became of the claimed attempt: liveness first, then the end event, never the other way round."""
+        if claim is None:
+            return None
+        nodes = self._node_paths(claim)
+        running = any(alive(node, claim.submitted) for node in nodes)
+        end = end_event(nodes[0])
+        if running and end is not None:
+            running = not _left_in_time(nodes, claim.submitted)
+        if running:
+            return Found.RUNNING
+        if end is None:
+            return Found.ENDED
+        verdict = end.data["verdict"]
+        if end.data["state"] == RunState.COMPLETED.value:
+            return Found.COMPLETED
+        return Found.UNCOMMITTED if verdict and verdict["cause"] == Cause.STORE.value else Found.ENDED
+
+    def _end(self, paths: JobPaths, claim: Claim, reason: str) -> None:
+        marker = f"{claim.job_id}/g{claim.generation}/a{claim.attempt}"
+        gone = end_agents(self._node_paths(claim), marker, claim.submitted, reason, claim.grace + KILL_SLACK)
+        if not gone:
+            raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={marker}")
+
+    # -- launching
+
+    def _next_claim(self, paths: JobPaths, claim: Claim | None, step: Step, submission: Submission, digest: str) -> Claim:
+        now = time.time()
+        same = claim if claim is not None and step in (Step.RETRY, Step.COMMIT, Step.REPLACE) else None
+        return Claim(
+            job_id=submission.job_id,
+            generation=submission.generation,
+            attempt=same.attempt + 1 if same else 1,
+            plan_digest=digest,
+            store=submission.plan.store,
+            nodes=len(submission.plan.nodes),
+            submitted=now,
+            first_started=same.first_started if same else now,
+            grace=submission.plan.limits.grace,
+            history=(*same.history, self._attempt_record(same)) if same else (),
+        )
+
+    def _attempt_record(self, claim: Claim) -> AttemptRecord:
+        end = end_event(self._node_paths(claim)[0])
+        if end is None:
+            return AttemptRecord(attempt=claim.attempt, started=claim.submitted, state=RunState.FAILED.value)
+        state, verdict = end.data["state"], end.data["verdict"]
+        return AttemptRecord(attempt=claim.attempt, started=claim.submitted, ended=end.time, state=state, verdict=verdict)
+
+    def _launch(self, paths: JobPaths, claim: Claim, step: Step, submission: Submission) -> JobHandle:
+        from muster.packaging import agent_pack, certificate
+
+        entry = agent_pack.unpack_agent(self.root)
+        pem = certificate.make_certificate()
+        nodes = self._node_paths(claim)
+        # a folder that no claim names was left by a submit that died before it owned the attempt
+        shutil.rmtree(paths.attempt(claim.generation, claim.attempt), ignore_errors=True)
+        for node_paths in nodes:
+            self._lay_out(node_paths, submission, pem)
+        claim.write(paths.claim)
+        for node, node_paths in enumerate(nodes):
+            if step is Step.COMMIT:
+                self._take_over(claim, node, node_paths)
+            start_agent(node_paths, self._assignment(paths, claim, step, submission, node), entry)
+        return self._handle(claim, "launched")
+
+    def _lay_out(self, node: NodePaths, submission: Submission, pem: bytes) -> None:
+        node.root.mkdir(parents=True, mode=0o700)
+        for folder in (node.outputs, node.logs, node.checkpoints):
+            folder.mkdir(parents=True)
+        node.ranks.mkdir()
+        if submission.archive is not None:
+            _unpack(submission.archive, node.work)
+        write_private(node.certificate, pem)
+        write_private(node.access, canonical(submission.access))
+        if submission.secrets:
+            write_private(node.secrets, json.dumps(submission.secrets).encode())
+
+    def _take_over(self, claim: Claim, node: int, paths: NodePaths) -> None:
+        """Move what the last attempt's ranks left into the attempt that commits it."""
+        before = JobPaths(root=self.root, job_id=claim.job_id).node(claim.generation, claim.attempt - 1, node)
+        for left, here in ((before.work, paths.work), (before.ranks, paths.ranks)):
+            shutil.rmtree(here)
+            os.rename(left, here)
+
+    def _assignment(self, paths: JobPaths, claim: Claim, step: Step, submission: Submission, node: int) -> Assignment:
+        plan = submission.plan
+        return Assignment(
+            job_id=claim.job_id,
+            generation=claim.generation,
+            attempt=claim.attempt,
+            node=node,
+            target=self.name,
+            store=plan.store,
+            plan=plan,
+            plan_digest=claim.plan_digest,
+            addresses=tuple(loopback_address(claim.job_id, n) for n in range(claim.nodes)),
+            deadline=claim.first_started + plan.limits.max_run_duration,
+            requested=submission.requested or claim.submitted,
+            submitted=claim.submitted,
+            interpreter=self._interpreter(plan.environment),
+            muster_python=sys.executable,
+            gpus=_share_of_gpus(plan.needs.gpus, node),
+            claim=str(paths.claim),
+            archive=str(submission.archive or ""),
+            history=claim.history,
+            commit_only=step is Step.COMMIT,
+        )
+
+    def _interpreter(self, environment: EnvironmentRef) -> str:
+        if environment.interpreter:
+            return environment.interpreter
+        if environment.lock:
+            from muster.packaging import venv
+
+            return str(venv.interpreter(environment, self.root))
+        return sys.executable
+
+    # -- small things
+
+    def _handle(self, claim: Claim, found: str) -> JobHandle:
+        return JobHandle(
+            job_id=claim.job_id,
+            generation=claim.generation,
+            attempt=claim.attempt,
+            target=self.name,
+            plan_digest=claim.plan_digest,
+            store=claim.store,
+            found=found,
+        )
+
+    def _node_paths(self, claim: Claim) -> list[NodePaths]:
+        paths = JobPaths(root=self.root, job_id=claim.job_id)
+        return [paths.node(claim.generation, claim.attempt, node) for node in range(claim.nodes)]
+
+    def _nodes_of(self, handle: JobHandle) -> tuple[list[NodePaths], float]:
+        paths = JobPaths(root=self.root, job_id=handle.job_id)
+        first = paths.node(handle.generation, handle.attempt, 0).assignment
+        if not first.exists():
+            raise UnknownRun(f"no attempt {handle.attempt} of run {handle.job_id!r} on target {self.name} (root {self.root})")
+        assignment = Assignment.read(first)
+        nodes = [paths.node(handle.generation, handle.attempt, node) for node in range(len(assignment.plan.nodes))]
+        return nodes, assignment.submitted
+
+
+def _left_in_time(nodes: list[NodePaths], submitted: float) -> bool:
+    """Wait for agents whose run has ended to leave."""
+    give_up = time.monotonic() + LEAVE_TIME
+    while time.monotonic() < give_up:
+        if not any(alive(node, submitted) for node in nodes):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _unpack(archive: Path, work: Path) -> None:
+    from muster.packaging import snapshot
+
+    snapshot.unpack(archive, work)
+
+
+def _share_of_gpus(count: int, node: int) -> tuple[str, ...]:
+    """Give a node its own devices: those the submitter may see, in order, ``count`` for each node."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = [device.strip() for device in visible.split(",") if device.strip()]
+    share = range(node * count, (node + 1) * count)
+    return tuple(devices[i] if i < len(devices) else str(i) for i in share) if count else ()

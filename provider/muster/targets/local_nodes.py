@@ -1,0 +1,137 @@
+"""Nodes of this machine: their folders are laid out, their agents started, looked at and ended here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from muster.core.codec import canonical
+from muster.core.event import Event
+from muster.core.paths import NodePaths
+from muster.core.verdict import Cause
+from muster.node import processes
+from muster.node.assignment import Assignment
+
+# what a node's processes inherit from the submitter; anything else (its credentials above all) stays behind
+INHERITED = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "CUDA_HOME",
+        "NVIDIA_VISIBLE_DEVICES",
+    }
+)
+BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid
+TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last event is looked for
+
+
+def loopback_address(job: str, node: int) -> str:
+    """Give a node's own address in 127/8, so that jobs of one machine don't meet on the same ports."""
+    seed = hashlib.sha256(job.encode()).digest()
+    return f"127.{1 + seed[0] % 254}.{seed[1]}.{1 + node % 254}"
+
+
+def clean_environment(marker: str) -> dict[str, str]:
+    """Give the environment in which a guardian starts."""
+    kept = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
+    return {**kept, "MUSTER_JOB": marker}
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def start_agent(paths: NodePaths, assignment: Assignment, entry: Path) -> None:
+    """Start a node's guardian, which starts the agent; both live on without us."""
+    write_private(paths.assignment, canonical(assignment))
+    guardian = [sys.executable, "-I", "-S", str(entry), "guardian", str(paths.root)]
+    # the shell leaves at once, so the guardian becomes init's child and never our zombie
+    argv = ["/bin/sh", "-c", '"$@" &', "sh", *guardian]
+    log = (os.POSIX_SPAWN_OPEN, 1, str(paths.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    shell = os.posix_spawn("/bin/sh", argv, clean_environment(assignment.marker), file_actions=actions, setsid=True)
+    os.waitpid(shell, 0)
+
+
+def living(paths: NodePaths) -> list[int]:
+    """Give the pids of a node's guardian and agent, those that live."""
+    return [pid for file in (paths.guardian, paths.agent) if (pid := _living_pid(file))]
+
+
+def _living_pid(file: Path) -> int:
+    try:
+        born = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+    pid, start = int(born["pid"]), int(born["start"])
+    return pid if start and processes.start_time(pid) == start else 0
+
+
+def alive(paths: NodePaths, submitted: float) -> bool:
+    """Whether a node's guardian or agent lives, or may still be about to be born."""
+    if paths.guardian.exists():
+        return bool(living(paths))
+    return paths.assignment.exists() and time.time() < submitted + BIRTH_TIME
+
+
+def end_event(paths: NodePaths) -> Event | None:
+    """Give the END event of a leader's log, None if it has not been written."""
+    try:
+        with paths.events.open("rb") as file:
+            file.seek(max(0, paths.events.stat().st_size - TAIL_READ))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        if b'"k": "end"' in line:
+            return Event.from_line(line)
+    return None
+
+
+def end_agents(nodes: list[NodePaths], marker: str, submitted: float, reason: str, patience: float) -> bool:
+    """Have all agents end their ranks and leave; what outlives ``patience`` seconds is killed. True when nothing is left."""
+    wish = json.dumps({"cause": Cause.CANCEL.value, "reason": reason}).encode()
+    for paths in nodes:
+        write_private(paths.cancel, wish)
+        processes.send(living(paths), signal.SIGTERM)
+    give_up = time.monotonic() + patience
+    while any(alive(paths, submitted) for paths in nodes) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    for paths in nodes:
+        processes.send(living(paths), signal.SIGKILL)
+    return sweep(marker)
+
+
+def sweep(marker: str) -> bool:
+    """Kill every process that carries the attempt's marker: what is left when agent and guardian died at once."""
+    entry, limit = f"MUSTER_JOB={marker}", time.monotonic() + 10.0
+    while (left := processes.marked(entry)) and time.monotonic() < limit:
+        processes.send(left, signal.SIGKILL)
+        time.sleep(0.02)
+    return not left
