@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muster import launchers
 from muster.core.access import StoreAccess
 from muster.core.codec import from_data
 from muster.core.event import END, Cursor, Event
@@ -20,7 +21,6 @@ from muster.core.job import TrainingJob
 from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Verdict
-from muster.launchers import LAUNCHERS
 from muster.packaging import snapshot, source
 from muster.targets import default_root
 from muster.targets.contract import ComputeTarget, Log, Submission
@@ -89,7 +89,7 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
     result = JobPlan(
         name=job.name,
         framework=job.framework,
-        nodes=LAUNCHERS[job.framework].plan(job),
+        nodes=launchers.plan(job),
         snapshot=packed.digest if packed else "",
         environment=_environment(job, cache, log),
         store=job.store,
@@ -109,11 +109,12 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
 def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
     if job.environment.interpreter:
         return EnvironmentRef(interpreter=job.environment.interpreter)
-    if not job.environment.packages:
+    packages = source.requirements(job)
+    if not packages:
         return EnvironmentRef(interpreter=sys.executable)
     from muster.packaging import lock
 
-    return lock.resolve(job.environment.packages, python=sys.executable, cache=cache, log=log)
+    return lock.resolve(packages, python=sys.executable, cache=cache, log=log)
 
 
 def submit(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LAYOUT_VERSION = 1
+PROBE = "check.json"  # written to find out whether the store may be written to
+INDEX = "index/"
+MODELS = "models/"
+_LATEST_TIME = 9_999_999_999  # counted down from, so that the newest comes first in a listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,9 @@ class RunKeys:
         """An output or log file, under its own name."""
         return f"{self.root}/{path}"
 
-    def checkpoint_blob(self, sha256: str) -> str:
-        """A checkpoint file by content; never changes."""
-        return f"{self.root}/checkpoint-blobs/{sha256}"
+    def checkpoint_blob(self, node: int, sha256: str) -> str:
+        """A node's checkpoint file by content; never changes. Each node has its own, so each can delete what it no longer needs."""
+        return f"{self.root}/checkpoint-blobs/n{node}/{sha256}"
 
     def checkpoint_marker(self, node: int) -> str:
         """A node's last committed set of checkpoint files; overwritten as one."""
@@ -55,6 +59,16 @@ def latest_generation(job_id: str) -> str:
     return f"runs/{job_id}/latest.json"
 
 
+def run_index(created: float, job_id: str) -> str:
+    """Empty entry that lists a run by the time it was created, newest first; never changes."""
+    return f"index/{_LATEST_TIME - int(created):010d}/{job_id}"
+
+
+def run_of_index(key: str) -> str:
+    """Give the run that an index entry lists."""
+    return key.rpartition("/")[2]
+
+
 def snapshot(digest: str) -> str:
     """A code snapshot by content; never changes."""
     return f"snapshots/{digest.removeprefix('sha256:')}.tar.gz"
@@ -63,6 +77,11 @@ def snapshot(digest: str) -> str:
 def model_version(name: str, version: int) -> str:
     """One version of a model; written once, on condition that it isn't there."""
     return f"models/{name}/versions/{version:08d}.json"
+
+
+def model_versions(name: str) -> str:
+    """Prefix of all versions of a model."""
+    return f"models/{name}/versions/"
 
 
 def model_digest(name: str, manifest: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from muster.core.codec import digest
+from muster.core.codec import digest, from_data, to_data
 
 MANIFEST_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestFile:
-    """One kept file. ``path`` is relative to the run's root (``outputs/model.pt``), ``key`` its object below the run's prefix.
+    """One kept file. ``path`` is relative to the run's root (``outputs/model.pt``), ``key`` its object below the store's prefix.
 
     ``size`` in bytes, ``sha256`` in hex. ``node`` wrote it; ``beside`` names the path it lost to a lower node, if any.
     """
@@ -40,7 +40,7 @@ class Manifest:
 
     def digest(self) -> str:
         """Give ``sha256:<hex>`` of the manifest; the identity of a registered model."""
-        return digest(self)
+        return digest(from_data(Manifest, to_data(self)))  # as a reader sees it: a metric logged as 1 is 1.0 there
 
     def file(self, path: str) -> ManifestFile:
         """Give the file of that path.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 
 
 def main() -> int:
     """Find the packed library beside this file and hand over to the part that was asked for."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     part, folder = sys.argv[1], sys.argv[2]
     if part == "guardian":
         from muster.node import guardian

@@ -29,7 +29,5 @@ def make_certificate() -> bytes:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     )
     certificate = builder.sign(key, hashes.SHA256())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return private + certificate.public_bytes(serialization.Encoding.PEM)

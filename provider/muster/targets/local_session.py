@@ -53,6 +53,7 @@ class JobWatch:
         self._nodes = nodes
         self._submitted = submitted
         self._silent: set[int] = set()
+        self._orderly: set[int] = set()
         self._end: Event | None = None
         self._end_seen = 0.0
 
@@ -63,7 +64,7 @@ class JobWatch:
         for node, paths in enumerate(self._nodes):
             fresh = self._read(node, paths)
             events += [event for event in fresh if event.kind not in (END, NODE_END)]
-            self._note_end(fresh)
+            self._note_end(node, fresh)
             if not living[node] and not fresh:
                 self._silent.add(node)
         return events + self._conclusion()
@@ -82,9 +83,11 @@ class JobWatch:
         self.cursor = self.cursor.moved(node, offset + len(whole))
         return [event for line in whole.splitlines() if (event := _event(line)) is not None]
 
-    def _note_end(self, events: list[Event]) -> None:
+    def _note_end(self, node: int, events: list[Event]) -> None:
         for event in events:
-            if event.kind == END:
+            if event.kind == NODE_END:
+                self._orderly.add(node)
+            elif event.kind == END:
                 self._end, self._end_seen = event, time.monotonic()
 
     def _conclusion(self) -> list[Event]:
@@ -92,11 +95,12 @@ class JobWatch:
         if len(self._silent) < len(self._nodes) and not waited:
             return []
         self.over = True
+        if len(self._orderly) < len(self._nodes):
+            sweep(f"{self.handle.job_id}/g{self.handle.generation}/a{self.handle.attempt}")
         return [self._end or self._made_up_end()]
 
     def _made_up_end(self) -> Event:
-        """Speak for a leader that died together with its guardian; what they left running is ended first."""
-        sweep(f"{self.handle.job_id}/g{self.handle.generation}/a{self.handle.attempt}")
+        """Speak for a leader that died together with its guardian."""
         detail = "agent and guardian of node 0 are gone without a word; every process of the run was ended"
         verdict = Verdict(cause=Cause.NODE, node=0, detail=detail)
         data = {"state": RunState.FAILED.value, "verdict": to_data(verdict), "manifest": None, "digest": None}

@@ -1,0 +1,105 @@
+"""The mesh: who has not the job's certificate stays outside; requests, pushes and losses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.node import mesh
+from muster.packaging.certificate import make_certificate
+
+ADDRESS = "127.0.0.1"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "mesh.pem"
+    path.write_bytes(make_certificate())
+    return path
+
+
+async def answer(message: dict[str, Any]) -> Any:
+    return [message["do"], message.get("value")]
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await mesh.Peer(reader, writer, answer).serve()
+
+
+async def connected(job: str, certificate: Path) -> tuple[asyncio.Server, mesh.Peer]:
+    server = await mesh.listen(ADDRESS, job, certificate, serve)
+    peer = mesh.Peer(*await mesh.connect(ADDRESS, job, certificate, time.monotonic() + 5), answer)
+    asyncio.get_running_loop().create_task(peer.serve())
+    return server, peer
+
+
+def test_a_request_is_answered(certificate: Path) -> None:
+    async def ask() -> Any:
+        server, peer = await connected("job-a", certificate)
+        reply = await peer.ask("echo", value="späße\n")
+        await peer.close()
+        server.close()
+        return reply
+
+    assert asyncio.run(ask()) == ["echo", "späße\n"]
+
+
+def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    other.write_bytes(make_certificate())
+
+    async def intrude() -> None:
+        server = await mesh.listen(ADDRESS, "job-b", certificate, serve)
+        try:
+            peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-b", other, time.monotonic() + 1), answer)
+            serving = asyncio.ensure_future(peer.serve())
+            await asyncio.wait_for(peer.ask("echo"), 5)
+            serving.cancel()
+        finally:
+            server.close()
+
+    with pytest.raises(mesh.PeerLost):
+        asyncio.run(intrude())
+
+
+def test_two_jobs_on_the_same_ports_find_their_own_leader(certificate: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(mesh, "ports_of", lambda job: [28_101, 28_102])
+    other = tmp_path / "other.pem"
+    other.write_bytes(make_certificate())
+
+    async def meet() -> Any:
+        first = await mesh.listen(ADDRESS, "one", other, serve)
+        second, peer = await connected("two", certificate)
+        reply = await peer.ask("echo", value=2)
+        for server in (first, second):
+            server.close()
+        return reply
+
+    assert asyncio.run(meet()) == ["echo", 2]
+
+
+def test_a_peer_that_goes_away_is_lost_and_waiting_requests_fail(certificate: Path) -> None:
+    async def lose() -> str:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.transport.abort()
+
+        server = await mesh.listen(ADDRESS, "job-c", certificate, hang_up)
+        peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-c", certificate, time.monotonic() + 5), answer)
+        serving = asyncio.ensure_future(peer.serve())
+        with pytest.raises(mesh.PeerLost):
+            await peer.ask("echo")
+        await serving
+        server.close()
+        return peer.lost.result()
+
+    assert "connection" in asyncio.run(lose())
+
+
+def test_no_leader_is_said_with_its_address(certificate: Path) -> None:
+    with pytest.raises(mesh.PeerLost, match=r"no leader of this job answered on 127\.0\.0\.1"):
+        asyncio.run(mesh.connect(ADDRESS, "nobody", certificate, time.monotonic() + 0.2))

@@ -1,0 +1,56 @@
+"""What submit does, from the claim and what became of it: the whole table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from muster.core.errors import StaleGeneration
+from muster.targets.claim import Claim, Found, Step, next_step
+
+
+def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
+    return Claim(
+        job_id="j",
+        generation=generation,
+        attempt=1,
+        plan_digest=plan_digest,
+        store="s3://b",
+        nodes=2,
+        submitted=1.0,
+        first_started=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "generation", "plan_digest", "step"),
+    [
+        (Found.RUNNING, 2, "sha256:a", Step.ATTACH),
+        (Found.COMPLETED, 2, "sha256:a", Step.TAKE),
+        (Found.UNCOMMITTED, 2, "sha256:a", Step.COMMIT),
+        (Found.ENDED, 2, "sha256:a", Step.RETRY),
+        (Found.RUNNING, 2, "sha256:other", Step.REPLACE),
+        (Found.COMPLETED, 2, "sha256:other", Step.REPLACE),
+        (Found.RUNNING, 3, "sha256:a", Step.SUPERSEDE),
+        (Found.COMPLETED, 3, "sha256:a", Step.SUPERSEDE),
+    ],
+)
+def test_next_step(found: Found, generation: int, plan_digest: str, step: Step) -> None:
+    assert next_step(claim(), found, generation, plan_digest) is step
+
+
+def test_no_claim_launches() -> None:
+    assert next_step(None, None, 1, "sha256:a") is Step.LAUNCH
+
+
+def test_an_older_generation_is_refused() -> None:
+    with pytest.raises(StaleGeneration, match="generation 1 is older"):
+        next_step(claim(), Found.ENDED, 1, "sha256:a")
+
+
+def test_a_claim_round_trips_through_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "claim.json"
+    assert Claim.read(path) is None
+    claim().write(path)
+    assert Claim.read(path) == claim()
