@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster import launchers
 from muster.core.access import StoreAccess
 from muster.core.codec import from_data
 from muster.core.event import END, Cursor, Event
@@ -21,8 +20,10 @@ from muster.core.job import TrainingJob
 from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Verdict
+from muster.launchers import LAUNCHERS
 from muster.packaging import snapshot, source
 from muster.targets import default_root
+from muster.targets.claim import committed_otherwise
 from muster.targets.contract import ComputeTarget, Log, Submission
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
     result = JobPlan(
         name=job.name,
         framework=job.framework,
-        nodes=launchers.plan(job),
+        nodes=LAUNCHERS[job.framework].plan(job),
         snapshot=packed.digest if packed else "",
         environment=_environment(job, cache, log),
         store=job.store,
@@ -109,12 +110,11 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
 def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
     if job.environment.interpreter:
         return EnvironmentRef(interpreter=job.environment.interpreter)
-    packages = source.requirements(job)
-    if not packages:
+    if not job.environment.packages:
         return EnvironmentRef(interpreter=sys.executable)
     from muster.packaging import lock
 
-    return lock.resolve(packages, python=sys.executable, cache=cache, log=log)
+    return lock.resolve(job.environment.packages, python=sys.executable, cache=cache, log=log)
 
 
 def submit(
@@ -163,7 +163,7 @@ def _committed(plan: JobPlan, target: ComputeTarget, job_id: str, generation: in
         return None
     record = store.record(job_id, generation)
     if record["plan_digest"] != plan.digest():
-        return None
+        raise committed_otherwise(job_id, generation)
     return JobHandle(
         job_id=job_id,
         generation=generation,

@@ -1,84 +1,139 @@
-"""What a training script may import: ``Run.get_context().log("loss", 0.3, step=7)``; standard library only."""
+"""What a training script may import: ``Run.get_context().log(name, value)`` keeps metrics with the run, or prints without one.
+
+Standard library only, so that it works in any environment of the ranks; imports nothing of Muster.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-METRICS_VARIABLE = "MUSTER_METRICS"
+METRICS = "MUSTER_METRICS"  # the file to append to; its presence says that this is a run
+RUN = "MUSTER_RUN"
+RANK = "MUSTER_RANK"
+OUTPUTS = "MUSTER_OUTPUTS"
+LOGS = "MUSTER_LOGS"
+CHECKPOINTS = "MUSTER_CHECKPOINTS"
+
+LIST_CHUNK = 250  # values of a list in one line
 
 
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """The run that a script is part of; outside of one, what is logged is printed instead."""
+    """The run that this process is a rank of, or an offline one that prints what is logged; ``id`` is "" then."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._metrics = environ.get(METRICS_VARIABLE, "")
+    id: str = ""
+    rank: int = 0
+    metrics_file: Path | None = None
+    clock: Callable[[], float] = field(default=time.time, repr=False)
 
     @classmethod
     def get_context(cls) -> Run:
-        """Give the run of this process."""
-        return cls(os.environ)
+        """Give the run of this process; outside a run, an offline one."""
+        metrics = os.environ.get(METRICS)
+        if not metrics:
+            return cls()
+        return cls(id=os.environ.get(RUN, ""), rank=int(os.environ.get(RANK) or 0), metrics_file=Path(metrics))
 
     @property
-    def id(self) -> str:
-        """The run's id; "" outside of one."""
-        return self._environ.get("MUSTER_RUN", "")
-
-    @property
-    def rank(self) -> int:
-        """The rank of this process; 0 outside of a run."""
-        return int(self._environ.get("MUSTER_RANK", "0"))
+    def offline(self) -> bool:
+        """Whether there is no run, so that what is logged is printed."""
+        return self.metrics_file is None
 
     @property
     def output_dir(self) -> Path:
-        """Folder whose files are kept with the run."""
-        return Path(self._environ.get("MUSTER_OUTPUTS", "outputs"))
+        """Folder of files to keep; made if it isn't there."""
+        return _folder(OUTPUTS, "outputs")
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder of further logs to keep; made if it isn't there."""
+        return _folder(LOGS, "logs")
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Folder whose files a retry finds again; write a file elsewhere and rename it, so that it is never half there."""
-        return Path(self._environ.get("MUSTER_CHECKPOINTS", "checkpoints"))
+        """Folder of checkpoints, in which a retry finds those of the attempt before; made if it isn't there."""
+        return _folder(CHECKPOINTS, "checkpoints")
 
     def log(self, name: str, value: Any, step: int | None = None) -> None:
-        """Log a number (also of NumPy or torch, by its ``item()``), or any JSON value.
+        """Log a number, or any JSON data; scalars of numpy and torch are taken as numbers.
 
-        :raises TypeError: the value is neither.
+        A number that JSON does not have is logged as ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
+
+        :raises TypeError: the value is no such data.
         """
-        row = {"name": name, "value": _plain(value), "t": round(time.time(), 3)}
-        self._write(row if step is None else {**row, "step": step})
+        self._write({"name": str(name), "value": _plain(value), **({} if step is None else {"step": int(step)})})
 
-    def log_list(self, name: str, value: Iterable[Any]) -> None:
-        """Log a list; the same name again continues it."""
-        self.log(name, [_plain(item) for item in value])
+    def log_list(self, name: str, values: Iterable[Any]) -> None:
+        """Log a list of values; the same name again continues it, and a long one takes several lines."""
+        plain = [_plain(value) for value in values]
+        for start in range(0, len(plain), LIST_CHUNK) or [0]:
+            self._write({"name": str(name), "value": plain[start : start + LIST_CHUNK]})
 
     def log_row(self, name: str, **columns: Any) -> None:
-        """Log one row of a table."""
-        self.log(name, {column: _plain(value) for column, value in columns.items()})
+        """Log one row of a table; the same name again adds a row."""
+        self.log(name, columns)
 
-    def log_table(self, name: str, value: Mapping[str, Iterable[Any]]) -> None:
-        """Log a table, column by column."""
-        self.log(name, {column: [_plain(item) for item in items] for column, items in value.items()})
+    def log_table(self, name: str, table: Mapping[str, Sequence[Any]]) -> None:
+        """Log a table by its columns, each a list of the same length.
+
+        :raises ValueError: the columns differ in length.
+        """
+        columns = {str(column): list(values) for column, values in table.items()}
+        if len({len(values) for values in columns.values()}) > 1:
+            lengths = ", ".join(f"{column}: {len(values)}" for column, values in columns.items())
+            raise ValueError(f"columns of table {name!r} must have the same length, got {lengths}")
+        self.log(name, columns)
 
     def _write(self, row: dict[str, Any]) -> None:
-        if not self._metrics:
-            print(f"{row['name']}: {row['value']}" + (f" (step {row['step']})" if "step" in row else ""), flush=True)
+        if self.metrics_file is None:
+            step = f" (step {row['step']})" if "step" in row else ""
+            print(f"{row['name']}: {json.dumps(row['value'], ensure_ascii=False)}{step}", flush=True)
             return
-        line = (json.dumps(row) + "\n").encode()
-        descriptor = os.open(self._metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, line)  # one write, so that lines of several threads don't mix
-        finally:
-            os.close(descriptor)
+        line = json.dumps({**row, "t": round(self.clock(), 6)}, allow_nan=False) + "\n"
+        _append(self.metrics_file, line.encode())
+
+
+def _folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable) or default)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line by one write, so that processes and threads which share the file don't mix theirs."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line)
+    finally:
+        os.close(file)
 
 
 def _plain(value: Any) -> Any:
     """Give JSON data of a value."""
-    if hasattr(value, "item") and callable(value.item):
-        return value.item()
-    json.dumps(value)
-    return value
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else _beyond(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    for convert in ("item", "tolist"):  # scalars, then arrays, of numpy, torch and their like
+        method = getattr(value, convert, None)
+        if callable(method) and (convert == "tolist" or getattr(value, "ndim", 0) == 0):
+            plain = method()
+            return _plain(float(value) if type(plain) is type(value) else plain)  # numpy's longdouble gives itself
+    raise TypeError(f"only numbers, texts and JSON data can be logged, got {value!r} of type {type(value).__name__}")
+
+
+def _beyond(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"

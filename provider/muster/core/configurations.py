@@ -1,51 +1,86 @@
-"""The object form of distributed training, as users of the older service know it; plain values that survive serialization."""
+"""MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration: the object form of ``distributed_training``.
+
+Values only: they survive Airflow's serialization (``serialize``, ``deserialize`` and ``__version__`` are its convention), and
+a plain dictionary with their name as ``type`` says the same. What they ask for is checked when the job is made.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, Union
 
-CONFIGURATION_VERSION = 1
+from muster.core.errors import RequestError
+
+C = TypeVar("C", bound="_Serializable")
 
 
-class Serializable:
-    """Lets Airflow carry a value object through DAG serialization and ``.expand()``."""
+class _Serializable:
+    """Airflow's convention for values that travel, without Airflow."""
 
-    __version__: ClassVar[int] = CONFIGURATION_VERSION
+    __version__: ClassVar[int] = 1
 
     def serialize(self) -> dict[str, Any]:
-        """Give plain data."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
+        """Give plain data; ``type`` names the class."""
+        return {"type": type(self).__name__, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}  # type: ignore[arg-type]
 
     @classmethod
-    def deserialize(cls, data: dict[str, Any], version: int) -> Any:
-        """Build the value of plain data."""
-        return cls(**data)
+    def deserialize(cls: type[C], data: Mapping[str, Any], version: int = 1) -> C:
+        """Build the value of its plain data.
+
+        :raises ValueError: another class's data, of a newer version, or with unknown fields.
+        """
+        fields = {name: value for name, value in data.items() if name != "type"}
+        if version > cls.__version__ or data.get("type", cls.__name__) != cls.__name__:
+            raise ValueError(f"{cls.__name__} can't read version {version} of {data.get('type', cls.__name__)}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
-class MpiConfiguration(Serializable):
-    """Open MPI or Horovod."""
+class MpiConfiguration(_Serializable):
+    """MPI, by its number of processes on each node."""
 
     process_count_per_node: int = 1
     node_count: int = 1
 
 
 @dataclass(frozen=True)
-class TensorflowConfiguration(Serializable):
-    """Workers and parameter servers."""
+class TensorflowConfiguration(_Serializable):
+    """TensorFlow's workers and parameter servers."""
 
     worker_count: int = 1
     parameter_server_count: int = 1
 
 
 @dataclass(frozen=True)
-class PyTorchConfiguration(Serializable):
-    """``process_count`` over all nodes; defaults to one for each node."""
+class PyTorchConfiguration(_Serializable):
+    """PyTorch; ``process_count`` is the number over all nodes, ``node_count`` if it is None, and a multiple of that."""
 
     communication_backend: str = "Nccl"
     process_count: int | None = None
     node_count: int = 1
 
 
-CONFIGURATIONS = {kind.__name__: kind for kind in (MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration)}
+Configuration = Union[MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration]
+KINDS: dict[str, type[Configuration]] = {
+    kind.__name__: kind for kind in (MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration)
+}
+
+
+def read(name: str, value: Any) -> Configuration:
+    """Give the configuration that a parameter holds, as an object or as plain data.
+
+    :raises RequestError: it is of another type.
+    """
+    if isinstance(value, tuple(KINDS.values())):
+        return value
+    if isinstance(value, Mapping) and value.get("type") in KINDS:
+        try:
+            return KINDS[value["type"]].deserialize(value)
+        except ValueError as error:
+            raise RequestError(f"{name}: {error}") from error
+    raise RequestError(f"{name} must be one of {', '.join(KINDS)}, got {value!r} of type {type(value).__name__}")

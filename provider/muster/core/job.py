@@ -11,14 +11,13 @@ JOB_VERSION = 1
 class Environment:
     """What the ranks' interpreter must have.
 
-    Either ``interpreter`` (an absolute path, user-managed) or ``packages``, requirement lines in pip's syntax of the framework
-    and ``pip_packages``; those of ``requirements_file`` (relative to the source folder) are read later. Neither: the interpreter
-    that runs Muster.
+    Either ``interpreter`` (an absolute path, user-managed) or ``packages``: requirement lines in pip's syntax, of the
+    framework and ``pip_packages``, and ``-r`` with the absolute path of the requirements file, whose content is read when the
+    packages are resolved. Neither: the interpreter that runs Muster.
     """
 
     interpreter: str = ""
     packages: tuple[str, ...] = ()
-    requirements_file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

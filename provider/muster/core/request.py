@@ -1,41 +1,44 @@
-"""From what a user wrote (an operator's parameters, a JOB.yaml) to a validated TrainingJob; whatever is wrong is named."""
+"""``training_job``: from the parameters of an operator or a job file to the validated TrainingJob, without a look at any disk."""
 
 from __future__ import annotations
 
 import difflib
-import os.path
+import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Mapping
 from typing import Any
 
-from muster.core import checks
-from muster.core.configurations import CONFIGURATIONS, MpiConfiguration, PyTorchConfiguration
+from muster.core import coerce
+from muster.core.distribution import distribution
 from muster.core.errors import RequestError
-from muster.core.job import Environment, Resources, TrainingJob
+from muster.core.frameworks import FRAMEWORKS, Framework
+from muster.core.job import Resources, TrainingJob
 from muster.core.layout import split_uri
+from muster.core.needed_packages import environment, inside
 
-ALIASES = {"script": "entry_script", "muster_conn_id": "compute_target", "distributed_job_config": "distributed_training"}
 PARAMETERS = (
     "name",
     "framework",
     "source_directory",
     "entry_script",
+    "script",
     "script_params",
     "arguments",
     "command",
     "compute_target",
-    "use_gpu",
-    "pip_packages",
-    "pip_requirements_file",
-    "environment",
-    "framework_version",
+    "muster_conn_id",
     "node_count",
     "process_count_per_node",
     "distributed_backend",
     "distributed_training",
-    "network_interface",
+    "distributed_job_config",
+    "environment",
+    "pip_packages",
+    "pip_requirements_file",
+    "framework_version",
+    "use_gpu",
     "resources",
+    "network_interface",
     "environment_variables",
     "secrets",
     "max_run_duration_seconds",
@@ -46,236 +49,193 @@ PARAMETERS = (
     "aws_conn_id",
     "tags",
 )
-# known from SEMANTICS, but not to be had with this release: said by name instead of being ignored
+"""What a job may be asked for with; operators, job files and the command line share this list."""
+
 NOT_OFFERED = {
     "conda_packages": "use pip_packages",
-    "conda_dependencies_file": "use pip_requirements_file",
-    "docker_arguments": "it belongs to container targets",
-    "shm_size": "it belongs to container targets",
-    "mounts": "it belongs to container targets",
-    "worker_count": "it belongs to TensorFlow",
-    "parameter_server_count": "it belongs to TensorFlow",
-    "mpi_arguments": "it belongs to MPI",
-    "elastic": "start with a fixed node_count",
-    "inputs": "read the data in the script",
-    "chief": "it belongs to TensorFlow",
-    "evaluator": "it belongs to TensorFlow",
+    "conda_dependencies_file": "use pip_packages or pip_requirements_file",
+    "docker_arguments": "no target of this release runs containers",
+    "shm_size": "no target of this release runs containers",
+    "mounts": "no target of this release runs containers; nodes see their own file system",
+    "inputs": "fetch the data in the script, or read it from a folder that every node sees",
+    "worker_count": "use node_count and process_count_per_node",
+    "parameter_server_count": "use node_count and process_count_per_node",
+    "chief": "its launcher comes later",
+    "evaluator": "its launcher comes later",
+    "mpi_arguments": "its launcher comes later",
+    "elastic": "node_count is fixed",
     "stall_timeout": "use max_run_duration_seconds",
 }
-FRAMEWORKS = ("pytorch", "any")
-BACKENDS = {"pytorch": ("gloo", "nccl")}
-FRAMEWORK_PACKAGES = {"pytorch": "torch"}
-# a minor version or an exact one, of those whose environment rendezvous is the one we write
-FRAMEWORK_VERSIONS = {"pytorch": (re.compile(r"2\.\d+(\.\d+)?"), "2.x and 2.x.y")}
-MIXED_WITH_ENVIRONMENT = ("pip_packages", "pip_requirements_file", "framework_version")
+"""Parameters that a later release will take, with what to do until then."""
+
+ALIASES = {"script": "entry_script", "muster_conn_id": "compute_target", "distributed_job_config": "distributed_training"}
+RESOURCES = ("gpus", "cpus", "memory")
+OWN_PREFIX = "MUSTER_"
+
+_DEFAULTS = TrainingJob(name="", framework="")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def training_job(parameters: Mapping[str, Any], *, base: str | PurePath) -> TrainingJob:
-    """Check parameters and give the job. ``base`` is the folder that relative paths start from.
+def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str]) -> TrainingJob:
+    """Give the job that ``parameters`` ask for; None means that a parameter is not given.
 
-    :raises RequestError: a parameter is unknown, missing, of the wrong form, or goes against another one.
+    ``base`` is the folder that ``source_directory`` is relative to. Whether files are there, and which variables the launcher
+    keeps for itself, is checked later: see ``muster.packaging.source`` and ``muster.launchers``.
+
+    :raises RequestError: something is wrong with one of them; the message names it, its value and what to do.
     """
-    given = _named(parameters)
-    framework = checks.one_of("framework", given.get("framework", "any"), FRAMEWORKS)
-    nodes, processes, backend = _distribution(given, framework)
-    source = os.path.normpath(os.path.join(str(base), checks.text("source_directory", given.get("source_directory", "."))))
-    variables, secrets = _variables(given)
-    use_gpu = checks.flag("use_gpu", given.get("use_gpu", False))
+    given = _known(parameters)
+    framework = _framework(given.get("framework", "any"))
+    source_directory = _source_directory(given.get("source_directory", "."), base)
+    entry_script, arguments, command = _program(given, source_directory)
+    layout = distribution(given, framework)
+    use_gpu = coerce.flag("use_gpu", given.get("use_gpu", False))
+    variables = _variables("environment_variables", given)
     return TrainingJob(
-        name=checks.text("name", given.get("name", "job")) or "job",
-        framework=framework,
-        source_directory=source,
-        **_program(given),
-        node_count=nodes,
-        process_count_per_node=processes,
-        distributed_backend=backend,
-        environment=_environment(given, framework, str(base)),
-        resources=_resources(given.get("resources", {}), processes if use_gpu else 0),
+        name=coerce.line("name", given["name"]) if given.get("name") else _default_name(entry_script, command),
+        framework=framework.name,
+        source_directory=source_directory,
+        entry_script=entry_script,
+        arguments=arguments,
+        command=command,
+        node_count=layout.node_count,
+        process_count_per_node=layout.process_count_per_node,
+        distributed_backend=layout.backend,
+        environment=environment(given, framework, source_directory, os.fspath(base)),
+        resources=_resources(given.get("resources", {}), layout.process_count_per_node if use_gpu else 0),
         use_gpu=use_gpu,
-        network_interface=checks.text("network_interface", given.get("network_interface", "")),
+        network_interface=_optional_line("network_interface", given),
         environment_variables=variables,
-        secrets=secrets,
-        max_run_duration_seconds=checks.positive(
-            "max_run_duration_seconds", given.get("max_run_duration_seconds", 2_592_000.0)
-        ),
-        grace_seconds=checks.positive("grace_seconds", given.get("grace_seconds", 10.0)),
-        store_patience_seconds=checks.positive("store_patience_seconds", given.get("store_patience_seconds", 600.0)),
-        resume_from=checks.text("resume_from", given.get("resume_from", "")),
+        secrets=_secrets(given, variables),
+        max_run_duration_seconds=_duration("max_run_duration_seconds", given, zero=False),
+        grace_seconds=_duration("grace_seconds", given, zero=True),
+        store_patience_seconds=_duration("store_patience_seconds", given, zero=True),
+        resume_from=_optional_line("resume_from", given),
         store=_store(given.get("store", "")),
-        tags=checks.texts_by_name("tags", given.get("tags", {})),
+        tags=coerce.text_map("tags", given.get("tags", {})),
     )
 
 
-def _named(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the parameters by their first names, those that are None left out."""
+def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what was given, by the names that are no aliases."""
     given: dict[str, Any] = {}
     for name, value in parameters.items():
-        known = ALIASES.get(name, name)
-        if known in NOT_OFFERED and value is not None:
-            raise RequestError(f"{name} = {value!r} is not offered in this release; {NOT_OFFERED[known]}")
-        if known not in PARAMETERS and known not in NOT_OFFERED:
-            raise RequestError(f"unknown parameter {name!r}{_meant(name)}")
+        if name not in PARAMETERS and name not in NOT_OFFERED:
+            raise RequestError(f"unknown parameter {name!r}; {_near(str(name), PARAMETERS)}")
         if value is None:
             continue
-        if known in given:
-            raise RequestError(f"{name!r} and its other name were both given; keep one of them")
-        given[known] = value
+        if name in NOT_OFFERED:
+            raise RequestError(f"{name} is not offered in this release, got {value!r}; {NOT_OFFERED[name]}")
+        known = ALIASES.get(name, name)
+        if known in given and value and given[known]:
+            raise RequestError(f"{known} is given twice, as {given[known]!r} and {value!r}: {name} is another name of it")
+        given[known] = value or given.get(known, value)
     return given
 
 
-def _meant(name: str) -> str:
-    near = difflib.get_close_matches(name, [*PARAMETERS, *ALIASES], n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(PARAMETERS)}"
+def _near(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
-def _program(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give entry_script, arguments and command; exactly one program is named."""
-    if "command" in given:
-        clash = [name for name in ("entry_script", "script_params", "arguments") if given.get(name)]
-        if clash:
-            raise RequestError(f"command excludes {', '.join(clash)}; put all of it into command")
-        command = checks.texts("command", given["command"])
-        if not command or not command[0]:
-            raise RequestError(f"command names no program, got {given['command']!r}")
-        return {"command": command}
-    script = checks.text("entry_script", given.get("entry_script", ""))
-    if not script:
-        raise RequestError("nothing to run: give entry_script (a path inside source_directory) or command")
-    if os.path.isabs(script) or os.path.normpath(script).startswith(".."):
-        raise RequestError(f"entry_script {script!r} must be a path inside source_directory, relative to it")
-    if given.get("script_params") and given.get("arguments"):
-        raise RequestError("script_params and arguments are two forms of the same; keep one of them")
-    params = checks.by_name("script_params", given.get("script_params", {}))
-    listed = [part for name, value in params.items() for part in ([name] if value == "" else [name, value])]
-    return {"entry_script": script, "arguments": checks.texts("arguments", given.get("arguments") or listed)}
+def _framework(value: Any) -> Framework:
+    name = coerce.text("framework", value)
+    if name not in FRAMEWORKS:
+        raise RequestError(f"framework {name!r} is not offered in this release; offered: {', '.join(sorted(FRAMEWORKS))}")
+    return FRAMEWORKS[name]
 
 
-def _distribution(given: Mapping[str, Any], framework: str) -> tuple[int, int, str | None]:
-    """Give nodes, processes a node, and the backend."""
-    wish = _object_form(given)
-    nodes = checks.count("node_count", wish.get("node_count", 1))
-    processes = checks.count("process_count_per_node", wish.get("process_count_per_node", 1))
-    backend = wish.get("distributed_backend")
-    if backend is not None:
-        backend = checks.text("distributed_backend", backend).lower()
-    offered = BACKENDS.get(framework)
-    if offered and backend is None and nodes * processes > 1:
-        size = f"{nodes} nodes with {processes} processes each"
-        raise RequestError(f"distributed_backend is missing: {size} need one of {', '.join(offered)}")
-    if offered and backend is not None and backend not in offered:
-        raise RequestError(f"distributed_backend {backend!r} is not offered for {framework}; it is one of {', '.join(offered)}")
-    return nodes, processes, backend
+def _source_directory(value: Any, base: str | os.PathLike[str]) -> str:
+    folder = coerce.text("source_directory", value)
+    return os.path.abspath(os.path.join(base, folder)) if folder else ""
 
 
-def _object_form(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give counts and backend, from the parameters or from the one object that says all of them."""
-    names = ("node_count", "process_count_per_node", "distributed_backend")
-    plain = {name: given[name] for name in names if name in given}
-    form = given.get("distributed_training")
-    if form is None:
-        return plain
-    if isinstance(form, Mapping) and form.get("type") in CONFIGURATIONS:
-        fields = {name: value for name, value in form.items() if name != "type"}
-        form = CONFIGURATIONS[str(form["type"])](**fields)
-    if not isinstance(form, tuple(CONFIGURATIONS.values())):
-        raise RequestError(f"distributed_training must be one of {', '.join(CONFIGURATIONS)}, got {form!r}")
-    # an operator always passes its counts; 1 is no word against the object
-    clash = [name for name in plain if plain[name] not in (1, "1")]
-    if clash:
-        raise RequestError(f"distributed_training says the same as {', '.join(clash)}; keep one of them")
-    if isinstance(form, PyTorchConfiguration):
-        return _of_pytorch(form)
-    if isinstance(form, MpiConfiguration):
-        return {"distributed_backend": "mpi", **form.serialize()}
-    return {"distributed_backend": "ps", "node_count": 1}
+def _program(given: Mapping[str, Any], source_directory: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Give script, its arguments, and command."""
+    if given.get("command"):
+        beside = [name for name in ("entry_script", "script_params", "arguments") if given.get(name)]
+        if beside:
+            raise RequestError(f"command excludes {', '.join(beside)}; leave out one or the other")
+        return "", (), _command(given["command"])
+    if not given.get("entry_script"):
+        raise RequestError('nothing to run: give entry_script: "train.py", or command: ["program", "argument"]')
+    script = inside("entry_script", given["entry_script"], source_directory)
+    return script, _arguments(given), ()
 
 
-def _of_pytorch(form: PyTorchConfiguration) -> dict[str, Any]:
-    nodes = checks.count("node_count", form.node_count)
-    total = nodes if form.process_count is None else checks.count("process_count", form.process_count)
-    if total % nodes:
-        raise RequestError(f"process_count {total} must be a multiple of node_count {nodes}")
-    return {"node_count": nodes, "process_count_per_node": total // nodes, "distributed_backend": form.communication_backend}
+def _command(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise RequestError(f'command must be a list, got the text {value!r}; for a shell line give ["sh", "-c", {value!r}]')
+    command = coerce.texts("command", value)
+    if not command[0]:
+        raise RequestError(f"command must begin with a program, got {list(command)!r}")
+    return command
 
 
-def _environment(given: Mapping[str, Any], framework: str, base: str) -> Environment:
-    explicit = given.get("environment")
-    if explicit:
-        mixed = [name for name in MIXED_WITH_ENVIRONMENT if given.get(name)]
-        if mixed:
-            raise RequestError(f"environment excludes {', '.join(mixed)}; put them into the environment itself")
-        return _explicit_environment(explicit, base)
-    packages = checks.texts("pip_packages", given.get("pip_packages", ()))
-    requirements = checks.text("pip_requirements_file", given.get("pip_requirements_file", ""))
-    if requirements and (os.path.isabs(requirements) or os.path.normpath(requirements).startswith("..")):
-        raise RequestError(f"pip_requirements_file {requirements!r} must be inside source_directory, relative to it")
-    own = _framework_package(framework, checks.text("framework_version", given.get("framework_version", "")), packages)
-    return Environment(packages=(*own, *packages), requirements_file=requirements)
+def _arguments(given: Mapping[str, Any]) -> tuple[str, ...]:
+    parameters = coerce.text_map("script_params", given.get("script_params", {}))
+    arguments = coerce.texts("arguments", given.get("arguments", ()))
+    if parameters and arguments:
+        raise RequestError("script_params and arguments are two forms of the same, got both; leave out one of them")
+    return arguments or tuple(part for name, value in parameters.items() for part in ([name, value] if value else [name]))
 
 
-def _explicit_environment(explicit: Any, base: str) -> Environment:
-    fields = checks.by_name("environment", explicit)
-    unknown = sorted(set(fields) - {"interpreter", "python", "user_managed_dependencies"})
-    if unknown:
-        raise RequestError(f"environment has no field {unknown[0]!r}; it takes interpreter and user_managed_dependencies")
-    interpreter = checks.text("environment.interpreter", fields.get("interpreter") or fields.get("python") or "")
-    if not interpreter or not checks.flag(
-        "environment.user_managed_dependencies", fields.get("user_managed_dependencies", False)
-    ):
-        raise RequestError(
-            f"environment must be {{'interpreter': path, 'user_managed_dependencies': True}} in this release, got {explicit!r}"
-        )
-    return Environment(interpreter=os.path.join(base, os.path.expanduser(interpreter)))
+def _default_name(entry_script: str, command: tuple[str, ...]) -> str:
+    name = os.path.splitext(os.path.basename(entry_script or command[0]))[0]
+    return name if name.isprintable() and name.strip() else "run"
 
 
-def _framework_package(framework: str, version: str, packages: Sequence[str]) -> tuple[str, ...]:
-    """Give the framework's own package, unless the user pins it or the framework is any."""
-    package = FRAMEWORK_PACKAGES.get(framework)
-    if package is None:
-        if version:
-            raise RequestError(f"framework_version {version!r} needs a framework, got {framework!r}")
-        return ()
-    pattern, supported = FRAMEWORK_VERSIONS[framework]
-    if version and not pattern.fullmatch(version):
-        raise RequestError(f"framework_version {version!r} of {framework} is not supported; supported are {supported}")
-    pinned = any(re.split(r"[\s\[<>=!~;@]", line.strip(), maxsplit=1)[0].lower() == package for line in packages)
-    if pinned and version:
-        raise RequestError(f"framework_version {version!r} and pip_packages both name {package}; keep one of them")
-    if pinned:
-        return ()
-    exact = version if version.count(".") == 2 else f"{version}.*"
-    return (f"{package}=={exact}",) if version else (package,)
-
-
-def _resources(wish: Any, gpus: int) -> Resources:
-    fields = checks.by_name("resources", wish)
-    unknown = sorted(set(fields) - {"gpus", "cpus", "memory"})
-    if unknown:
-        raise RequestError(f"resources has no field {unknown[0]!r}; it takes gpus, cpus and memory")
+def _resources(value: Any, default_gpus: int) -> Resources:
+    wanted = coerce.mapping("resources", value)
+    for name in wanted:
+        if name not in RESOURCES:
+            raise RequestError(f"resources has {name!r}; {_near(name, RESOURCES)}")
+    known = {name: item for name, item in wanted.items() if item is not None}
     return Resources(
-        gpus=checks.count("resources.gpus", fields.get("gpus", gpus), least=0),
-        cpus=checks.positive("resources.cpus", fields["cpus"]) if fields.get("cpus") else 0.0,
-        memory=checks.memory("resources.memory", fields.get("memory", 0)),
+        gpus=coerce.whole("resources['gpus']", known.get("gpus", default_gpus), least=0),
+        cpus=coerce.amount("resources['cpus']", known.get("cpus", 0)),
+        memory=coerce.size("resources['memory']", known.get("memory", 0)),
     )
 
 
-def _variables(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    variables = checks.texts_by_name("environment_variables", given.get("environment_variables", {}))
-    secrets = checks.texts_by_name("secrets", given.get("secrets", {}))
-    for name in [*variables, *secrets]:
-        checks.variable_name(name)
-    both = sorted(set(variables) & set(secrets))
-    if both:
-        raise RequestError(f"{both[0]!r} is in environment_variables and in secrets; keep one of them")
-    return variables, secrets
+def _variables(name: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """Give the variables of a parameter, their names looked at."""
+    variables = coerce.text_map(name, given.get(name, {}))
+    for variable in variables:
+        if not _VARIABLE.fullmatch(variable):
+            raise RequestError(f"{name} has {variable!r}, which is no variable name; use letters, digits and _")
+        if variable.startswith(OWN_PREFIX):
+            raise RequestError(f"{name} sets {variable}, but Muster owns every {OWN_PREFIX}* variable; choose another name")
+    return variables
 
 
-def _store(store: Any) -> str:
-    uri = checks.text("store", store)
+def _secrets(given: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+    secrets = _variables("secrets", given)
+    for name, source in secrets.items():
+        if name in variables:
+            raise RequestError(f"{name} is in both secrets and environment_variables; leave it out of one of them")
+        if not source.strip():
+            raise RequestError(f"secrets[{name!r}] must say where its value is found, got {source!r}")
+    return secrets
+
+
+def _optional_line(name: str, given: Mapping[str, Any]) -> str:
+    return coerce.line(name, given[name]) if given.get(name) else ""
+
+
+def _duration(name: str, given: Mapping[str, Any], *, zero: bool) -> float:
+    return coerce.seconds(name, given.get(name, getattr(_DEFAULTS, name)), zero=zero)
+
+
+def _store(value: Any) -> str:
+    uri = coerce.text("store", value).rstrip("/")
     if not uri:
-        raise RequestError("store is missing: s3://bucket/prefix, as parameter, in MUSTER_STORE or in muster.toml")
+        raise RequestError(
+            "no store is given: set store to s3://bucket/prefix, or MUSTER_STORE, or uri in [store] of muster.toml, "
+            "or store in Airflow's [muster] section"
+        )
     try:
         split_uri(uri)
     except ValueError as error:
-        raise RequestError(str(error)) from None
+        raise RequestError(str(error)) from error
     return uri

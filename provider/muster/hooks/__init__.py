@@ -1,0 +1,1 @@
+"""From Airflow's connections to plain configuration of targets and stores."""

@@ -1,37 +1,28 @@
-"""Launchers: how the ranks of a framework find each other; pure functions from a job to its nodes' plans."""
+"""Ways for ranks to find each other, by the name of the framework."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
-from muster.core.plan import NodePlan
 from muster.launchers import plain, pytorch
+from muster.launchers.contract import Launcher
+
+LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
+    {
+        launcher.name: launcher
+        for launcher in (
+            Launcher(name="any", layout=plain.plan, reserved=plain.RESERVED),
+            Launcher(name="pytorch", layout=pytorch.plan, reserved=pytorch.RESERVED),
+        )
+    }
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launcher:
-    """``plan`` lays out the ranks; ``reserved`` names variables that only the launcher may set."""
+def check(job: TrainingJob) -> None:
+    """Refuse a job that sets a variable of its launcher's.
 
-    plan: Callable[[TrainingJob], tuple[NodePlan, ...]]
-    reserved: frozenset[str]
-
-
-LAUNCHERS = {
-    "pytorch": Launcher(plan=pytorch.plan, reserved=pytorch.RESERVED),
-    "any": Launcher(plan=plain.plan, reserved=plain.RESERVED),
-}
-
-
-def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Lay out a job's ranks by its framework's launcher.
-
-    :raises RequestError: the user set a variable that the launcher owns.
+    :raises RequestError: it does; the message names the variable.
     """
-    launcher = LAUNCHERS[job.framework]
-    for name in [*job.environment_variables, *job.secrets]:
-        if name in launcher.reserved:
-            raise RequestError(f"variable {name!r} is set by the {job.framework} launcher on every rank; leave it out")
-    return launcher.plan(job)
+    LAUNCHERS[job.framework].check(job)

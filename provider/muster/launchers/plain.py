@@ -1,21 +1,22 @@
-"""Plain launcher: any program, once for each process, with no variables but the ``MUSTER_*`` ones that every rank has."""
+"""The launcher for any program: ranks are started side by side and told nothing but Muster's own ``MUSTER_*`` variables."""
 
 from __future__ import annotations
 
 from muster.core.job import TrainingJob
 from muster.core.plan import NodePlan, RankPlan
-from muster.launchers.program import program
+from muster.launchers.contract import program
 
 RESERVED: frozenset[str] = frozenset()
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give one rank for each process, numbered node by node."""
-    width = job.process_count_per_node
+    """Give one node after the other, ranks counted over all of them."""
+    return tuple(NodePlan(node=node, ranks=_ranks(job, node)) for node in range(job.node_count))
+
+
+def _ranks(job: TrainingJob, node: int) -> tuple[RankPlan, ...]:
+    first = node * job.process_count_per_node
     return tuple(
-        NodePlan(
-            node=node,
-            ranks=tuple(RankPlan(rank=node * width + i, local_rank=i, argv=program(job)) for i in range(width)),
-        )
-        for node in range(job.node_count)
+        RankPlan(rank=first + local_rank, local_rank=local_rank, argv=program(job))
+        for local_rank in range(job.process_count_per_node)
     )

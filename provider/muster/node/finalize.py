@@ -42,10 +42,12 @@ class Finalizer:
         if verdict is None or verdict.cause is not Cause.REQUEST:
             verdict = await self._keep_files(verdict, halt)
         self._record.conclude(_state_of(verdict), verdict)
-        await self._take_last_words()
+        # a store that refused us at the start is not waited for at the end
+        patience = 0.0 if verdict is not None and verdict.cause is Cause.REQUEST else LAST_PATIENCE
+        await self._take_last_words(patience)
         await self._work.syncer.tell("record", record=self._record.data)
         self._work.log.add(event.END, **self._end_data())
-        await self._work.do_last_words(patience=LAST_PATIENCE)
+        await self._work.do_last_words(patience=patience)
         self._gang.push("done")
 
     async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
@@ -98,10 +100,10 @@ class Finalizer:
         _raise_if_away([answer])
         self._record.data.update(manifest=answer["uri"], digest=manifest.digest())
 
-    async def _take_last_words(self) -> None:
+    async def _take_last_words(self, patience: float) -> None:
         """Have every other node end its record; the logs of those that never needed a sync process are stored by ours."""
         others = [node for node in self._gang.present() if node != 0]
-        asked = (self._gang.ask(node, "last_words", patience=LAST_PATIENCE) for node in others)
+        asked = (self._gang.ask(node, "last_words", patience=patience) for node in others)
         for node, log in zip(others, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(log, str) and log:
                 path = self._work.paths.root / f"events-of-node-{node}.jsonl"

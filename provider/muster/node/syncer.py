@@ -86,5 +86,5 @@ class Syncer:
     def _take(self, message: dict[str, Any]) -> None:
         if "note" in message:
             self._on_note(message["note"])
-        elif "re" in message and (reply := self._replies.pop(message["re"], None)) is not None:
+        elif "re" in message and (reply := self._replies.pop(message["re"], None)) is not None and not reply.done():
             reply.set_result(message)

@@ -1,0 +1,1 @@
+"""What DAG authors use: operators that train, and that register what was trained."""

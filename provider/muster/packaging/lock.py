@@ -1,79 +1,164 @@
-"""Lock: packages as asked for, resolved to exact versions by uv; the same request is resolved once and remembered."""
+"""The lock: every package that an environment has, with its exact version, resolved once for the same wishes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import subprocess
-from collections.abc import Callable
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from muster.core.codec import digest
-from muster.core.errors import EnvironmentUnsolvable
+from muster.core.errors import EnvironmentUnsolvable, RequestError
+from muster.core.needed_packages import REQUIREMENTS
 from muster.core.plan import EnvironmentRef
-from muster.packaging.pip_settings import PipSettings, pip_settings, uv_environment
+from muster.packaging.pip_settings import PipSettings
+from muster.packaging.uv_command import Log, run_uv
 
-RESOLVE_LIMIT = 900.0  # seconds
+LOCK_VERSION = 1
+
+# settings of uv's own that change what it resolves to
+_UV_VARIABLES = (
+    "UV_CONSTRAINT",
+    "UV_DEFAULT_INDEX",
+    "UV_EXCLUDE_NEWER",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "UV_INDEX",
+    "UV_INDEX_STRATEGY",
+    "UV_INDEX_URL",
+    "UV_NO_INDEX",
+    "UV_OVERRIDE",
+    "UV_PRERELEASE",
+    "UV_RESOLUTION",
+    "UV_TORCH_BACKEND",
+)
+_OTHER_FILE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|(?<=-[rc]))(?P<path>\S.*?)\s*(?:\s#.*)?")
+_VERSION = re.compile(r"3\.[0-9]+")
 
 
-def resolve(packages: tuple[str, ...], *, python: str, cache: Path, log: Callable[[str], None]) -> EnvironmentRef:
-    """Give the environment of some requirement lines for the Python at ``python``.
+@dataclass(frozen=True, kw_only=True)
+class _Wishes:
+    """What is to be resolved: requirement lines, and files of them."""
 
-    :raises EnvironmentUnsolvable: the resolver found no solution; the message has its own reason.
+    lines: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, packages: Sequence[str]) -> _Wishes:
+        return cls(
+            lines=tuple(line for line in packages if not line.startswith(REQUIREMENTS)),
+            files=tuple(Path(line.removeprefix(REQUIREMENTS)) for line in packages if line.startswith(REQUIREMENTS)),
+        )
+
+
+def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> EnvironmentRef:
+    """Give the environment of ``packages``: requirement lines, and ``-r <absolute path>`` for a file of them.
+
+    ``python`` is an interpreter's path, or its version such as ``3.12``. The lock is kept in ``cache``: the same wishes give
+    the same lock for ever, so that a retry asks for what the first try asked for.
+
+    :raises EnvironmentUnsolvable: the resolver can't satisfy the packages; with its own reason.
+    :raises RequestError: a file of requirements can't be read.
     """
-    settings = pip_settings(os.environ)
-    request = [sorted(packages), _version_of(python), settings.arguments(), os.environ.get("UV_FIND_LINKS", "")]
-    memory = cache / "locks" / f"{hashlib.sha256(json.dumps(request).encode()).hexdigest()}.txt"
-    if not memory.exists():
-        _remember(memory, _compile(packages, python, settings, log))
-    lock = memory.read_text(encoding="utf-8")
-    return EnvironmentRef(digest=digest([lock, _version_of(python)]), lock=lock, python=_version_of(python))
+    version, wishes = _version(python), _Wishes.of(packages)
+    settings = PipSettings.read(os.environ)
+    kept = cache / "locks" / f"{_key(wishes, version, settings, os.environ)}.txt"
+    lock = _kept(kept)
+    if lock is None:
+        log(f"resolving {_count(len(wishes.lines), 'package')} for Python {version}")
+        lock = _resolve(wishes, python, settings, _made(kept.parent), log)
+        _keep(kept, lock)
+    ref = EnvironmentRef(digest=digest({"lock": lock, "python": version}), lock=lock, python=version)
+    log(f"environment {ref.digest[:19]}, Python {version}: {', '.join(lock.split())}")
+    return ref
 
 
-def _version_of(python: str) -> str:
-    """Give ``3.11`` of the interpreter that runs Muster; environments are made for the same one."""
-    import sys
+def _resolve(wishes: _Wishes, python: str, settings: PipSettings, folder: Path, log: Log) -> str:
+    arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-progress", "--python", python]
+    sources = [*(["-"] if wishes.lines else []), *map(str, wishes.files)]
+    given = "".join(f"{line}\n" for line in wishes.lines)
+    said: list[str] = []  # only a failure is worth a reader's time
+    done = run_uv([*arguments, *sources], settings=settings, environ=os.environ, folder=folder, given=given, log=said.append)
+    if done.code:
+        raise EnvironmentUnsolvable(f"the packages {', '.join(_shown(wishes))} can't be resolved: {done.reason}")
+    for line in said:
+        log(line)
+    return done.output
 
-    if python != sys.executable:
+
+def _shown(wishes: _Wishes) -> Iterator[str]:
+    yield from wishes.lines
+    yield from (file.name for file in wishes.files)
+
+
+def _key(wishes: _Wishes, version: str, settings: PipSettings, environ: Mapping[str, str]) -> str:
+    """Name a lock by everything that decides it."""
+    decisive = {
+        "version": LOCK_VERSION,
+        "lines": wishes.lines,
+        "files": [list(_contents(file, frozenset())) for file in wishes.files],
+        "python": version,
+        "platform": [sys.platform, os.uname().machine],
+        "options": {option: values for option, values in settings.options.items() if option != "cert"},
+        "uv": {name: environ[name] for name in _UV_VARIABLES if name in environ},
+    }
+    return digest(decisive).removeprefix("sha256:")[:32]
+
+
+def _contents(file: Path, above: frozenset[Path]) -> Iterator[str]:
+    """Give the text of a requirements file and of those that it names."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"pip_requirements_file {str(file)!r} can't be read: {why}; correct its path or content") from error
+    yield text
+    for line in text.splitlines():
+        other = _OTHER_FILE.fullmatch(line)
+        if other and "://" not in other["path"]:
+            path = file.parent / other["path"]
+            if path not in above:
+                yield from _contents(path, above | {path})
+
+
+def _version(python: str) -> str:
+    """Give major and minor version; a patch must not make another environment of it."""
+    if _VERSION.fullmatch(python):
         return python
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python == sys.executable:
+        return f"{sys.version_info.major}.{sys.version_info.minor}"
+    import subprocess
+
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EnvironmentUnsolvable(f"interpreter {python!r} can't be run: {error}; give another") from error
+    return done.stdout.strip()
 
 
-def _compile(packages: tuple[str, ...], python: str, settings: PipSettings, log: Callable[[str], None]) -> str:
-    log(f"resolving {', '.join(packages)}")
-    argv = [uv(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate", "--python", python, *settings.arguments()]
-    done = subprocess.run(
-        argv,
-        input="\n".join(packages) + "\n",
-        capture_output=True,
-        text=True,
-        timeout=RESOLVE_LIMIT,
-        check=False,
-        env=uv_environment(settings),
-    )
-    if done.returncode != 0:
-        raise EnvironmentUnsolvable(f"the packages don't resolve: {reason(done.stderr)}")
-    lock = "\n".join(line for line in done.stdout.splitlines() if line and not line.startswith(("#", "-"))) + "\n"
-    log(f"resolved to {', '.join(lock.split())}")
-    return lock
+def _kept(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
-def _remember(memory: Path, lock: str) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
-    scratch.write_text(lock, encoding="utf-8")
-    os.replace(scratch, memory)
+def _keep(path: Path, lock: str) -> None:
+    """Keep a lock; whole or not at all."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(lock)
+    os.replace(scratch, path)
 
 
-def reason(stderr: str) -> str:
-    """Give what uv said, as one line without its drawing characters."""
-    words = stderr.translate(dict.fromkeys(map(ord, "\u00d7╰▶─│├└"), " ")).split()
-    return " ".join(words) or "uv gave no reason"
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def uv() -> str:
-    """Give the path of uv's program."""
-    from uv import find_uv_bin
-
-    return str(find_uv_bin())
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,66 +1,96 @@
-"""The user's own pip settings, which uv does not read: extra places for wheels, an index, a CA bundle; all of them optional."""
+"""PipSettings: where the user's own pip looks for packages, told to uv, which does not read pip's configuration."""
 
 from __future__ import annotations
 
-import configparser
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.core.errors import RequestError
+
+SECTIONS = ("global", "install")  # the later wins
+_UV_SAYS = {
+    "index-url": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+    "extra-index-url": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+    "find-links": ("UV_FIND_LINKS",),
+    "no-index": ("UV_NO_INDEX",),
+    "cert": ("SSL_CERT_FILE",),
+    "trusted-host": ("UV_INSECURE_HOST",),
+}
+"""Options of pip that are passed on, each with the variables by which a user has told uv itself; then pip's don't count."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipSettings:
-    """What pip would use; empty where nothing is configured."""
+    """Options of pip with their values; an option that nobody has set is not there."""
 
-    find_links: tuple[str, ...] = ()
-    index_url: str = ""
-    cert: str = ""
+    options: Mapping[str, tuple[str, ...]]
 
-    def arguments(self) -> list[str]:
-        """Give them as uv's arguments."""
-        links = [item for link in self.find_links for item in ("--find-links", link)]
-        return [*links, *(["--index-url", self.index_url] if self.index_url else [])]
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> PipSettings:
+        """Read pip's files and ``PIP_*`` variables, as pip does.
 
-    def environment(self) -> dict[str, str]:
-        """Give them as variables for uv."""
-        return {"SSL_CERT_FILE": self.cert} if self.cert else {}
+        :raises RequestError: a file of pip's can't be read.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for path in _files(environ):
+            if path.is_file():
+                found.update(_read_file(path))
+        for option in _UV_SAYS:
+            value = environ.get(f"PIP_{option.upper().replace('-', '_')}")
+            if value is not None:
+                found[option] = tuple(value.split())
+        unsaid = {option: values for option, values in found.items() if not any(environ.get(v) for v in _UV_SAYS[option])}
+        return cls(options={option: values for option, values in unsaid.items() if values})
+
+    def flags(self) -> list[str]:
+        """Give the flags for uv."""
+        flags = [part for value in self._of("index-url")[:1] for part in ("--default-index", value)]
+        flags += [part for value in self._of("extra-index-url") for part in ("--index", value)]
+        flags += [part for value in self._of("find-links") for part in ("--find-links", _absolute(value))]
+        flags += [part for value in self._of("trusted-host") for part in ("--allow-insecure-host", value)]
+        if self._of("no-index")[:1] and self._of("no-index")[0].lower() in ("1", "true", "yes", "on"):
+            flags.append("--no-index")
+        if self._of("extra-index-url"):  # pip takes the best version of all indexes, uv would take the first index
+            flags += ["--index-strategy", "unsafe-best-match"]
+        return flags
+
+    def variables(self) -> dict[str, str]:
+        """Give the variables for uv."""
+        certificate = self._of("cert")[:1]
+        return {"SSL_CERT_FILE": certificate[0]} if certificate else {}
+
+    def _of(self, option: str) -> tuple[str, ...]:
+        return self.options.get(option, ())
 
 
-def pip_settings(environ: Mapping[str, str]) -> PipSettings:
-    """Read pip's variables and files, the variables first; uv's own variables override both where uv reads them."""
-    files = _file_settings(environ)
+def _files(environ: Mapping[str, str]) -> list[Path]:
+    """Give pip's files, the later the stronger."""
+    chosen = environ.get("PIP_CONFIG_FILE", "")
+    if chosen == os.devnull:
+        return []
+    home = Path(environ.get("HOME") or "/")
+    shared = [Path(folder) / "pip" for folder in reversed((environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep))]
+    own = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
+    folders = [*shared, Path("/etc"), home / ".pip", own, Path(sys.prefix)]
+    return [*(folder / "pip.conf" for folder in folders), *([Path(chosen)] if chosen else [])]
 
-    def setting(name: str) -> str:
-        return environ.get(f"PIP_{name.upper().replace('-', '_')}") or files.get(name, "")
 
-    links = () if "UV_FIND_LINKS" in environ else tuple(setting("find-links").split())
-    index = "" if "UV_INDEX_URL" in environ or "UV_DEFAULT_INDEX" in environ else setting("index-url")
-    cert = "" if "SSL_CERT_FILE" in environ else setting("cert")
-    return PipSettings(find_links=links, index_url=index, cert=cert)
+def _read_file(path: Path) -> dict[str, tuple[str, ...]]:
+    import configparser
 
-
-def _file_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    home = Path(environ.get("HOME", "/"))
-    config = environ.get("XDG_CONFIG_HOME") or str(home / ".config")
-    places = [
-        "/etc/pip.conf",
-        f"{home}/.pip/pip.conf",
-        f"{config}/pip/pip.conf",
-        f"{sys.base_prefix}/pip.conf",
-        f"{sys.prefix}/pip.conf",
-    ]
     parser = configparser.RawConfigParser()
-    parser.read([*places, *filter(None, [environ.get("PIP_CONFIG_FILE", "")])], encoding="utf-8")
-    found: dict[str, str] = {}
-    for section in ("global", "install"):
-        if parser.has_section(section):
-            found.update(parser.items(section))
-    return found
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise RequestError(f"pip's configuration {str(path)!r} can't be read: {' '.join(str(error).split())}") from error
+    sections = [section for section in SECTIONS if parser.has_section(section)]
+    values = {name.replace("_", "-"): value for section in sections for name, value in parser.items(section)}
+    return {option: tuple(values[option].split()) for option in _UV_SAYS if option in values}
 
 
-def uv_environment(settings: PipSettings) -> dict[str, str]:
-    """Give the environment in which uv runs: ours, without the virtual environment that we may run in."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
-    return {**kept, **settings.environment()}
+def _absolute(place: str) -> str:
+    """uv runs in another folder."""
+    return place if "://" in place else os.path.abspath(os.path.expanduser(place))

@@ -1,34 +1,32 @@
-"""Snapshot: a source folder as one archive named by content; the same tree gives the same digest, and is packed once."""
+"""Snapshot: a source folder as a digest and a packed archive; same tree, same digest."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import stat
-import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
+from muster.packaging.ignore import IgnoreRules
+from muster.packaging.tree import FILE, LINK, Entry, Hashes, SourceChanged, walk
 
 if TYPE_CHECKING:
-    import pathspec
+    import tarfile
 
-IGNORE_FILES = (".amlignore", ".gitignore")  # the first that is there counts
-ALWAYS_LEFT_OUT = frozenset({".git", "__pycache__", ".muster"})
-# what runs write: on every node these folders start empty, or with the checkpoints that are put in place
-RUN_FOLDERS = frozenset({"outputs", "logs", "checkpoints"})
-READ_SIZE = 1 << 20
+SNAPSHOT_VERSION = 1
+ATTEMPTS = 3
+
+_TIME = 315_532_800  # of every file in an archive: 1980, the earliest that zip files made of them can hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A packed source folder: its digest, the archive's path, number of files and their size in bytes."""
+    """``digest`` is ``sha256:…`` of paths, contents and executable bits; ``archive`` a .tar.gz; ``size`` bytes unpacked."""
 
     digest: str
     archive: Path
@@ -36,171 +34,138 @@ class Snapshot:
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file or link of a tree; ``content`` is the sha256 of a file, or where a link points."""
-
-    path: str
-    executable: bool
-    link: bool
-    content: str
-    size: int
-
-
 def take(source: Path, cache: Path) -> Snapshot:
-    """Pack a folder, unless an archive of the same content is cached.
+    """Give the snapshot of a folder; unchanged files are not read again, an archive that is there is not made again.
 
-    :raises RequestError: a file can't be read, or is none (a socket, a pipe), or a link leads out of the folder.
+    Left out are what ``.amlignore`` (else ``.gitignore``) at the root names, ``.git``, ``__pycache__``, ``outputs``, ``logs``
+    and ``checkpoints`` at the root, and Muster's own folder: the one that ``cache`` is in.
+
+    :raises RequestError: the folder isn't there, something in it can't be read or can't travel, or it changes all the time.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    known = StatCache(cache / "stat" / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json")
-    entries = [_entry(source, path, known) for path in sorted(_paths(source))]
-    known.save()
-    digest = _digest(entries)
-    archive = cache / f"{digest.removeprefix('sha256:')}.tar.gz"
-    if not archive.exists():
-        _pack(source, entries, archive)
-    return Snapshot(digest=digest, archive=archive, files=len(entries), size=sum(entry.size for entry in entries))
+    if not source.is_dir():
+        raise RequestError(f"source_directory {str(source)!r} is {'no folder' if source.exists() else 'not there'}; correct it")
+    changed = ""
+    for _ in range(ATTEMPTS):
+        try:
+            return _take(source, cache)
+        except SourceChanged as change:
+            changed = str(change)
+    raise RequestError(f"{changed!r} changes while it is being packed; stop what writes it, or name it in .amlignore")
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Put an archive's files into a folder."""
-    with tarfile.open(archive, "r:gz") as tar:
-        tar.extractall(into, filter="tar")
+    """Put the files of an archive into a folder, which may be there already."""
+    import tarfile
+
+    # no filter in the first releases of Python 3.11; links that lead outside are refused when packing
+    safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(archive, "r:gz") as packed:
+        packed.extractall(into, **safe)
 
 
-class StatCache:
-    """Digests of files by size, mtime and inode, so that an unchanged file is not read again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._old: dict[str, list[object]] = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            self._old = {}
-        self._new: dict[str, list[object]] = {}
-
-    def digest(self, file: Path, name: str, status: os.stat_result) -> str:
-        """Give the sha256 of a file."""
-        key: list[object] = [status.st_size, status.st_mtime_ns, status.st_ino]
-        old = self._old.get(name)
-        content = str(old[3]) if old is not None and old[:3] == key else _sha256(file)
-        self._new[name] = [*key, content]
-        return content
-
-    def save(self) -> None:
-        """Keep what was seen, if it is news."""
-        if self._new == self._old:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(self._new, file)
-        os.replace(file.name, self._path)
+def _take(source: Path, cache: Path) -> Snapshot:
+    rules, hashes = IgnoreRules.read(source), Hashes()
+    memory = cache / "seen" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json"
+    remembered = _recall(memory, rules, hashes)
+    entries = walk(source, rules, hashes, skip=_own_folder(source, cache))
+    digest = _digest(entries)
+    archive = cache / f"{digest.removeprefix('sha256:')}.tar.gz"
+    if not archive.exists():
+        _write(archive, lambda file: _pack(source, entries, file))
+    _remember(memory, rules, hashes, remembered)
+    files = [entry for entry in entries if entry.kind == FILE]
+    return Snapshot(digest=digest, archive=archive, files=len(files), size=sum(entry.size for entry in files))
 
 
-def _paths(source: Path) -> Iterator[str]:
-    """Give the kept paths, relative to the source, with ``/``."""
-    ignored = _ignore_rules(source)
-    for folder, folders, files in os.walk(source, onerror=_refuse_unreadable):
-        base = os.path.relpath(folder, source)
-        prefix = "" if base == "." else f"{base}/"
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = [
-            name
-            for name in folders
-            if name not in links and not _left_out(prefix, name) and not _matches(ignored, f"{prefix}{name}/")
-        ]
-        yield from (
-            prefix + name for name in [*files, *links] if name not in ALWAYS_LEFT_OUT and not _matches(ignored, prefix + name)
-        )
+def _own_folder(source: Path, cache: Path) -> Path:
+    """Give the folder that ``cache`` is in, unless that is the source folder itself or holds it."""
+    return cache if source.resolve().is_relative_to(cache.resolve().parent) else cache.parent
 
 
-def _left_out(prefix: str, name: str) -> bool:
-    return name in ALWAYS_LEFT_OUT or (not prefix and name in RUN_FOLDERS)
-
-
-def _ignore_rules(source: Path) -> pathspec.GitIgnoreSpec | None:
-    for name in IGNORE_FILES:
-        file = source / name
-        if file.is_file():
-            import pathspec
-
-            return pathspec.GitIgnoreSpec.from_lines(file.read_text(encoding="utf-8").splitlines())
-    return None
-
-
-def _matches(rules: pathspec.GitIgnoreSpec | None, path: str) -> bool:
-    return rules is not None and rules.match_file(path)
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise RequestError(
-        f"source_directory: {error.filename!r} can't be read ({error.strerror}); mend it, or name it in .amlignore"
-    )
-
-
-def _entry(source: Path, path: str, known: StatCache) -> Entry:
-    file = source / path
-    try:
-        status = file.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            return Entry(path=path, executable=False, link=True, content=_link(source, file), size=0)
-        if not stat.S_ISREG(status.st_mode):
-            raise RequestError(f"source_directory: {str(file)!r} is no regular file; remove it, or name it in .amlignore")
-        content = known.digest(file, path, status)
-    except OSError as error:
-        _refuse_unreadable(error)
-        raise
-    executable = bool(status.st_mode & stat.S_IXUSR)
-    return Entry(path=path, executable=executable, link=False, content=content, size=status.st_size)
-
-
-def _link(source: Path, file: Path) -> str:
-    target = os.readlink(file)
-    end = (file.parent / target).resolve()
-    if os.path.isabs(target) or not end.is_relative_to(source.resolve()):
-        raise RequestError(
-            f"source_directory: link {str(file)!r} leads out of it, to {target!r}; copy what it needs into the folder"
-        )
-    return target
-
-
-def _sha256(file: Path) -> str:
-    seal = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(READ_SIZE):
-            seal.update(piece)
-    return seal.hexdigest()
-
-
-def _digest(entries: list[Entry]) -> str:
-    seal = hashlib.sha256()
+def _digest(entries: Iterable[Entry]) -> str:
+    seal = hashlib.sha256(f"muster snapshot {SNAPSHOT_VERSION}\n".encode())
     for entry in entries:
-        row = [entry.path, entry.executable, entry.link, entry.content]
-        seal.update(json.dumps(row, ensure_ascii=True).encode() + b"\n")
+        kind = "program" if entry.executable else entry.kind
+        seal.update(b"\0".join((kind.encode(), os.fsencode(entry.path), os.fsencode(entry.content), b"\n")))
     return f"sha256:{seal.hexdigest()}"
 
 
-def _pack(source: Path, entries: list[Entry], archive: Path) -> None:
-    """Write the archive beside its place and rename it, so that nobody meets half of one."""
-    descriptor, scratch = tempfile.mkstemp(dir=archive.parent, prefix=".new-")
+def _recall(memory: Path, rules: IgnoreRules, hashes: Hashes) -> bytes:
+    """Fill in what an earlier snapshot of the folder has found out; a memory that can't be read is none."""
+    try:
+        content = memory.read_bytes()
+        data = json.loads(content)
+        known = {path: (tuple(stamp), sha256) for path, (stamp, sha256) in data["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return b""
+    hashes.known = known
+    if data.get("rules") == rules.digest:
+        rules.known = data.get("decided", {})
+    return content
+
+
+def _remember(memory: Path, rules: IgnoreRules, hashes: Hashes, before: bytes) -> None:
+    data = {"version": 1, "rules": rules.digest, "decided": rules.decided, "files": hashes.kept}
+    content = json.dumps(data, separators=(",", ":")).encode()
+    if content != before:
+        _write(memory, lambda file: file.write(content))
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def _pack(source: Path, entries: Iterable[Entry], file: IO[bytes]) -> None:
+    import gzip
+    import tarfile
+
     with (
-        os.fdopen(descriptor, "wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as packed,
     ):
         for entry in entries:
-            _add(tar, source, entry)
-    os.replace(scratch, archive)
+            _pack_entry(source, entry, packed, tarfile.TarInfo(entry.path))
 
 
-def _add(tar: tarfile.TarFile, source: Path, entry: Entry) -> None:
-    info = tarfile.TarInfo(entry.path)
-    info.mode = 0o755 if entry.executable else 0o644
-    if entry.link:
-        info.type, info.linkname = tarfile.SYMTYPE, entry.content
-        tar.addfile(info)
+def _pack_entry(source: Path, entry: Entry, packed: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    info.mtime = _TIME
+    info.mode = 0o755 if entry.executable or entry.kind != FILE else 0o644
+    if entry.kind == FILE:
+        info.size = entry.size
+        _pack_file(source / entry.path, entry, packed, info)
         return
-    info.size = entry.size
-    with (source / entry.path).open("rb") as stream:
-        tar.addfile(info, stream)
+    info.type, info.linkname = (b"2", entry.content) if entry.kind == LINK else (b"5", "")
+    packed.addfile(info)
+
+
+def _pack_file(path: Path, entry: Entry, packed: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+    try:
+        with path.open("rb") as content:
+            read = _Hashing(content)
+            packed.addfile(info, read)
+    except OSError as error:  # also what tarfile says of a file that has become shorter
+        raise SourceChanged(str(path)) from error
+    if read.seal.hexdigest() != entry.content:
+        raise SourceChanged(str(path))
+
+
+class _Hashing:
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seal = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._file.read(size)
+        self.seal.update(piece)
+        return piece

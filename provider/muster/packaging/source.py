@@ -1,98 +1,147 @@
-"""Source: what can be said of a job's files before anything is launched: they are there, they compile, where they come from."""
+"""What is said of a job's source folder: whether its script can run at all, and which commit of which repository it is."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
 
-GIT_LIMIT = 10.0  # seconds for one question to git
+GIT_PATIENCE = 5.0  # seconds; a repository that takes longer is not described
+INTERPRETER_PATIENCE = 10.0
+
+_COMPILE = "import sys; compile(open(sys.argv[1], 'rb').read(), sys.argv[1], 'exec', dont_inherit=True)"
 
 
 def check(job: TrainingJob) -> None:
-    """Check the source folder and the entry script.
+    """Look whether the job's folder and script are there and the script compiles.
 
-    :raises RequestError: one is missing, the script lies outside of the folder, or it has a syntax error.
+    :raises RequestError: it is not so.
     """
-    if not job.source_directory:
-        return
     folder = Path(job.source_directory)
-    if not folder.is_dir():
-        raise RequestError(f"source_directory {str(folder)!r} is no folder; it is relative to the file that names it")
+    if job.source_directory and not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "is not there"
+        raise RequestError(f"source_directory {job.source_directory!r} {problem}; give the folder with the job's code")
     if job.entry_script:
-        _check_script(folder, job.entry_script)
+        _check_script(folder / job.entry_script, job)
 
 
-def _check_script(folder: Path, name: str) -> None:
-    script = folder / name
-    if not script.resolve().is_relative_to(folder.resolve()):
-        raise RequestError(
-            f"entry_script {name!r} lies outside of source_directory {str(folder)!r}; put it inside, all nodes get that"
-        )
-    if not script.is_file():
-        raise RequestError(f"entry_script {name!r} is not in source_directory {str(folder)!r}")
-    if script.suffix == ".py":
-        _compile(script, name)
+def describe(source: Path) -> tuple[tuple[str, str], ...]:
+    """Give remote, branch, commit and dirty ("true", "false") of the git repository that a folder is in; () if it is in none.
 
-
-def _compile(script: Path, name: str) -> None:
-    try:
-        compile(script.read_bytes(), name, "exec", dont_inherit=True)
-    except SyntaxError as error:
-        text = (error.text or "").strip()
-        raise RequestError(f"entry_script {name!r} has a syntax error in line {error.lineno}: {error.msg}: {text!r}") from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"entry_script {name!r} can't be read as Python: {error}") from None
-
-
-def requirements(job: TrainingJob) -> tuple[str, ...]:
-    """Give all requirement lines of a job, those of its requirements file included.
-
-    :raises RequestError: the file is missing, outside of the source folder, or not readable.
+    ``dirty`` speaks of the folder, not of the rest of the repository. Credentials in the remote's URL are left out.
     """
-    name = job.environment.requirements_file
-    if not name:
-        return job.environment.packages
-    folder = Path(job.source_directory)
-    file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-        raise RequestError(f"pip_requirements_file {name!r} is not in source_directory {str(folder)!r}")
-    lines = (line.partition(" #")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return (*job.environment.packages, *(line for line in lines if line and not line.startswith("#")))
-
-
-def describe(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Give git's remote (without credentials), branch, commit and whether the tree is dirty; nothing outside of git."""
-    if not any((parent / ".git").exists() for parent in [folder.resolve(), *folder.resolve().parents]):
+    if not any((folder / ".git").exists() for folder in (source, *source.absolute().parents)):
         return ()
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return ()
-    facts = {
-        "git_remote": _without_credentials(_git(folder, "config", "--get", "remote.origin.url")),
-        "git_branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"),
-        "git_commit": commit,
-        "git_dirty": "true" if _git(folder, "status", "--porcelain", "--", ".") else "false",
-    }
-    return tuple(facts.items())
+    return _describe(source)
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    argv = ["git", "-C", str(folder), *arguments]
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+def _check_script(script: Path, job: TrainingJob) -> None:
+    where = f"entry_script {job.entry_script!r}"
+    if not script.is_file():
+        problem = "is no file" if script.exists() else "is not there"
+        raise RequestError(f"{where} {problem} in source_directory {job.source_directory!r}; correct its path")
+    if not script.resolve().is_relative_to(Path(job.source_directory).resolve()):
+        raise RequestError(
+            f"{where} is a link to {str(script.resolve())!r}, outside source_directory; put the file itself there"
+        )
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=GIT_LIMIT, check=False, env=env)
+        code = script.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{where} can't be read: {error.strerror}; make it readable") from error
+    _check_syntax(code, script, job)
+
+
+def _check_syntax(code: bytes, script: Path, job: TrainingJob) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, job.entry_script, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        if _another_python_takes_it(script, job.environment.interpreter):
+            return
+        raise RequestError(f"entry_script has a syntax error: {_where(error, job.entry_script)}") from error
+
+
+def _where(error: SyntaxError | ValueError, script: str) -> str:
+    if not isinstance(error, SyntaxError):
+        return f"{script}: {error}"
+    text = f": {error.text.strip()!r}" if error.text else ""
+    return f"{script}:{error.lineno}: {error.msg}{text}; correct it"
+
+
+def _another_python_takes_it(script: Path, interpreter: str) -> bool:
+    """Ask the ranks' interpreter, which may be newer than ours; one that isn't on this machine can't be asked."""
+    if not interpreter or os.path.realpath(interpreter) == os.path.realpath(sys.executable):
+        return False
+    try:
+        asked = subprocess.run(
+            [interpreter, "-I", "-c", _COMPILE, str(script)], capture_output=True, check=False, timeout=INTERPRETER_PATIENCE
+        )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return True
+    return asked.returncode == 0
 
 
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.scheme or "@" not in parts.netloc:
+def _describe(source: Path) -> tuple[tuple[str, str], ...]:
+    status = _start_git(source, "status", "--porcelain=v2", "--branch", "--", ".")
+    remotes = _start_git(source, "config", "--get-regexp", r"^remote\..*\.url$")
+    state = _answer(status)
+    if state is None:
+        _answer(remotes)
+        return ()
+    headers = dict(line[2:].split(" ", 1) for line in state.splitlines() if line.startswith("# ") and " " in line[2:])
+    dirty = any(not line.startswith("#") for line in state.splitlines())
+    return (
+        ("remote", _remote(_answer(remotes) or "")),
+        ("branch", headers.get("branch.head", "")),
+        ("commit", headers.get("branch.oid", "")),
+        ("dirty", str(dirty).lower()),
+    )
+
+
+def _start_git(source: Path, *arguments: str) -> subprocess.Popen[str] | None:
+    environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    argv = ["git", "-C", str(source), *arguments]
+    try:
+        return subprocess.Popen(
+            argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError:  # no git on this machine
+        return None
+
+
+def _answer(process: subprocess.Popen[str] | None) -> str | None:
+    """Give what git says, None if it fails or takes too long."""
+    if process is None:
+        return None
+    with process:
+        try:
+            output, _ = process.communicate(timeout=GIT_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+    return output if process.returncode == 0 else None
+
+
+def _remote(listing: str) -> str:
+    """Give the URL of ``origin``, else of the first remote, without credentials."""
+    urls = dict(line.split(" ", 1) for line in listing.splitlines() if " " in line)
+    url = urls.get("remote.origin.url") or next(iter(urls.values()), "")
+    return without_credentials(url)
+
+
+def without_credentials(url: str) -> str:
+    """Take user and password out of a URL; ``git@host:path`` has none."""
+    if "://" not in url:
         return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

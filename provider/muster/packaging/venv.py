@@ -1,83 +1,91 @@
-"""Venv: an environment's lock installed on this machine, once for each digest."""
+"""Environments as venvs: built once from a lock, found again by its digest."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from muster.core.errors import EnvironmentUnsolvable
 from muster.core.plan import EnvironmentRef
-from muster.packaging.lock import reason, uv
-from muster.packaging.pip_settings import pip_settings, uv_environment
+from muster.packaging.pip_settings import PipSettings
+from muster.packaging.uv_command import Done, Log, run_uv
 
-READY = ".ready"
-
-
-def folder(environment: EnvironmentRef, root: Path) -> Path:
-    """Give where an environment lies below a target's root."""
-    return root / "environments" / environment.digest.removeprefix("sha256:")[:24]
+READY = ".ready"  # written last: a folder without it was left by a build that did not end
+LOCK = "muster.lock"
 
 
-def interpreter(environment: EnvironmentRef, root: Path) -> Path:
-    """Give an environment's Python."""
-    return folder(environment, root) / "bin" / "python"
+def interpreter(ref: EnvironmentRef, root: Path) -> Path:
+    """Give the path that an environment's Python has below ``root``, built or not."""
+    return _home(ref, root) / "bin" / "python"
 
 
-def ensure(environment: EnvironmentRef, root: Path, log: Callable[[str], None]) -> Path:
-    """Find an environment, or build it; gives its Python. Two who want the same one build it once.
+def ensure(ref: EnvironmentRef, root: Path, log: Log) -> Path:
+    """Build an environment below ``root/environments``, or find it; gives its Python. Two that build the same do it once.
 
-    :raises EnvironmentUnsolvable: a package does not install; the message has the reason.
+    :raises EnvironmentUnsolvable: it can't be built; with the installer's own reason.
     """
-    home = folder(environment, root)
-    if not (home / READY).exists():
+    home = _home(ref, root)
+    if not _is_ready(home):
         home.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(home.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not (home / READY).exists():
-                _build(environment, home, log)
-        finally:
-            os.close(descriptor)
-    return interpreter(environment, root)
+        with _locked(home.with_suffix(".lock"), log):
+            if not _is_ready(home):
+                _build(ref, home, log)
+    return home / "bin" / "python"
 
 
-def _build(environment: EnvironmentRef, home: Path, log: Callable[[str], None]) -> None:
-    """Build in place: a venv can't be moved. What a killed build left is removed first; the mark of a whole one comes last."""
+def _home(ref: EnvironmentRef, root: Path) -> Path:
+    # short: the first line of its scripts has room for 127 characters
+    return root / "environments" / ref.digest.removeprefix("sha256:")[:16]
+
+
+def _is_ready(home: Path) -> bool:
+    # a venv whose base interpreter is gone is a folder of dangling links
+    return (home / READY).exists() and (home / "bin" / "python").exists()
+
+
+def _build(ref: EnvironmentRef, home: Path, log: Log) -> None:
+    log(f"building environment {ref.digest[:19]} in {home}")
     shutil.rmtree(home, ignore_errors=True)
-    log(f"building environment {environment.digest}")
-    _uv(["venv", "--quiet", "--python", sys.executable, str(home)], "", log)
-    python = str(home / "bin" / "python")
-    _uv(
-        ["pip", "install", "--no-deps", "--python", python, *pip_settings(os.environ).arguments(), "-r", "-"],
-        environment.lock,
-        log,
-    )
-    (home / READY).touch()
-    log(f"environment {environment.digest} is ready")
+    try:
+        _checked(_uv("venv", "--no-project", "--python", _base(ref), str(home), home=home, log=log), ref)
+        (home / LOCK).write_text(ref.lock, encoding="utf-8")
+        python = str(home / "bin" / "python")
+        install = ("pip", "install", "--python", python, "--no-deps", "--requirements", str(home / LOCK))
+        _checked(_uv(*install, home=home, log=log), ref)
+        (home / READY).touch()
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
 
 
-def _uv(arguments: list[str], text: str, log: Callable[[str], None]) -> None:
-    """Run uv, telling what it says line by line."""
-    env = uv_environment(pip_settings(os.environ))
-    pipe = subprocess.PIPE
-    with subprocess.Popen([uv(), *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(text)
-        child.stdin.close()
-        said = [line.rstrip() for line in _told(child.stdout, log)]
-    if child.returncode != 0:
-        raise EnvironmentUnsolvable(f"the environment can't be built: {reason(chr(10).join(said[-20:]))}")
+def _uv(*arguments: str, home: Path, log: Log) -> Done:
+    settings = PipSettings.read(os.environ)
+    return run_uv(arguments, settings=settings, environ=os.environ, folder=home.parent, given="", log=log)
 
 
-def _told(lines: object, log: Callable[[str], None]) -> list[str]:
-    said = []
-    for line in lines:  # type: ignore[attr-defined]
-        said.append(line)
-        log(line.rstrip())
-    return said
+def _checked(done: Done, ref: EnvironmentRef) -> None:
+    if done.code:
+        raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built: {done.reason}")
+
+
+def _base(ref: EnvironmentRef) -> str:
+    """Give the Python that a venv is made of: our own if it is of that version, else one that uv finds."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return sys.executable if ref.python in ("", own) else ref.python
+
+
+@contextlib.contextmanager
+def _locked(path: Path, log: Log) -> Iterator[None]:
+    """Hold a lock that is let go of when its process ends, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log("waiting for another process that builds the same environment")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from muster.core.codec import canonical, from_data
-from muster.core.errors import StaleGeneration
+from muster.core.errors import RequestError, StaleGeneration
 from muster.node.assignment import AttemptRecord
 
 CLAIM_VERSION = 1
@@ -74,6 +74,7 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
     """Decide what a submit does, from the claim and what became of its attempt.
 
     :raises StaleGeneration: a newer generation owns the job.
+    :raises RequestError: the generation is committed, with another plan.
     """
     if claim is None or found is None:
         return Step.LAUNCH
@@ -84,6 +85,8 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
     if claim.generation < generation:
         return Step.SUPERSEDE
     if claim.plan_digest != plan_digest:
+        if found is Found.COMPLETED:
+            raise committed_otherwise(claim.job_id, generation)
         return Step.REPLACE
     return {
         Found.RUNNING: Step.ATTACH,
@@ -91,6 +94,14 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
         Found.UNCOMMITTED: Step.COMMIT,
         Found.ENDED: Step.RETRY,
     }[found]
+
+
+def committed_otherwise(job_id: str, generation: int) -> RequestError:
+    """Give the error for a generation that has a result of another plan: neither can it be taken, nor replaced."""
+    return RequestError(
+        f"run {job_id} has completed generation {generation} with another plan (code, environment or parameters differ); "
+        "clear the task to train anew, or give the run another name"
+    )
 
 
 @contextlib.contextmanager

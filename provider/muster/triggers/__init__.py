@@ -1,0 +1,1 @@
+"""The one wait path: what follows a run on behalf of an Airflow task."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.core.errors import StaleGeneration
+from muster.core.errors import RequestError, StaleGeneration
 from muster.targets.claim import Claim, Found, Step, next_step
 
 
@@ -31,13 +31,18 @@ def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
         (Found.UNCOMMITTED, 2, "sha256:a", Step.COMMIT),
         (Found.ENDED, 2, "sha256:a", Step.RETRY),
         (Found.RUNNING, 2, "sha256:other", Step.REPLACE),
-        (Found.COMPLETED, 2, "sha256:other", Step.REPLACE),
+        (Found.ENDED, 2, "sha256:other", Step.REPLACE),
         (Found.RUNNING, 3, "sha256:a", Step.SUPERSEDE),
         (Found.COMPLETED, 3, "sha256:a", Step.SUPERSEDE),
     ],
 )
 def test_next_step(found: Found, generation: int, plan_digest: str, step: Step) -> None:
     assert next_step(claim(), found, generation, plan_digest) is step
+
+
+def test_a_generation_that_completed_otherwise_is_neither_taken_nor_replaced() -> None:
+    with pytest.raises(RequestError, match="completed generation 2 with another plan"):
+        next_step(claim(), Found.COMPLETED, 2, "sha256:other")
 
 
 def test_no_claim_launches() -> None:

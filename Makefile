@@ -1,0 +1,33 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup check test test-gpu demo bench lock
+
+BIN := .venv/bin
+BENCH ?= launch
+TESTS ?=
+
+help:  ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## make .venv with the locked packages and Muster itself; needs Python >= 3.11 (PYTHON=… to choose one)
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+
+check: setup  ## lint, format, types; seconds
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: setup  ## every test that needs no GPU (TESTS=… to choose some); with CI=true a skip is a failure
+	$(BIN)/python -m pytest $(TESTS)
+
+test-gpu: setup  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+demo: setup  ## train a model on two nodes of this machine through Airflow and register it (UI=1 keeps Airflow's UI up)
+	@$(BIN)/python scripts/demo.py $(if $(filter-out 0,$(UI)),--ui)
+
+bench: setup  ## measure Muster and its peers side by side (BENCH=launch)
+	@$(BIN)/python -m benchmarks $(BENCH)
+	@$(BIN)/python scripts/readme_figures.py $(BENCH)
+
+lock: setup  ## write requirements.lock anew from pyproject.toml
+	scripts/lock.sh

@@ -1,0 +1,151 @@
+"""The command line `muster`: what may be said on it, and what a shell gets back.
+
+Exit codes: 0 completed, 1 failed, 2 bad request (nothing was launched), 130 cancelled. An error is one line on stderr;
+``MUSTER_DEBUG=1`` shows where it came from. What a command needs is imported when it runs: the start of `muster` is part of
+every launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from muster import __version__
+from muster.core.errors import MusterError, RequestError, UnknownRun
+
+OK, FAILED, BAD_REQUEST, CANCELLED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DEBUG = "MUSTER_DEBUG"
+
+_EPILOG = """\
+exit codes: 0 completed, 1 failed, 2 bad request (nothing was launched), 130 cancelled.
+Ctrl-C and SIGTERM cancel the run of `muster run`; a run whose terminal is closed goes on: `muster logs -f RUN`.
+Store and target are taken from the command line, else the job file, else MUSTER_STORE and MUSTER_TARGET, else muster.toml
+(beside the job file or above it, or in ~/.config/muster). Credentials: AWS_* variables or muster.toml."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    arguments = _parser().parse_args(argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        drop_stdout()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return CANCELLED
+    except (MusterError, OSError) as error:
+        return _say(error)
+
+
+def drop_stdout() -> None:
+    """Let later prints go nowhere: whoever read them is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def error_line(text: str) -> None:
+    """Print one line on stderr, however many the text has."""
+    print("muster: " + " ".join(text.split()), file=sys.stderr, flush=True)
+
+
+def _say(error: Exception) -> int:
+    if os.environ.get(DEBUG):
+        import traceback
+
+        traceback.print_exception(error)
+    error_line(str(error) or type(error).__name__)
+    return BAD_REQUEST if isinstance(error, (RequestError, UnknownRun)) else FAILED
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    if arguments.command == "run":
+        from muster.cli.run import run
+
+        return run(arguments)
+    if arguments.command in ("cancel", "commit"):
+        from muster.cli import control
+
+        return control.COMMANDS[arguments.command](arguments)
+    from muster.cli import read
+
+    return read.COMMANDS[arguments.command](arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        error_line(f"{message}; see {self.prog} --help")
+        sys.exit(BAD_REQUEST)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="muster",
+        description="Train on many nodes, without Airflow.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"muster {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_readers(commands)
+    _add_controls(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str, text: str, *, run: bool = True) -> _Parser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.add_argument("--store", metavar="URI", help="s3://bucket/prefix of the run record")
+    if run:
+        command.add_argument("run", metavar="RUN", help="id of the run, as `muster run` and `muster ls` say it")
+    return command
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    run = _command(commands, "run", "Run a job file and wait for its end.", run=False)
+    run.add_argument("job", metavar="JOB.yaml", help="the train operator's parameters, and framework: pytorch or any")
+    run.add_argument("--target", metavar="NAME", help="where: local, or a target of muster.toml")
+    run.add_argument("--json", action="store_true", help="one event a line, and last the run, its state, verdict and manifest")
+
+
+def _add_readers(commands: argparse._SubParsersAction[_Parser]) -> None:
+    ls = _command(commands, "ls", "List the runs of a store, newest first.", run=False)
+    ls.add_argument("-n", "--limit", type=_positive, default=50, metavar="N", help="at most so many (50)")
+    ls.add_argument("--json", action="store_true", help="one run record a line")
+    show = _command(commands, "show", "Show what is known of a run.")
+    show.add_argument("--json", action="store_true", help="the whole run record")
+    logs = _command(commands, "logs", "Print what the ranks of a run wrote, exactly once and in order.")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    logs.add_argument("--rank", type=_not_negative, metavar="R", help="of this rank only")
+    logs.add_argument("--attempt", type=_positive, metavar="A", help="of this attempt (the last one)")
+    download = _command(commands, "download", "Fetch files of a run, verified by sha256.")
+    download.add_argument("pattern", metavar="PATTERN", help="like 'outputs/*', or the beginning of a path")
+    download.add_argument("destination", metavar="DEST", help="folder to put them in")
+
+
+def _add_controls(commands: argparse._SubParsersAction[_Parser]) -> None:
+    cancel = _command(commands, "cancel", "Cancel a run and wait until nothing of it is left.")
+    commit = _command(commands, "commit", "Store and commit the outputs that could not be stored when the run ended.")
+    for command in (cancel, commit):
+        command.add_argument("--target", metavar="NAME", help="where the run is: local, or a target of muster.toml")
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"wants a whole number from {least} on, got {text!r}")
+    return int(text)

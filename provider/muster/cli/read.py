@@ -1,0 +1,147 @@
+"""What is read from the run store: ls, show, logs, download."""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from muster.cli import OK, text
+from muster.core import event
+from muster.core.errors import RequestError, StoreError, StoreUnusable
+from muster.core.event import Event
+from muster.core.state import RunState
+from muster.settings import load
+
+if TYPE_CHECKING:
+    from muster.store.run_store import RunStore
+
+T = TypeVar("T")
+
+POLL = 1.0  # seconds between two looks of `logs -f`
+LAST_WORDS = 15.0  # seconds that `logs -f` waits for the last lines of a run that has ended
+
+
+def open_store(arguments: argparse.Namespace) -> RunStore:
+    """Open the store that command line and settings name."""
+    from muster.store.run_store import RunStore
+
+    settings = load(Path.cwd(), os.environ)
+    return RunStore(settings.choose_store(arguments.store), settings.access)
+
+
+def first_look(look: Callable[[], T]) -> T:
+    """Ask the store for the first time.
+
+    :raises StoreUnusable: it can't be asked, so the request was wrong.
+    """
+    try:
+        return look()
+    except StoreError as error:
+        raise StoreUnusable(str(error)) from error
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """List runs, newest first."""
+    store = open_store(arguments)
+    records = first_look(lambda: store.runs(arguments.limit))
+    if arguments.json:
+        for record in records:
+            print(json.dumps(record, ensure_ascii=False))
+        return OK
+    for line in text.table([text.RUN_HEAD, *map(text.run_row, records)]):
+        print(line)
+    return OK
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print a run's record."""
+    store = open_store(arguments)
+    record = first_look(lambda: store.record(arguments.run))
+    if arguments.json:
+        print(json.dumps(record, ensure_ascii=False, indent=2))
+        return OK
+    for line in text.record_lines(record):
+        print(line)
+    return OK
+
+
+def download(arguments: argparse.Namespace) -> int:
+    """Fetch files and print where they are."""
+    store = open_store(arguments)
+    generation = first_look(lambda: store.generation(arguments.run))
+    for file in store.download(arguments.run, arguments.pattern, Path(arguments.destination), generation):
+        print(file)
+    return OK
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """Print the lines of a run."""
+    store = open_store(arguments)
+    record = first_look(lambda: store.record(arguments.run))
+    known = {rank["rank"] for rank in record.get("ranks") or ()}
+    if arguments.rank is not None and known and arguments.rank not in known:
+        raise RequestError(f"run {arguments.run} has no rank {arguments.rank}; its ranks are 0 to {max(known)}")
+    reader = _Reader(store, record, arguments.attempt)
+    for item in reader.follow() if arguments.follow else reader.new():
+        line = text.event_line(item) if arguments.rank in (None, item.data.get("rank")) else None
+        if line is not None and (arguments.rank is None or item.kind == event.LINE):
+            print(line)
+    return OK
+
+
+class _Reader:
+    """Reads the event logs of all nodes of one attempt, each line once."""
+
+    def __init__(self, store: RunStore, record: dict[str, Any], attempt: int | None) -> None:
+        self._store = store
+        self._record = record
+        self._wanted = attempt
+        self._begin(attempt or record["attempt"])
+
+    def _begin(self, attempt: int) -> None:
+        nodes = {rank["node"] for rank in self._record.get("ranks") or ()} or {0}
+        self._attempt = attempt
+        self._offsets = dict.fromkeys(sorted(nodes), 0)
+        self._ended = False
+
+    def new(self) -> Iterator[Event]:
+        """Give what came since the last look, the nodes' lines in order of time."""
+        return heapq.merge(*(self._of_node(node) for node in self._offsets), key=lambda item: item.time)
+
+    def _of_node(self, node: int) -> Iterator[Event]:
+        found = self._store.events(self._record["run"], self._record["generation"], self._attempt, node, self._offsets[node])
+        for offset, item in found:
+            self._offsets[node] = offset
+            self._ended = self._ended or item.kind == event.END
+            yield item
+
+    def follow(self) -> Iterator[Event]:
+        """Give all until the run has ended; goes over to the next attempt with it.
+
+        The leader writes END when the other nodes' lines are in the store, so one more look finds the last of them.
+        """
+        final_since = None
+        while not self._ended:
+            yield from self.new()
+            if RunState(self._record["state"]).final:
+                final_since = final_since or time.monotonic()
+                if time.monotonic() - final_since > LAST_WORDS:
+                    return
+            if not self._ended:
+                time.sleep(POLL)
+                self._look()
+        yield from self.new()
+
+    def _look(self) -> None:
+        self._record = self._store.record(self._record["run"], self._record["generation"])
+        if self._wanted is None and self._record["attempt"] > self._attempt:
+            self._begin(self._record["attempt"])
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"ls": ls, "show": show, "logs": logs, "download": download}

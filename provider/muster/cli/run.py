@@ -1,0 +1,95 @@
+"""`muster run`: a job file from request to exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from muster import jobfile, runner, targets
+from muster.cli import CANCELLED
+from muster.cli.watching import CANCEL_REASON, SIGNALS, Screen, watch
+from muster.core.errors import UnknownRun
+from muster.core.handle import JobHandle
+from muster.core.request import training_job
+from muster.settings import load
+
+if TYPE_CHECKING:
+    from muster.core.access import StoreAccess
+    from muster.core.job import TrainingJob
+    from muster.targets.contract import ComputeTarget
+
+TARGET_NAMES = ("compute_target", "muster_conn_id")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan, submit, and wait for the end."""
+    requested = time.time()
+    path = Path(arguments.job)
+    parameters = jobfile.read(path)
+    folder = path.absolute().parent
+    settings = load(folder, os.environ)
+    wishes = [parameters.pop(name, None) for name in TARGET_NAMES]
+    target = targets.open_target(settings.choose_target(arguments.target, *wishes))
+    parameters.setdefault("name", path.stem)
+    parameters["store"] = settings.choose_store(arguments.store, parameters.get("store"))
+    job = training_job(parameters, base=folder)
+    secrets = jobfile.secret_values(job.secrets, folder, os.environ)
+    return _Launch(job, target, settings.access, secrets, requested).run(as_json=arguments.json)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """One run of a checked request; a signal ends it, whatever had been started by then."""
+
+    job: TrainingJob
+    target: ComputeTarget
+    access: StoreAccess
+    secrets: dict[str, str]
+    requested: float
+
+    def run(self, *, as_json: bool) -> int:
+        job_id = runner.new_run_id(self.job.name)
+        screen = Screen(job_id, as_json=as_json)
+        for number in SIGNALS:
+            signal.signal(number, _interrupt)
+        try:
+            handle = self._submit(job_id, screen)
+            screen.note(f"run {job_id}")
+            return watch(self.target, handle, screen)
+        except KeyboardInterrupt:
+            self._end_what_was_started(job_id, screen)
+            return CANCELLED
+
+    def _submit(self, job_id: str, screen: Screen) -> JobHandle:
+        planned = runner.plan(self.job, log=screen.note)
+        return runner.submit(
+            planned,
+            self.target,
+            job_id=job_id,
+            generation=1,
+            access=self.access,
+            secrets=self.secrets,
+            log=screen.note,
+            requested=self.requested,
+            check_store=False,  # a new run: the leader's agent looks before any rank starts, while the nodes gather
+        )
+
+    def _end_what_was_started(self, job_id: str, screen: Screen) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        screen.note(f"cancelling {job_id}")
+        try:
+            handle = self.target.find(job_id)
+        except UnknownRun:
+            return
+        runner.cancel(self.target, handle, handle.generation, CANCEL_REASON)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,120 @@
+"""How events and run records read to a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from muster.core import event
+from muster.core.event import Event
+
+PHASES = ("preparing", "starting", "running", "finalizing")
+HERE = -1  # the node of events that this command makes itself
+
+
+def event_line(item: Event) -> str | None:
+    """Give the line of an event, None for one that only machines care for."""
+    if item.kind == event.LINE:
+        return f"[node {item.node} rank {item.data['rank']}] {item.data['text']}"
+    if item.kind == event.STATE:
+        return f"[muster] {item.data['state']}"
+    if item.kind == event.NOTE:
+        return f"[{'muster' if item.node == HERE else f'node {item.node}'}] {item.data['text']}"
+    if item.kind == event.METRIC:
+        return _metric_line(item)
+    return None
+
+
+def _metric_line(item: Event) -> str:
+    step = item.data.get("step")
+    at = "" if step is None else f" at step {step}"
+    return f"[node {item.node} rank {item.data.get('rank')}] {item.data['name']} = {item.data['value']}{at}"
+
+
+def duration(seconds: float) -> str:
+    """Give ``4.2s``, ``3m07s`` or ``2h05m``."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def moment(seconds: float | None) -> str:
+    """Give a time of this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
+
+
+def size(count: int) -> str:
+    """Give ``812 B``, ``3.1 MB``."""
+    value, units = float(count), iter(("B", "KB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 1000 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Give the lines of a table whose first row is its head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def run_row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give a run's row of `muster ls`."""
+    shape = f"{len(record.get('host_folders') or record.get('nodes') or ())}x{_ranks_per_node(record)}"
+    return (str(record["run"]), str(record["state"]), shape, moment(record.get("created")), _age(record))
+
+
+RUN_HEAD = ("RUN", "STATE", "NODES", "CREATED", "TOOK")
+
+
+def _ranks_per_node(record: Mapping[str, Any]) -> int:
+    return sum(1 for rank in record.get("ranks") or () if rank.get("node") == 0)
+
+
+def _age(record: Mapping[str, Any]) -> str:
+    created, ended = record.get("created"), record.get("ended")
+    return duration(ended - created) if created and ended else "-"
+
+
+def record_lines(record: Mapping[str, Any]) -> Iterable[str]:
+    """Give what `muster show` prints of a run record."""
+    yield f"{record['run']}  {record['state']}"
+    verdict = record.get("verdict")
+    if verdict:
+        yield f"  {verdict.get('summary') or verdict.get('detail')}"
+    for name, value in _facts(record):
+        if value:
+            yield f"  {name + ':':<13} {value}"
+    yield from _nodes(record)
+    yield from (f"  file {f['path']}  {size(f['size'])}" for f in record.get("outputs") or ())
+
+
+def _facts(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    environment = record.get("environment") or {}
+    yield "generation", f"{record['generation']}, attempt {record.get('attempt')}"
+    yield "created", moment(record.get("created"))
+    yield "ended", f"{moment(record.get('ended'))} ({_age(record)})" if record.get("ended") else ""
+    times = record.get("times") or {}
+    yield "times", ", ".join(f"{name} {duration(times[name])}" for name in PHASES if name in times)
+    yield "environment", environment.get("digest") or environment.get("interpreter") or ""
+    yield "snapshot", record.get("snapshot") or ""
+    yield "metrics", ", ".join(f"{name}={value:g}" for name, value in (record.get("metrics") or {}).items())
+    yield "manifest", record.get("manifest") or ""
+
+
+def _nodes(record: Mapping[str, Any]) -> Iterable[str]:
+    hosts = {node.get("node"): node.get("host", "") for node in record.get("nodes") or ()}
+    for rank in record.get("ranks") or ():
+        where = f"node {rank['node']} {hosts.get(rank['node'], '')}".rstrip()
+        yield f"  rank {rank['rank']} on {where}: {_ending(rank)}"
+
+
+def _ending(rank: Mapping[str, Any]) -> str:
+    if rank.get("signal") is not None:
+        return f"ended by signal {rank['signal']}"
+    if rank.get("exit_code") is not None:
+        return f"exit {rank['exit_code']}"
+    return "running" if rank.get("pid") else "not started"

@@ -1,0 +1,80 @@
+"""ComputeHook: a connection of type ``muster`` as the plain configuration of a compute target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import BaseHook, Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from muster import targets
+from muster.core.errors import MusterError, RequestError
+from muster.targets.contract import ComputeTarget
+
+THIS_MACHINE = "local"
+
+
+class ComputeHook(BaseHook):
+    """
+    Gives the compute target that a connection describes.
+
+    :param muster_conn_id: id of a ``muster`` connection; or the same fields as a plain dictionary; ``"local"`` and None mean
+        this machine
+    """
+
+    conn_name_attr = "muster_conn_id"
+    default_conn_name = "muster_default"
+    conn_type = "muster"
+    hook_name = "Muster"
+
+    def __init__(self, muster_conn_id: str | Mapping[str, Any] | None = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.muster_conn_id = muster_conn_id
+
+    def get_target_config(self) -> dict[str, Any]:
+        """Give the target's configuration: ``{"type": "local", …}``."""
+        if isinstance(self.muster_conn_id, Mapping):
+            return dict(self.muster_conn_id)
+        if self.muster_conn_id in (None, "", THIS_MACHINE):
+            return {"type": THIS_MACHINE}
+        return target_config(self._connection(str(self.muster_conn_id)))
+
+    def _connection(self, conn_id: str) -> Connection:
+        try:
+            return self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise RequestError(
+                f"compute_target: there is no airflow connection {conn_id!r}; create it, or use 'local'"
+            ) from error
+
+    def get_target(self) -> ComputeTarget:
+        """Open the target.
+
+        :raises RequestError: no such type of target, or a field that it doesn't know.
+        """
+        return targets.open_target(self.get_target_config())
+
+    def get_conn(self) -> ComputeTarget:
+        """Open the target, by the name that Airflow's hooks have for it."""
+        return self.get_target()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Look whether the target can be used, and say what was found, thing by thing."""
+        try:
+            findings = self.get_target().check()
+        except MusterError as error:
+            return False, str(error)
+        fine = all(ok for _, ok, _ in findings)
+        return fine, "; ".join(f"{what}: {'ok' if ok else 'FAILED'}, {finding}" for what, ok, finding in findings)
+
+
+def target_config(connection: Connection) -> dict[str, Any]:
+    """Turn a connection into a target's configuration; fields left empty in the form are left out."""
+    if connection.conn_type != ComputeHook.conn_type:
+        raise RequestError(
+            f"connection {connection.conn_id!r} has type {connection.conn_type!r}; "
+            f"a compute target's must be {ComputeHook.conn_type!r}"
+        )
+    extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
+    return {"type": extra.pop("target", THIS_MACHINE), **extra}

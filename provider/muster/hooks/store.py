@@ -1,0 +1,85 @@
+"""RunStoreHook: an ``aws`` connection, or the standard ``AWS_*`` variables, as access to the run store."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from muster.core.access import StoreAccess
+from muster.core.errors import MusterError, RequestError
+from muster.store.run_store import RunStore
+
+
+class RunStoreHook(BaseHook):
+    """
+    Gives access to the run store.
+
+    :param store: ``s3://bucket/prefix``
+    :param aws_conn_id: id of an ``aws`` connection, whose extra may have ``endpoint_url`` for any S3-compatible store; None
+        takes the worker's ``AWS_*`` variables
+    """
+
+    conn_name_attr = "aws_conn_id"
+
+    def __init__(self, aws_conn_id: str | None = None, store: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.aws_conn_id = aws_conn_id
+        self.store = store
+
+    def get_access(self) -> StoreAccess:
+        """Give endpoint and credentials. Without any in the connection, the nodes use their own role."""
+        if not self.aws_conn_id:
+            return StoreAccess.from_environment(os.environ)
+        self._require_connection(self.aws_conn_id)
+        return access_of(AwsGenericHook(aws_conn_id=self.aws_conn_id, client_type="s3"))
+
+    def _require_connection(self, conn_id: str) -> None:
+        try:  # the amazon provider would go on without it, with whatever credentials the worker happens to have
+            self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise RequestError(
+                f"aws_conn_id: there is no airflow connection {conn_id!r}; create it, or leave it out"
+            ) from error
+
+    def run_store(self) -> RunStore:
+        """Open the store."""
+        return RunStore(self.store, self.get_access())
+
+    def get_conn(self) -> RunStore:
+        """Open the store, by the name that Airflow's hooks have for it."""
+        return self.run_store()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Look whether the store can be reached and written to."""
+        try:
+            self.run_store().check()
+        except MusterError as error:
+            return False, str(error)
+        return True, f"{self.store}: reachable, and can be written to"
+
+
+def access_of(hook: AwsGenericHook[Any]) -> StoreAccess:
+    """Take what the amazon provider knows of a connection."""
+    connection = hook.conn_config
+    key, secret, token = _credentials(hook, connection)
+    verify = connection.verify
+    return StoreAccess(
+        endpoint_url=connection.get_service_endpoint_url("s3") or "",
+        access_key=key,
+        secret_key=secret,
+        session_token=token,
+        region=connection.region_name or StoreAccess.region,
+        verify=verify if isinstance(verify, str) else "",
+    )
+
+
+def _credentials(hook: AwsGenericHook[Any], connection: AwsConnectionWrapper) -> tuple[str, str, str]:
+    if connection.role_arn or connection.profile_name:
+        found = hook.get_credentials()
+        return found.access_key or "", found.secret_key or "", found.token or ""
+    return connection.aws_access_key_id or "", connection.aws_secret_access_key or "", connection.aws_session_token or ""

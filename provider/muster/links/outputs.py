@@ -1,0 +1,47 @@
+"""OutputsLink: the task's button that leads to the outputs of its run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.configuration import conf
+from airflow.sdk.execution_time.xcom import XCom
+
+from muster.core.layout import RunKeys, split_uri
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator, Context
+
+AWS_CONSOLE = "https://s3.console.aws.amazon.com/s3/buckets/{bucket}?prefix={prefix}"
+OTHER_STORE = "{endpoint}/{bucket}/{prefix}"
+
+
+class OutputsLink(BaseOperatorLink):
+    """Reads the address from the task's XCom, where the operator puts it as soon as the run exists."""
+
+    name = "Run outputs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any, **_: Any) -> str:
+        """Give the address; empty where no run was launched."""
+        if getattr(operator, "launched", None) is None:
+            return ""  # looking for what can't be there would put an error into the task's log
+        return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
+
+    def persist(self, context: Context, url: str) -> None:
+        """Show the button while the task is still running or deferred."""
+        context["ti"].xcom_push(key=self.xcom_key, value=url)
+
+
+def outputs_url(*, store: str, run: str, generation: int, endpoint: str, template: str = "") -> str:
+    """Give the address of a run's outputs, for a person's browser.
+
+    ``template`` (default: ``[muster] outputs_url_template``) may use ``{endpoint}``, ``{bucket}``, ``{prefix}``, ``{run}`` and
+    ``{generation}``. Without one: the store's own endpoint, or the console of AWS.
+    """
+    bucket, folder = split_uri(store)
+    prefix = "/".join(filter(None, [folder, RunKeys(job_id=run, generation=generation).file("outputs/")]))
+    template = template or conf.get("muster", "outputs_url_template", fallback="") or (OTHER_STORE if endpoint else AWS_CONSOLE)
+    known = {"endpoint": endpoint.rstrip("/"), "bucket": quote(bucket), "prefix": quote(prefix)}
+    return template.format(**known, run=quote(run), generation=generation)

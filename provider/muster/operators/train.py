@@ -1,0 +1,275 @@
+"""TrainOperator: a training job on many nodes as one Airflow task, exactly once over retries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+
+from muster import runner
+from muster.core.access import StoreAccess
+from muster.core.codec import from_data, to_data
+from muster.core.handle import JobHandle
+from muster.core.state import RunState
+from muster.hooks.compute import ComputeHook
+from muster.hooks.secrets import resolve_secrets
+from muster.hooks.store import RunStoreHook
+from muster.links.outputs import OutputsLink, outputs_url
+from muster.operators import identity, outcome
+from muster.operators.inline import first_event
+from muster.operators.outcome import airflow_errors
+from muster.operators.request import ATTRIBUTES, requested_job, requested_target
+from muster.targets.contract import ComputeTarget
+from muster.triggers.standing import TaskKey, still_wanted
+from muster.triggers.training import TrainingTrigger, describe_cancel, event_handle
+
+RUN_KEY = "muster_run"
+
+
+class TrainOperator(BaseOperator):
+    """
+    Runs any program on many nodes, and keeps what it wrote: logs, metrics and ``./outputs``.
+
+    The values are checked when the task runs, so all of them can be templates. A retry re-attaches to the job that an
+    earlier try launched, or takes its result; clearing the task trains anew. Needs ``entry_script`` or ``command``.
+
+    :param name: name of the run; the task id by default
+    :param source_directory: folder with all code of the job, copied to every node; relative to the folder of the DAG's file
+    :param entry_script: Python script, relative to ``source_directory``
+    :param script: another name of ``entry_script``
+    :param script_params: ``{argument: value}`` for the script, in order; ``""`` as value makes a flag
+    :param arguments: the list form of ``script_params``
+    :param command: any program and its arguments, instead of a script
+    :param compute_target: id of a ``muster`` connection, or the same fields as a dictionary; ``"local"`` and None: this machine
+    :param muster_conn_id: another name of ``compute_target``
+    :param node_count: number of nodes
+    :param process_count_per_node: number of ranks on each node
+    :param distributed_backend: ``"gloo"``, ``"nccl"``; needed with more than one node or process
+    :param distributed_training: the object form of the counts and the backend
+    :param distributed_job_config: another name of ``distributed_training``
+    :param environment: an explicit one: ``{"interpreter": path, "user_managed_dependencies": True}``
+    :param pip_packages: packages of the ranks' environment, which is built once and found again
+    :param pip_requirements_file: file with more of them, inside ``source_directory``
+    :param framework_version: version of the framework in the environment
+    :param use_gpu: ask for GPUs: ``process_count_per_node`` of them on each node
+    :param resources: wanted on each node: ``gpus``, ``cpus``, ``memory``
+    :param network_interface: the network that ranks talk over
+    :param environment_variables: for every rank
+    :param secrets: ``{variable: source}`` for every rank; a source is ``variable:NAME``, ``connection:ID.field`` or the bare
+        name of either. The values are in no plan, log, XCom or rendered field
+    :param max_run_duration_seconds: the nodes end the run after it, also without Airflow; ``execution_timeout``, if it is less
+    :param grace_seconds: between TERM and KILL when ranks are ended
+    :param store_patience_seconds: how long the end of the run waits for a store that is away
+    :param resume_from: an earlier run whose checkpoints are put in place
+    :param store: ``s3://bucket/prefix`` where the run is kept; ``[muster] store`` by default
+    :param aws_conn_id: connection with the store's endpoint and credentials; the ``AWS_*`` variables by default
+    :param tags: ``{name: text}`` kept with the run
+    :param deferrable: wait in the triggerer, without a worker slot; where that is another machine than the job's, the task
+        comes back and waits in the worker
+    """
+
+    framework = "any"
+    template_fields: Sequence[str] = tuple(ATTRIBUTES.values())
+    template_fields_renderers = {"script_params": "json", "environment_variables": "json", "secrets": "json", "tags": "json"}  # noqa: RUF012
+    operator_extra_links = (OutputsLink(),)
+    ui_color = "#dbe7f5"
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        source_directory: str = ".",
+        entry_script: str | None = None,
+        script: str | None = None,
+        script_params: dict[str, Any] | None = None,
+        arguments: list[Any] | None = None,
+        command: list[Any] | None = None,
+        compute_target: str | dict[str, Any] | None = None,
+        muster_conn_id: str | dict[str, Any] | None = None,
+        node_count: int | str = 1,
+        process_count_per_node: int | str = 1,
+        distributed_backend: str | None = None,
+        distributed_training: Any = None,
+        distributed_job_config: Any = None,
+        environment: Any = None,
+        pip_packages: list[str] | None = None,
+        pip_requirements_file: str | None = None,
+        framework_version: str | None = None,
+        use_gpu: bool | str = False,
+        resources: dict[str, Any] | None = None,
+        network_interface: str | None = None,
+        environment_variables: dict[str, Any] | None = None,
+        secrets: dict[str, str] | None = None,
+        max_run_duration_seconds: float | str | None = None,
+        grace_seconds: float | str | None = None,
+        store_patience_seconds: float | str | None = None,
+        resume_from: str | None = None,
+        store: str | None = None,
+        aws_conn_id: str | None = None,
+        tags: dict[str, str] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.source_directory = source_directory
+        self.entry_script = entry_script
+        self.script = script
+        self.script_params = script_params
+        self.arguments = arguments
+        self.command = command
+        self.compute_target = compute_target
+        self.muster_conn_id = muster_conn_id
+        self.node_count = node_count
+        self.process_count_per_node = process_count_per_node
+        self.distributed_backend = distributed_backend
+        self.distributed_training = distributed_training
+        self.distributed_job_config = distributed_job_config
+        self.environment = environment
+        self.pip_packages = pip_packages
+        self.pip_requirements_file = pip_requirements_file
+        self.framework_version = framework_version
+        self.use_gpu = use_gpu
+        self.node_resources = resources  # BaseOperator has a `resources` of its own, with other fields
+        self.network_interface = network_interface
+        self.environment_variables = environment_variables
+        self.secrets = secrets
+        self.max_run_duration_seconds = max_run_duration_seconds
+        self.grace_seconds = grace_seconds
+        self.store_patience_seconds = store_patience_seconds
+        self.resume_from = resume_from
+        self.store = store
+        self.aws_conn_id = aws_conn_id
+        self.tags = tags
+        self.deferrable = deferrable
+        self._task_key: TaskKey | None = None
+        self._target: ComputeTarget | None = None
+        self.launched: JobHandle | None = None
+        self._unwanted = False
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Launch the job, or find it again, and wait for its end."""
+        requested = time.time()
+        self._task_key = TaskKey.of(context["ti"])
+        with airflow_errors(retry=self._is_retry(context)):
+            access = RunStoreHook(self.aws_conn_id).get_access()
+            job = requested_job(self)
+            target = self._open_target()
+            planned = runner.plan(job, log=self._say)
+            secrets = resolve_secrets(planned.job.secrets)
+            self._stop_if_unwanted()
+            handle = runner.submit(
+                planned,
+                target,
+                job_id=identity.job_id(context["ti"]),
+                generation=identity.generation(context["ti"], self.retries),
+                access=access,
+                secrets=secrets,
+                log=self._say,
+                requested=requested,
+                check_store=True,
+            )
+            self.launched = handle
+            self._stop_if_unwanted()
+            self._announce(context, handle, access)
+            return self._wait(context, handle, target, access)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Turn the trigger's event into the task's end; wait here if the trigger could not see the job."""
+        self._task_key = TaskKey.of(context["ti"])
+        self.launched = handle = event_handle(event)
+        with airflow_errors(retry=self._is_retry(context)):
+            target = self._open_target()
+            if "unreachable" in event:
+                self.log.warning(
+                    "waiting in the worker, the triggerer can't see run %s: %s", handle.job_id, event["unreachable"]
+                )
+                event = self._follow(handle, target)
+            return self._end(context, handle, target, event)
+
+    def on_kill(self) -> None:
+        """End the job if Airflow has given the task up; a worker that is drained gets here with no person behind it."""
+        if self._task_key is None:
+            return
+        if still_wanted(self._task_key):
+            self.log.warning("the run is left as it is: airflow still counts on the task; the next try re-attaches")
+            return
+        self._unwanted = True
+        self._cancel("its airflow task was ended")
+
+    def _open_target(self) -> ComputeTarget:
+        self._target = ComputeHook(requested_target(self)).get_target()
+        return self._target
+
+    def _announce(self, context: Context, handle: JobHandle, access: StoreAccess) -> None:
+        """Make the run known while it is running: its reference, and the button to its outputs."""
+        context["ti"].xcom_push(key=RUN_KEY, value=self._reference(handle))
+        url = outputs_url(store=handle.store, run=handle.job_id, generation=handle.generation, endpoint=access.endpoint_url)
+        OutputsLink().persist(context, url)
+        self.log.info("run %s generation %s attempt %s: %s", handle.job_id, handle.generation, handle.attempt, handle.found)
+
+    def _reference(self, handle: JobHandle) -> dict[str, Any]:
+        """Give the small data by which other tasks find the run."""
+        known = {"run": handle.job_id, "generation": handle.generation, "attempt": handle.attempt, "store": handle.store}
+        return {"version": 1, **known, "compute_target": requested_target(self), "aws_conn_id": self.aws_conn_id}
+
+    def _wait(self, context: Context, handle: JobHandle, target: ComputeTarget, access: StoreAccess) -> dict[str, Any]:
+        if handle.found == "completed":
+            self.log.info("run %s had completed before this try: its result is taken, nothing was trained", handle.job_id)
+            return self._complete(context, handle, runner.stored_outcome(handle, access))
+        if self.deferrable:
+            self.defer(trigger=self._trigger(handle), method_name="execute_complete", timeout=None)
+        return self._end(context, handle, target, self._follow(handle, target))
+
+    def _trigger(self, handle: JobHandle) -> TrainingTrigger:
+        assert self._task_key is not None
+        return TrainingTrigger(handle=to_data(handle), compute_target=requested_target(self), task=self._task_key.to_data())
+
+    def _follow(self, handle: JobHandle, target: ComputeTarget) -> dict[str, Any]:
+        """Wait in the worker, by the trigger's own code."""
+        try:
+            event: dict[str, Any] = first_event(self._trigger(handle).follow(target))
+            return event
+        except AirflowTaskTimeout:
+            self._cancel("execution_timeout passed")
+            raise
+
+    def _end(self, context: Context, handle: JobHandle, target: ComputeTarget, event: Mapping[str, Any]) -> dict[str, Any]:
+        if "unreachable" in event:
+            raise AirflowException(f"run {handle.job_id} can't be seen from this worker: {event['unreachable']}")
+        ended = from_data(runner.Outcome, event["outcome"])
+        if ended.state is RunState.CANCELED:
+            self._cancel("making sure that nothing of it is left")
+        self._task_key = None  # it has ended: nothing is left for on_kill
+        error = outcome.failure(ended, retry=self._is_retry(context))
+        if error is not None:
+            raise error
+        return self._complete(context, handle, ended)
+
+    def _complete(self, context: Context, handle: JobHandle, ended: runner.Outcome) -> dict[str, Any]:
+        result = outcome.result(ended, self._reference(handle))
+        extra = {name: result[name] for name in ("run", "metrics", "uri", "digest")}
+        outcome.emit(context, self.outlets, extra)
+        return result
+
+    def _cancel(self, reason: str) -> None:
+        if self._target is None or self.launched is None:
+            return
+        hit = runner.cancel(self._target, self.launched, self.launched.generation, reason)
+        self.log.warning("run %s generation %s: %s", self.launched.job_id, self.launched.generation, describe_cancel(hit))
+
+    def _stop_if_unwanted(self) -> None:
+        """Stop here if on_kill came while there was nothing to cancel yet, or in the middle of the launch."""
+        if self._unwanted:
+            self._cancel("its airflow task was ended while it was launched")
+            raise AirflowException("the task was ended in airflow while its job was being launched")
+
+    def _is_retry(self, context: Context) -> bool:
+        return identity.is_retry(context["ti"], self.retries)
+
+    def _say(self, line: str) -> None:
+        self.log.info("%s", line)

@@ -1,0 +1,84 @@
+"""What Airflow learns of this provider without importing it: connection type and form, extra links, configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster import __version__
+
+INTEGRATION = "Muster"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Give the provider's description, as Airflow's entry point ``apache_airflow_provider`` wants it."""
+    return {
+        "package-name": "airflow-provider-muster",
+        "name": INTEGRATION,
+        "description": "Trains models on many nodes: deferrable, resumable, exactly once, with live logs.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": INTEGRATION,
+                "external-doc-url": "https://pypi.org/project/airflow-provider-muster/",
+                "tags": ["software"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": INTEGRATION,
+                "python-modules": [f"muster.operators.{module}" for module in ("train", "pytorch", "register")],
+            }
+        ],
+        "hooks": [{"integration-name": INTEGRATION, "python-modules": ["muster.hooks.compute", "muster.hooks.store"]}],
+        "triggers": [{"integration-name": INTEGRATION, "python-modules": ["muster.triggers.training"]}],
+        "connection-types": [_connection_type()],
+        "extra-links": ["muster.links.outputs.OutputsLink"],
+        "config": {"muster": {"description": "Settings of the Muster provider.", "options": _options()}},
+    }
+
+
+def _connection_type() -> dict[str, Any]:
+    return {
+        "connection-type": "muster",
+        "hook-class-name": "muster.hooks.compute.ComputeHook",
+        "hook-name": "Muster",
+        "ui-field-behaviour": {
+            "hidden-fields": ["host", "port", "schema", "login", "password", "extra"],
+            "relabeling": {},
+            "placeholders": {},
+        },
+        "conn-fields": {
+            "target": {
+                "label": "Target",
+                "description": "Where jobs run: local is the machine of the Airflow worker.",
+                "schema": {"type": "string", "enum": ["local"], "default": "local"},
+            },
+            "root": {
+                "label": "Root folder",
+                "description": "Folder for jobs and environments on the target; absolute. Empty: a folder in the user's cache.",
+                "schema": {"type": ["string", "null"]},
+            },
+        },
+    }
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "deployment_id": _option(
+            "What tells this Airflow from others that train on the same targets. Part of every run's id, so changing it while "
+            "jobs are running cuts them off from their tasks. Empty: a digest of the address of the execution API server.",
+        ),
+        "store": _option(
+            "Run store of train operators that name none, as s3://bucket/prefix.",
+            example="s3://models/muster",
+        ),
+        "outputs_url_template": _option(
+            "Address behind the button 'Run outputs', with {endpoint}, {bucket}, {prefix}, {run} and {generation}. Empty: the "
+            "store's own endpoint, or the console of AWS.",
+            example="https://browser.example.com/{bucket}/{prefix}",
+        ),
+    }
+
+
+def _option(description: str, example: str | None = None) -> dict[str, Any]:
+    return {"description": description, "version_added": "0.1.0", "type": "string", "example": example, "default": ""}

@@ -1,0 +1,203 @@
+"""StoreRegistry: models in the run store itself, with nothing to install; versions count up by conditional writes.
+
+A version object is the truth; a digest object beside it says which version a manifest has. Whoever creates version n + 1
+first sees to it that version n has its digest object. So at most the newest version can lack one, whoever was cut off where,
+and a manifest is known to be new once the newest version was looked at and then, in this order, no digest object was found.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from muster.core import layout
+from muster.core.codec import from_data, to_data
+from muster.core.errors import RequestError
+from muster.core.manifest import Manifest
+from muster.core.model import ModelVersion
+from muster.registry.contract import LATEST, check_alias, check_name
+from muster.store.errors import Conflict, Missing
+from muster.store.run_store import RunStore
+
+REGISTRY_VERSION = 1
+READS_AT_ONCE = 8
+LABEL_TRIES = 50
+
+
+class StoreRegistry:
+    """Models of one run store."""
+
+    def __init__(self, run_store: RunStore) -> None:
+        self._store = run_store
+
+    def register(
+        self,
+        manifest: Manifest,
+        name: str,
+        *,
+        path: str = "outputs",
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> ModelVersion:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        check_name(name)
+        kept = manifest.metrics if metrics is None else metrics
+        wanted = ModelVersion(
+            name=name,
+            version=0,
+            uri=f"{manifest.uri}/{_existing(manifest, path)}",
+            run=manifest.run,
+            manifest=manifest.digest(),
+            path=path.strip("/"),
+            metrics={key: float(value) for key, value in (kept or {}).items()},
+            tags=dict(tags or {}),
+            created=time.time(),
+        )
+        number = self._known(wanted) or self._number(wanted)
+        return self.get(name, number)
+
+    def get(self, name: str, version: int | str | None = None) -> ModelVersion:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        check_name(name)
+        labels = self._labels(name)[0]
+        if version is None or version == LATEST:
+            number = self._newest(name)
+        elif isinstance(version, int) or version.isdigit():
+            number = int(version)
+        else:
+            number = self._aliased(name, version, labels)
+        found = self._read(name, number)
+        if found is None:
+            raise self._no_version(name, f"version {number}")
+        return _labelled(found, labels)
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        numbers = self._numbers(check_name(name))
+        if not numbers:
+            raise self._no_model(name)
+        labels = self._labels(name)[0]
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            found = pool.map(lambda number: self._read(name, number), numbers)
+            return [_labelled(version, labels) for version in found if version is not None]
+
+    def names(self) -> list[str]:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        return sorted(key.rstrip("/").rpartition("/")[2] for key in self._store.bucket.keys(layout.MODELS, folders=True))
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        check_alias(alias)
+        self.get(name, version)
+        self._change_labels(name, lambda labels: labels["aliases"].update({alias: version}))
+
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """See :class:`muster.registry.contract.ModelRegistry`."""
+        self.get(name, version)
+        self._change_labels(name, lambda labels: labels["tags"].setdefault(str(version), {}).update(tags))
+
+    # -- numbering
+
+    def _known(self, wanted: ModelVersion) -> int:
+        """Give the version that the manifest's digest object names; 0 if there is none."""
+        found = self._store.bucket.get_json(layout.model_digest(wanted.name, wanted.manifest))
+        return int(found[0]["version"]) if found else 0
+
+    def _number(self, wanted: ModelVersion) -> int:
+        """Create the next version, or find that the manifest has one."""
+        last = max(self._numbers(wanted.name), default=0)
+        while True:
+            newest = self._read(wanted.name, last) if last else None
+            if newest is not None:
+                self._write_digest(newest)
+                if newest.manifest == wanted.manifest:
+                    return newest.version
+            known = self._known(wanted)
+            if known:
+                return known
+            if self._create(replace(wanted, version=last + 1)):
+                return last + 1
+            last += 1  # someone else was first with it: it is the newest now
+
+    def _create(self, version: ModelVersion) -> bool:
+        document = {"layout": REGISTRY_VERSION, **to_data(version)}
+        try:
+            self._store.bucket.put_json(layout.model_version(version.name, version.version), document, if_absent=True)
+        except Conflict:
+            return False
+        self._write_digest(version)
+        return True
+
+    def _write_digest(self, version: ModelVersion) -> None:
+        document = {"layout": REGISTRY_VERSION, "version": version.version}
+        try:
+            self._store.bucket.put_json(layout.model_digest(version.name, version.manifest), document, if_absent=True)
+        except Conflict:
+            pass  # it is there, and says the same
+
+    # -- reading
+
+    def _numbers(self, name: str) -> list[int]:
+        keys = self._store.bucket.keys(layout.model_versions(name))
+        return [int(key.rpartition("/")[2].removesuffix(".json")) for key in keys]
+
+    def _newest(self, name: str) -> int:
+        numbers = self._numbers(name)
+        if not numbers:
+            raise self._no_model(name)
+        return numbers[-1]
+
+    def _read(self, name: str, number: int) -> ModelVersion | None:
+        found = self._store.bucket.get_json(layout.model_version(name, number))
+        return None if found is None else from_data(ModelVersion, found[0])
+
+    def _aliased(self, name: str, alias: str, labels: dict[str, Any]) -> int:
+        if alias not in labels["aliases"]:
+            raise self._no_version(name, f"alias {alias!r} (aliases: {', '.join(sorted(labels['aliases'])) or 'none'})")
+        return int(labels["aliases"][alias])
+
+    def _no_version(self, name: str, what: str) -> RequestError:
+        numbers = self._numbers(name)
+        if not numbers:
+            return self._no_model(name)
+        return RequestError(f"model {name!r} has no {what}; its newest version is {numbers[-1]}")
+
+    def _no_model(self, name: str) -> RequestError:
+        return RequestError(
+            f"there is no model {name!r} in store {self._store.uri}; there are: {', '.join(self.names()) or 'none'}"
+        )
+
+    # -- labels
+
+    def _labels(self, name: str) -> tuple[dict[str, Any], str]:
+        found = self._store.bucket.get_json(layout.model_labels(name))
+        return found if found else ({"layout": REGISTRY_VERSION, "aliases": {}, "tags": {}}, "")
+
+    def _change_labels(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        for _ in range(LABEL_TRIES):
+            labels, etag = self._labels(name)
+            change(labels)
+            try:
+                self._store.bucket.put_json(layout.model_labels(name), labels, if_match=etag, if_absent=not etag)
+                return
+            except (Conflict, Missing):
+                time.sleep(random.uniform(0.0, 0.1))
+        raise Conflict(f"store {self._store.uri}: the labels of model {name!r} are changed by others all the time; try again")
+
+
+def _labelled(version: ModelVersion, labels: dict[str, Any]) -> ModelVersion:
+    aliases = tuple(sorted(alias for alias, number in labels["aliases"].items() if number == version.version))
+    return replace(version, aliases=aliases, tags={**version.tags, **labels["tags"].get(str(version.version), {})})
+
+
+def _existing(manifest: Manifest, path: str) -> str:
+    """Give the path below which the model's files lie, without slashes at its ends."""
+    plain = path.strip("/")
+    if not any(file.path == plain or file.path.startswith(plain + "/") for file in manifest.files):
+        there = [file.path for file in manifest.files]
+        raise RequestError(f"run {manifest.run} has no file below {path!r} to register as a model; it has {there}")
+    return plain

@@ -1,0 +1,112 @@
+"""TrainingTrigger: follows a run to its end for an Airflow task, deferred in a triggerer or inline in a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from muster import runner
+from muster.core import event as kinds
+from muster.core.codec import from_data, to_data
+from muster.core.errors import UnknownRun
+from muster.core.event import Event
+from muster.core.handle import JobHandle
+from muster.hooks.compute import ComputeHook
+from muster.targets.contract import ComputeTarget
+from muster.triggers.excerpt import Excerpt, Line
+from muster.triggers.standing import TaskKey, still_wanted
+
+
+class TrainingTrigger(BaseTrigger):
+    """
+    Shows rank 0 and every error in the task log, and fires once, with how the run ended.
+
+    The event is ``{"handle": …, "outcome": …}``, or ``{"handle": …, "unreachable": reason}`` when the job can't be seen from
+    here (a target that lives on another machine than this triggerer).
+
+    :param handle: the job, as the data of a :class:`~muster.core.handle.JobHandle`
+    :param compute_target: connection id, plain configuration, or None for this machine
+    :param task: the task instance it runs for: ``dag_id``, ``run_id``, ``task_id``, ``map_index``
+    """
+
+    def __init__(
+        self, *, handle: dict[str, Any], compute_target: str | dict[str, Any] | None, task: dict[str, Any], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.handle = handle
+        self.compute_target = compute_target
+        self.task_key = task
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Give the class path and the arguments: plain data, connection ids, no secret."""
+        arguments = {"handle": self.handle, "compute_target": self.compute_target, "task": self.task_key}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Follow the run from its first line, and fire when it has ended."""
+        target = await self._open_target()
+        async for event in self.follow(target):
+            yield event
+
+    async def follow(self, target: ComputeTarget) -> AsyncIterator[TriggerEvent]:
+        """Do it over an open target."""
+        handle = self._handle()
+        try:
+            await asyncio.to_thread(target.find, handle.job_id)
+        except UnknownRun as unknown:
+            yield self._event(unreachable=str(unknown))
+            return
+        async for end in self._watch(target, handle):
+            outcome = runner.Outcome.from_event(handle, end)
+            yield self._event(outcome=to_data(outcome))
+            return
+
+    async def on_kill(self) -> None:
+        """End the job if Airflow has given its task up; a triggerer that was paused gets here with no person behind it."""
+        handle = self._handle()
+        if await sync_to_async(still_wanted)(TaskKey(**self.task_key)):
+            self.log.warning(
+                "run %s is left running: airflow still counts on its task; the next try re-attaches", handle.job_id
+            )
+            return
+        target = await self._open_target()
+        reason = "its airflow task was ended while deferred"
+        hit = await asyncio.to_thread(runner.cancel, target, handle, handle.generation, reason)
+        self.log.warning("run %s generation %s: %s", handle.job_id, handle.generation, describe_cancel(hit))
+
+    def _event(self, **payload: Any) -> TriggerEvent:
+        return TriggerEvent({"handle": self.handle, **payload})  # type: ignore[no-untyped-call]
+
+    def _handle(self) -> JobHandle:
+        return from_data(JobHandle, self.handle)
+
+    async def _open_target(self) -> ComputeTarget:
+        return await sync_to_async(ComputeHook(self.compute_target).get_target)()
+
+    async def _watch(self, target: ComputeTarget, handle: JobHandle) -> AsyncIterator[Event]:
+        """Log what is to be seen of the run; yield its last event."""
+        excerpt = Excerpt(handle.job_id)
+        async for _, event in runner.watch(target, handle):
+            self._show(excerpt.lines(event))
+            if event.kind == kinds.END:
+                self._show(excerpt.rest())
+                yield event
+                return
+
+    def _show(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self.log.log(line.level, "%s", line.text)
+
+
+def describe_cancel(hit: bool) -> str:
+    """Say in words what a cancel met."""
+    return "cancelled" if hit else "nothing to cancel: it has ended, or a newer generation owns it"
+
+
+def event_handle(event: Mapping[str, Any]) -> JobHandle:
+    """Read the handle from a fired event's payload."""
+    return from_data(JobHandle, event["handle"])

@@ -1,0 +1,84 @@
+"""Child processes of a script, each with its own process group: started with a log file, ended whole, never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def running(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command beside us, what it says going to ``log``; its whole process group is ended on the way out."""
+    child = start(argv, log, env, cwd)
+    try:
+        yield child
+    finally:
+        end_group(child)
+
+
+def start(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that Ctrl-C reaches us first; it gets TERM should we be killed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),  # noqa: PLW1509 - one call, no lock
+        )
+
+
+def run(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> int:
+    """Run a command to its end and give its exit code (``-signal`` if it was killed)."""
+    with running(argv, log, env, cwd) as child:
+        return child.wait()
+
+
+def end_group(child: subprocess.Popen[bytes], grace: float = 15.0) -> None:
+    """End a child with its whole group: TERM, ``grace`` seconds, KILL; returns when none is left."""
+    _signal_group(child.pid, signal.SIGTERM)
+    if not wait_until(lambda: _is_gone(child), grace):
+        _signal_group(child.pid, signal.SIGKILL)
+        wait_until(lambda: _is_gone(child), grace)
+
+
+def wait_until(condition: Callable[[], bool], limit: float, every: float = 0.1) -> bool:
+    """Say whether a condition came true within ``limit`` seconds."""
+    give_up = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(every)
+    return True
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """Give the last lines of a log, for an error message."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _is_gone(child: subprocess.Popen[bytes]) -> bool:
+    child.poll()
+    return not _signal_group(child.pid, 0)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

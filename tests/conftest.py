@@ -1,0 +1,26 @@
+"""Fixtures for every test: a real S3-compatible server, and a fresh store on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from store_server import Store, StoreServer
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """Give a running server; a test that stops it must start it again."""
+    server = StoreServer(tmp_path_factory.mktemp("weed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def store(store_server: StoreServer) -> Store:
+    """Give an empty store of the test's own."""
+    return Store(uri=store_server.fresh_uri(), access=store_server.access, server=store_server)

@@ -1,0 +1,175 @@
+"""A real S3-compatible server for tests: SeaweedFS on loopback, with keys, that can be stopped and started again."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muster.core.access import StoreAccess
+from muster.store.run_store import RunStore
+
+START_LIMIT = 60.0
+STOP_LIMIT = 15.0
+GRPC_OFFSET = 10_000  # every port P of SeaweedFS also opens P + 10,000
+SERVICES = ("s3", "master", "volume", "filer", "admin")
+PR_SET_PDEATHSIG = 1
+
+
+def wait_until(condition: Callable[[], object], limit: float = 20.0, every: float = 0.02, what: str = "") -> None:
+    """Return once a condition is true.
+
+    :raises AssertionError: it was not within ``limit`` seconds.
+    """
+    give_up = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {limit} s: {what or condition}"
+        time.sleep(every)
+
+
+@dataclass
+class StoreServer:
+    """``weed mini`` in a process group of its own; data, keys and ports stay the same over ``stop()`` and ``start()``."""
+
+    folder: Path
+    bucket: str = "muster-tests"
+    access_key: str = "test-access-key"
+    secret_key: str = field(default="test-secret-key", repr=False)
+    ports: list[int] = field(default_factory=lambda: free_ports(len(SERVICES)))
+    _child: subprocess.Popen[bytes] | None = None
+    _prefixes: itertools.count[int] = field(default_factory=itertools.count)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def access(self) -> StoreAccess:
+        return StoreAccess(endpoint_url=self.endpoint, access_key=self.access_key, secret_key=self.secret_key)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The standard variables that give access to this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def fresh_uri(self) -> str:
+        """Give a store of its own, empty."""
+        return f"s3://{self.bucket}/test-{os.getpid()}-{next(self._prefixes)}"
+
+    def start(self) -> None:
+        """Start the server, unless it runs, and wait until it takes objects."""
+        if self._child is not None:
+            return
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                self._argv(),
+                env={**os.environ, "AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509: so that a killed test run leaves no server
+            )
+        wait_until(self._is_ready, START_LIMIT, 0.1, f"SeaweedFS is up; its log is {self.log}")
+
+    def stop(self) -> None:
+        """End the server at once, with its whole group; its data stays."""
+        if self._child is None:
+            return
+        child, self._child = self._child, None
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait(STOP_LIMIT)
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self.folder / "weed.log"
+
+    def _argv(self) -> list[str]:
+        weed = str(Path(sys.executable).with_name("weed"))
+        return [
+            *(weed, "mini", f"-dir={self.folder / 'data'}", f"-bucket={self.bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-{service}.port={port}" for service, port in zip(SERVICES, self.ports, strict=True)),
+            *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
+        ]
+
+    def _is_ready(self) -> bool:
+        assert self._child is not None
+        assert self._child.poll() is None, f"SeaweedFS ended with {self._child.returncode}; its log is {self.log}"
+        return _answers(self.endpoint) and _is_usable(RunStore(f"s3://{self.bucket}/ready", self.access))
+
+
+@dataclass(frozen=True)
+class Store:
+    """A fresh store for one test."""
+
+    uri: str
+    access: StoreAccess
+    server: StoreServer
+
+    def open(self) -> RunStore:
+        return RunStore(self.uri, self.access)
+
+
+def free_ports(count: int) -> list[int]:
+    """Give ports that are free together with their gRPC twins."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        urllib.request.urlopen(endpoint, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _is_usable(store: RunStore) -> bool:
+    from muster.core.errors import MusterError
+
+    try:
+        store.check()
+    except MusterError:
+        return False
+    return True
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

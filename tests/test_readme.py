@@ -1,0 +1,95 @@
+"""The documents: the README's DAG loads, commands and files that they name are there, its figures are those last measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import readme_figures
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob("docs/**/*.md")),
+]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def text_of(document: str) -> str:
+    return (REPOSITORY / document).read_text(encoding="utf-8")
+
+
+def test_the_dag_of_the_readme_loads() -> None:
+    (source,) = blocks("python")
+    assert len([line for line in source.splitlines() if line.strip()]) <= 20
+    names: dict[str, Any] = {"__file__": str(REPOSITORY / "dags" / "readme.py")}
+    exec(compile(source, "README.md", "exec"), names)
+    train = names["train"]
+    assert {task.task_id for task in train.dag.tasks} == {"train", "register"}
+    assert train.downstream_task_ids == {"register"}
+    assert (train.node_count, train.distributed_backend) == (2, "gloo")
+    assert (REPOSITORY / "dags" / train.source_directory / train.entry_script).is_file()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_that_is_named_exists(document: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text_of(document), flags=re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+def test_help_tells_every_target() -> None:
+    makefile = text_of("Makefile")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    assert targets == set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+def test_every_muster_command_of_the_readme_is_understood() -> None:
+    from muster.cli import _parser
+
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("muster ")]
+    commands = {_parser().parse_args(shlex.split(line, comments=True)[1:]).command for line in lines}
+    assert commands >= {"run", "ls", "show", "logs", "cancel", "download"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_is_linked_exists(document: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(document))
+    folder = (REPOSITORY / document).parent
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_structure_and_package_agree() -> None:
+    package = REPOSITORY / "provider" / "muster"
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
+    named = set(re.findall(r"`([a-z_]+(?:/|/[a-z_]+\.py|\.py))`", text_of("docs/structure.md")))
+    assert folders | modules <= named
+    assert sorted(name for name in named if not any((root / name).exists() for root in (package, REPOSITORY))) == []
+
+
+def test_every_decision_says_what_violates_it() -> None:
+    for path in (REPOSITORY / "docs" / "adr").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        parts = ("**Context.**", "**Decision.**", "**Consequences.**", "**A change violates this when**")
+        assert [part for part in parts if part not in text] == [], path.name
+
+
+def test_figures_of_the_readme_are_those_measured() -> None:
+    for bench in re.findall(r"<!-- bench:(\w+) -->", README):
+        path = readme_figures.results(bench)
+        if path.exists():
+            table = readme_figures.render(json.loads(path.read_text(encoding="utf-8")))
+            assert readme_figures.with_table(README, bench, table) == README, f"run scripts/readme_figures.py {bench}"
