@@ -94,7 +94,7 @@ class _Launch:
         mark, died = self._new_death()
         job = self._two_nodes("teardown", source_directory=str(JOBS), entry_script="dying.py", arguments=[str(died), mark])
         with subprocess.Popen(self.ours.argv("run", str(job)), env=self.ours.environ(), **_QUIET) as process:
-            seconds = _gone_after(died, lambda: processes.marked("BENCH_RANK", mark) or processes.marked("BENCH_STRAY", mark))
+            seconds = _gone_after(died, lambda: [*_ranks(mark), *_strays(mark)], mark)
             process.wait(timeout=120)
         if process.returncode != 1:
             raise BenchError(f"a run whose rank was killed ended with {process.returncode}")
@@ -105,10 +105,10 @@ class _Launch:
         argv = self.peers.mpirun_argv([self.peers.python, str(JOBS / "dying.py"), str(died), mark])
         with subprocess.Popen(argv, env=self.peers.environ(), cwd=self.peers.work, **_QUIET) as process:
             try:
-                seconds = _gone_after(died, lambda: processes.marked("BENCH_RANK", mark))
+                seconds = _gone_after(died, lambda: _ranks(mark), mark)
                 process.wait(timeout=120)
             finally:
-                processes.kill(processes.marked("BENCH_STRAY", mark))
+                processes.kill(_strays(mark))
         return seconds
 
     def _new_death(self) -> tuple[str, Path]:
@@ -169,8 +169,17 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
     return seconds
 
 
-def _gone_after(died: Path, left: Callable[[], object]) -> float:
+def _ranks(mark: str) -> list[int]:
+    return processes.marked("BENCH_RANK", mark)
+
+
+def _strays(mark: str) -> list[int]:
+    return processes.marked("BENCH_STRAY", mark)
+
+
+def _gone_after(died: Path, left: Callable[[], object], mark: str) -> float:
     """Give the seconds from a rank's death, as it wrote it down itself, until nothing is left."""
+    processes.wait_for(lambda: len(_ranks(mark)) == 2 and len(_strays(mark)) == 2, "two ranks and their children")
     processes.wait_for(died.exists, "the death of a rank")
     processes.wait_for(lambda: not left(), "the end of what a dead rank's job had started")
     return time.time() - float(died.read_text(encoding="ascii"))

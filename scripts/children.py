@@ -12,19 +12,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+KILL_LIMIT = 10.0  # seconds for the kernel to do it
+
+
+Child = subprocess.Popen[bytes]
 
 
 @contextmanager
-def running(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(argv: list[str], log: Path, env: Mapping[str, str], grace: float = 15.0) -> Iterator[Child]:
     """Run a command beside us, what it says going to ``log``; its whole process group is ended on the way out."""
-    child = start(argv, log, env, cwd)
+    with ending(grace) as family:
+        family.append(start(argv, log, env))
+        yield family[0]
+
+
+@contextmanager
+def ending(grace: float = 15.0) -> Iterator[list[Child]]:
+    """Give a list for children; on the way out the groups of all of them are ended: TERM, ``grace`` seconds, KILL."""
+    family: list[Child] = []
     try:
-        yield child
+        yield family
     finally:
-        end_group(child)
+        _signal_all(family, signal.SIGTERM)
+        if not wait_until(lambda: _are_gone(family), grace):
+            _signal_all(family, signal.SIGKILL)
+            wait_until(lambda: _are_gone(family), KILL_LIMIT)
 
 
-def start(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> subprocess.Popen[bytes]:
+def start(argv: list[str], log: Path, env: Mapping[str, str]) -> Child:
     """Start a command in a session of its own, so that Ctrl-C reaches us first; it gets TERM should we be killed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     libc = ctypes.CDLL(None)
@@ -32,7 +47,6 @@ def start(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None =
         return subprocess.Popen(
             argv,
             env=dict(env),
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -41,18 +55,10 @@ def start(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None =
         )
 
 
-def run(argv: list[str], log: Path, env: Mapping[str, str], cwd: Path | None = None) -> int:
+def run(argv: list[str], log: Path, env: Mapping[str, str]) -> int:
     """Run a command to its end and give its exit code (``-signal`` if it was killed)."""
-    with running(argv, log, env, cwd) as child:
+    with running(argv, log, env) as child:
         return child.wait()
-
-
-def end_group(child: subprocess.Popen[bytes], grace: float = 15.0) -> None:
-    """End a child with its whole group: TERM, ``grace`` seconds, KILL; returns when none is left."""
-    _signal_group(child.pid, signal.SIGTERM)
-    if not wait_until(lambda: _is_gone(child), grace):
-        _signal_group(child.pid, signal.SIGKILL)
-        wait_until(lambda: _is_gone(child), grace)
 
 
 def wait_until(condition: Callable[[], bool], limit: float, every: float = 0.1) -> bool:
@@ -71,9 +77,15 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _is_gone(child: subprocess.Popen[bytes]) -> bool:
-    child.poll()
-    return not _signal_group(child.pid, 0)
+def _are_gone(family: list[Child]) -> bool:
+    for child in family:
+        child.poll()
+    return not any([_signal_group(child.pid, 0) for child in family])
+
+
+def _signal_all(family: list[Child], number: int) -> None:
+    for child in family:
+        _signal_group(child.pid, number)
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -6,6 +6,7 @@ What happens is told on stderr; the last line of stdout is one JSON object. Ever
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import demo_airflow
 import seaweedfs
@@ -34,6 +35,7 @@ STORE = f"s3://{BUCKET}/demo"
 DAG_ID = "train_digits"
 MODEL = "digits"
 GOOD_ENOUGH = 0.95
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_LINE = re.compile(r"\S+Z \[(?P<level>\w+) *\] (?P<text>.*?) \[(?P<logger>[\w.]+)\](?: |$)")
 
 
@@ -46,10 +48,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ui", action="store_true", help="run Airflow's components and keep its UI up until Ctrl-C")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
     try:
-        demo(arguments.ui)
+        with only_one():
+            demo(arguments.ui)
     except KeyboardInterrupt:
         say("stopped; nothing of it is left running")
         return 130
@@ -57,6 +60,25 @@ def main() -> int:
         say(f"failed: {error}")
         return 1
     return 0
+
+
+def stop(number: int, frame: object) -> NoReturn:
+    """Unwind to the end of all that was started; a second Ctrl-C must not cut that short."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Hold the demo's folder: two demos on one database would end each other's tasks."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoFailed(f"another demo is using {HOME}; end that one first") from None
+        yield
 
 
 def demo(with_ui: bool) -> None:
@@ -123,7 +145,7 @@ def evaluate(access: StoreAccess, model: ModelVersion) -> float:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise DemoFailed(f"{script.name} --evaluate failed with {done.returncode}:\n{done.stderr}")
-    return float(json.loads(done.stdout)["accuracy"])
+    return round(float(json.loads(done.stdout)["accuracy"]), 4)
 
 
 def versions(access: StoreAccess) -> list[ModelVersion]:
@@ -160,7 +182,6 @@ def own_keys() -> dict[str, str]:
     """Give the demo's secrets, made once and kept in a private file."""
     path = HOME / "keys.json"
     if not path.exists():
-        HOME.mkdir(parents=True, exist_ok=True)
         names = ("access", "secret", "jwt", "password")
         keys = {name: secrets.token_hex(12) for name in names}
         keys["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ COMPONENTS = {  # the log servers would listen on all interfaces; on one machine
 HEALTHY_LIMIT = 300.0
 PARSED_LIMIT = 180.0
 RUN_LIMIT = 3600.0
+TASK_GRACE = 1.0  # a train task that gets TERM while Airflow still wants it goes on, as its job does
 FOREIGN = ("AIRFLOW", "AWS_", "MUSTER_")  # of the caller's own Airflow and stores: not the demo's business
 USER = "admin"
 
@@ -59,7 +60,7 @@ class Airflow:
         """Run a DAG once in one process, with all its tasks and triggers; ``on_line`` is given what they say."""
         log = self.log(time.strftime(f"{dag_id}-%Y%m%d-%H%M%S"))
         argv = [sys.executable, str(Path(__file__).with_name("run_dag.py")), str(dag_file), dag_id]
-        with children.running(argv, log, self.env) as child:
+        with children.running(argv, log, self.env, grace=TASK_GRACE) as child:
             offset = 0
             while child.poll() is None:
                 offset = _follow(log, offset, on_line)
@@ -101,11 +102,9 @@ def make(home: Path, dags: Path, port: int, keys: Mapping[str, str], own: Mappin
 @contextmanager
 def ui(airflow: Airflow, password: str) -> Iterator[Api]:
     """Run Airflow's components for as long as the context lasts; gives its API once all of them are healthy."""
-    with ExitStack() as stack:
-        running = [
-            stack.enter_context(children.running(_airflow(name, *options), airflow.log(name), airflow.env))
-            for name, options in COMPONENTS.items()
-        ]
+    with children.ending() as running:
+        for name, options in COMPONENTS.items():
+            running.append(children.start(_airflow(name, *options), airflow.log(name), airflow.env))
 
         def check() -> None:
             for name, child in zip(COMPONENTS, running, strict=True):

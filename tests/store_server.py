@@ -85,7 +85,7 @@ class StoreServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509: so that a killed test run leaves no server
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - a killed test run leaves no server
             )
         wait_until(self._is_ready, START_LIMIT, 0.1, f"SeaweedFS is up; its log is {self.log}")
 

@@ -12,9 +12,9 @@ original = train.train_epoch
 
 
 @functools.wraps(original)
-def train_epoch(*arguments):
+def train_epoch(*arguments, **named):
     began.append(time.perf_counter())
-    return original(*arguments)
+    return original(*arguments, **named)
 
 
 train.train_epoch = train_epoch

@@ -1,4 +1,4 @@
-"""Airflow for tests: one home in a temporary folder, set before airflow is first imported, shared by all tests of the process."""
+"""Airflow for tests: one home in a temporary folder, set before airflow is first imported, shared by all tests."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def target(tmp_path: Path) -> Iterator[LocalTarget]:
 
 
 @pytest.fixture
-def connections(store: Store, target: LocalTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def connections(
+    store: Store, target: LocalTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Store, LocalTarget]:
     """Put store and target into connections ``test_store`` and ``test_target``."""
     extra = {"endpoint_url": store.access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": store.access.access_key, "password": store.access.secret_key, "extra": extra}
@@ -119,13 +121,13 @@ def connections(store: Store, target: LocalTarget, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
     monkeypatch.setenv("AIRFLOW_CONN_TEST_TARGET", json.dumps(compute))
     monkeypatch.setenv("MUSTER_HOME", str(tmp_path / "home"))
+    return store, target
 
 
 @pytest.fixture
-def air(
-    airflow_db: None, connections: None, store: Store, target: LocalTarget, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Air:
+def air(airflow_db: None, connections: tuple[Store, LocalTarget], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Air:
     """Give Airflow, ready to run DAGs."""
     source = tmp_path / "source"
     source.mkdir()
+    store, target = connections
     return Air(store=store, target=target, source=source, capture=capfd)

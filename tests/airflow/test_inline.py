@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -53,7 +54,7 @@ def test_a_signal_handler_runs_while_waiting_and_the_waiting_goes_on() -> None:
     try:
 
         async def waits_for_the_handler() -> AsyncIterator[TriggerEvent]:
-            signal.raise_signal(signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
             while not told.is_set():
                 await asyncio.sleep(0.01)
             yield TriggerEvent("on we go")

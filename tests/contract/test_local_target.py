@@ -166,11 +166,12 @@ def test_another_plan_is_never_re_attached(lab: Lab) -> None:
 
 def test_a_failed_run_is_retried_from_its_last_committed_checkpoint(lab: Lab) -> None:
     code = (
-        "import os, pathlib, sys\n"
+        "import os, pathlib, sys, time\n"
         "ckpt = pathlib.Path('checkpoints', 'step')\n"
         "print('resumed at', ckpt.read_text() if ckpt.exists() else 0, flush=True)\n"
         "if os.environ['MUSTER_ATTEMPT'] == '1':\n"
-        " if os.environ['MUSTER_RANK'] == '0': ckpt.write_text('7')\n"
+        " if os.environ['MUSTER_RANK'] == '1': time.sleep(600)\n"
+        " ckpt.write_text('7')\n"
         " sys.exit(3)"
     )
     plan = plan_of(code, lab.store.uri)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, Union
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 from muster.core.errors import RequestError
 
-C = TypeVar("C", bound="_Serializable")
+C = TypeVar("C", bound="Configuration")
 
 
-class _Serializable:
-    """Airflow's convention for values that travel, without Airflow."""
+class Configuration:
+    """What the three have in common: Airflow's convention for values that travel, without Airflow."""
 
     __version__: ClassVar[int] = 1
 
@@ -41,7 +42,7 @@ class _Serializable:
 
 
 @dataclass(frozen=True)
-class MpiConfiguration(_Serializable):
+class MpiConfiguration(Configuration):
     """MPI, by its number of processes on each node."""
 
     process_count_per_node: int = 1
@@ -49,7 +50,7 @@ class MpiConfiguration(_Serializable):
 
 
 @dataclass(frozen=True)
-class TensorflowConfiguration(_Serializable):
+class TensorflowConfiguration(Configuration):
     """TensorFlow's workers and parameter servers."""
 
     worker_count: int = 1
@@ -57,7 +58,7 @@ class TensorflowConfiguration(_Serializable):
 
 
 @dataclass(frozen=True)
-class PyTorchConfiguration(_Serializable):
+class PyTorchConfiguration(Configuration):
     """PyTorch; ``process_count`` is the number over all nodes, ``node_count`` if it is None, and a multiple of that."""
 
     communication_backend: str = "Nccl"
@@ -65,10 +66,9 @@ class PyTorchConfiguration(_Serializable):
     node_count: int = 1
 
 
-Configuration = Union[MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration]
-KINDS: dict[str, type[Configuration]] = {
-    kind.__name__: kind for kind in (MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration)
-}
+KINDS: Mapping[str, type[Configuration]] = MappingProxyType(
+    {kind.__name__: kind for kind in (MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration)}
+)
 
 
 def read(name: str, value: Any) -> Configuration:
@@ -76,7 +76,7 @@ def read(name: str, value: Any) -> Configuration:
 
     :raises RequestError: it is of another type.
     """
-    if isinstance(value, tuple(KINDS.values())):
+    if isinstance(value, Configuration) and type(value).__name__ in KINDS:
         return value
     if isinstance(value, Mapping) and value.get("type") in KINDS:
         try:

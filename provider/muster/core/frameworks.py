@@ -11,7 +11,7 @@ from muster.core.errors import RequestError
 
 BACKENDS = ("gloo", "nccl")
 LATER_BACKENDS = ("mpi", "ps")
-_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})(?P<patch>\.[0-9]{1,4})?(?P<local>\+[a-z0-9][a-z0-9.]*)?")
+_VERSION = re.compile(r"(?P<major>[0-9]{1,4})\.(?P<minor>[0-9]{1,4})(?P<patch>\.[0-9]{1,4})?(?P<build>\+[a-z0-9][a-z0-9.]*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Framework:
         match = _VERSION.fullmatch(version)
         if match is None or not self.oldest <= (int(match["major"]), int(match["minor"])) < self.end:
             raise RequestError(f"framework_version {version!r} is not supported for {self.name}; supported: {self._range()}")
-        exact = match["patch"] or match["local"]
+        exact = match["patch"] or match["build"]
         return f"{self.packages[0]}=={version}" if exact else f"{self.packages[0]}=={version}.*"
 
     def _range(self) -> str:

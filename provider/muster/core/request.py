@@ -1,4 +1,4 @@
-"""``training_job``: from the parameters of an operator or a job file to the validated TrainingJob, without a look at any disk."""
+"""``training_job``: from the parameters of an operator or a job file to the validated TrainingJob; no disk is looked at."""
 
 from __future__ import annotations
 

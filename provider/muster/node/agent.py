@@ -20,9 +20,11 @@ from muster.core.verdict import Cause, Verdict
 from muster.node import processes
 from muster.node.assignment import Assignment
 from muster.node.eventlog import EventLog
+from muster.node.guardian import BEAT
 from muster.node.mesh import PeerLost
 from muster.node.syncer import Syncer
 
+BEAT_INTERVAL = 5.0  # seconds between two words to the guardian
 FENCE_INTERVAL = 5.0  # seconds between two looks at the claim
 FOLLOWER_SLACK = 5.0  # seconds that a follower leaves the leader to keep the deadline first
 
@@ -54,6 +56,7 @@ class Agent:
         self._paths = paths
         self._log = log
         self._life = socket.socket(fileno=life_fd)
+        self._life.set_inheritable(False)  # in a rank's hands it would hide our death from the guardian
         self._halt: asyncio.Future[Verdict] | None = None
 
     async def run(self) -> NoReturn:
@@ -91,6 +94,11 @@ class Agent:
         with contextlib.suppress(OSError):
             self._life.send(f"{sync_pid} ".encode())
 
+    def _beat(self) -> None:
+        with contextlib.suppress(OSError):
+            self._life.send(BEAT + b" ")
+        asyncio.get_running_loop().call_later(BEAT_INTERVAL, self._beat)
+
     def _end(self, verdict: Verdict) -> None:
         if self._halt is not None and not self._halt.done():
             self._halt.set_result(verdict)
@@ -107,6 +115,7 @@ class Agent:
         if self._paths.cancel.exists():
             self._on_term()
         self._check_claim()
+        self._beat()
 
     def _on_guardian_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._life.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 from muster.node import processes
 
+BEAT = b"beat"  # what the agent says when it has nothing to say
+SILENCE = 60.0  # seconds without a word after which the agent counts as stuck
 SYNC_LAST_WORDS = 90.0  # seconds the sync process has for its final pass once the agent is gone
 
 
@@ -20,7 +23,6 @@ def main(folder: str) -> int:
     os.chdir(folder)
     processes.become_subreaper()
     ours, agents = socket.socketpair()
-    ours.setblocking(False)
     _write_json("guardian.json", {"pid": os.getpid(), "start": processes.start_time(os.getpid())})
     agents.set_inheritable(True)
     argv = [sys.executable, "-I", "-S", sys.argv[0], "agent", folder, str(agents.fileno())]
@@ -28,8 +30,7 @@ def main(folder: str) -> int:
     agents.close()
     signal.signal(signal.SIGTERM, lambda *_: processes.send([agent], signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = _outlive(agent)
-    sync = _sync_pid(ours)
+    status, sync = _outlive(agent, ours)
     left = processes.kill_descendants(os.getpid(), spare=sync)
     if status != 0:
         _report_death(status, left)
@@ -38,22 +39,23 @@ def main(folder: str) -> int:
     return status
 
 
-def _outlive(agent: int) -> int:
-    """Reap everything that is ours until the agent itself has ended."""
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == agent:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+def _outlive(agent: int, line: socket.socket) -> tuple[int, list[int]]:
+    """Listen to the agent until it is gone; gives its exit status and the sync process it told of.
 
-
-def _sync_pid(ours: socket.socket) -> list[int]:
-    """Give the pid of the sync process, if the agent told that it has one."""
-    try:
-        words = ours.recv(65536).split()
-    except BlockingIOError:
-        return []
-    return [int(word) for word in words]
+    The agent says something every few seconds. One that is silent for long is stopped or stuck, and can't end its ranks: it
+    is killed, so that we can.
+    """
+    sync: list[int] = []
+    while select.select([line], [], [], SILENCE)[0]:
+        words = line.recv(65536).split()
+        if not words:
+            break
+        sync += [int(word) for word in words if word != BEAT]
+    else:
+        processes.send([agent], signal.SIGKILL)
+    _, status = os.waitpid(agent, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return (code if code >= 0 else 128 - code), sync
 
 
 def _report_death(status: int, left: list[int]) -> None:

@@ -43,7 +43,7 @@ class Hashes:
     known: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
     kept: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
 
-    def of(self, file: Path, path: str, status: os.stat_result) -> str:
+    def of(self, file: str, path: str, status: os.stat_result) -> str:
         """Give the hash of a file, read only if its stamp is new.
 
         :raises SourceChanged: it changed meanwhile.
@@ -106,7 +106,7 @@ def _entry(root: str, path: str, item: os.DirEntry[str], hashes: Hashes) -> Entr
     if not stat.S_ISREG(status.st_mode):
         kind = _kind_name(status.st_mode)
         raise RequestError(f"{item.path!r} of the source folder is a {kind}, which can't travel; name it in .amlignore")
-    digest = hashes.of(Path(item.path), path, status)
+    digest = hashes.of(item.path, path, status)
     return Entry(path, FILE, content=digest, size=status.st_size, executable=bool(status.st_mode & stat.S_IXUSR))
 
 
@@ -130,11 +130,11 @@ def _kind_name(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "special file")
 
 
-def _hash(file: Path, stamp: Stamp) -> str:
-    with file.open("rb") as content:
+def _hash(file: str, stamp: Stamp) -> str:
+    with open(file, "rb") as content:
         if stamp_of(os.fstat(content.fileno())) != stamp:
-            raise SourceChanged(str(file))
+            raise SourceChanged(file)
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         if stamp_of(os.fstat(content.fileno())) != stamp:
-            raise SourceChanged(str(file))
+            raise SourceChanged(file)
         return digest

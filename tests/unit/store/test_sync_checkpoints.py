@@ -79,7 +79,7 @@ def test_a_marker_never_names_a_torn_set(node: SyncNode, store: Store) -> None:
     writer.start()
     seen = set()
     try:
-        for _ in range(3):
+        for _ in range(2):
             wait_until(lambda: (pair := _pair(store)) and pair not in seen, 40, 0.2)
             pair = _pair(store)
             assert pair[0] == pair[1]
@@ -126,11 +126,8 @@ def test_restore_gives_the_union_with_the_own_version_first(make_node: MakeNode)
     again = make_node(node=1, attempt=2).start()
     assert again.ask("restore", run="run-1", generation=1, nodes=3) == {"re": "restore", "ok": True, "files": 5}
     shards = {f"checkpoints/shard-{number}": f"{number}".encode() for number in range(3)}
-    assert contents_of(again.paths.checkpoints) == {
-        **shards,
-        "checkpoints/shared": b"of node 1",
-        "checkpoints/deep er/ß": b"deep",
-    }
+    others = {"checkpoints/shared": b"of node 1", "checkpoints/deep er/ß": b"deep"}
+    assert contents_of(again.paths.checkpoints) == {**shards, **others}
     assert (again.paths.checkpoints / "shard-2").stat().st_mtime == 1_000_002
 
 

@@ -94,7 +94,8 @@ def test_killed_and_started_again_at_any_moment_nothing_is_lost_or_doubled(make_
     for turn in range(5):
         write_hostile(node, 60, seed=turn)
         node.start()
-        wait_until(lambda: reader.read() >= 60 * turn + random.randrange(1, 60), 30, 0.05, "some lines are read")
+        some = 60 * turn + random.randrange(1, 60)
+        wait_until(lambda some=some: reader.read() >= some, 30, 0.05, "some lines are read")
         node.kill()
     node.start()
     assert node.ask("finish", patience=20)["ok"]

@@ -43,12 +43,8 @@ def stored(store: Store, file: dict[str, Any]) -> bytes:
 
 def is_right(store: Store, file: dict[str, Any], content: bytes) -> bool:
     digest = hashlib.sha256(content).hexdigest()
-    same = stored(store, file) == content
-    return (
-        same
-        and (file["size"], file["sha256"]) == (len(content), digest)
-        and store.open().bucket.sha256_of(file["key"]) == digest
-    )
+    announced = store.open().bucket.sha256_of(file["key"])
+    return stored(store, file) == content and (file["size"], file["sha256"], announced) == (len(content), digest, digest)
 
 
 def test_any_name_arrives_with_its_content(node: SyncNode, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The sync process answers the agent: check, record, commit, finish; with the store there, away, refusing, and the agent gone."""
+"""The sync process answers the agent: with the store there, away and refusing, and with the agent gone."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_check_names_what_is_wrong_in_one_line_within_seconds(
     began = time.monotonic()
     node = make_node(uri=uri, access=access).start()
     reply = node.ask("check", snapshot="", archive=None)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15
     assert reply["ok"] is False
     assert words in reply["error"]
     assert "\n" not in reply["error"]
@@ -188,7 +188,7 @@ def test_patience_is_kept_while_the_store_is_away(node: SyncNode, outage: Store)
         reply = node.ask(do, **fields)
         assert reply["ok"] is False, do
         assert "can't be reached: connection refused" in reply["error"]
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
     outage.server.start()
     assert node.ask("files", patience=60)["ok"]
     assert node.ask("commit", manifest=to_data(manifest_of(node)), patience=60)["ok"]

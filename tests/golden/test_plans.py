@@ -1,0 +1,78 @@
+"""Plans as reviewed text: the nodes that each launcher lays out for a job. ``MUSTER_UPDATE_GOLDEN=1`` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.core.codec import from_data, to_data
+from muster.core.configurations import PyTorchConfiguration
+from muster.core.plan import NodePlan
+from muster.core.request import training_job
+from muster.launchers import LAUNCHERS
+
+FOLDER = Path(__file__).parent / "plans"
+UPDATE = os.environ.get("MUSTER_UPDATE_GOLDEN") == "1"
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "pytorch-1x1": {"framework": "pytorch", "entry_script": "train.py"},
+    "pytorch-2x2": {
+        "framework": "pytorch",
+        "entry_script": "fit/train.py",
+        "node_count": "2",
+        "process_count_per_node": 2,
+        "distributed_backend": "Gloo",
+        "script_params": {"--lr": 0.1, "--verbose": "", "--note": "a \"b\"\n$HOME größe", "--empty-is-a-flag": ""},
+    },
+    "pytorch-object-form": {
+        "framework": "pytorch",
+        "command": ["torch-program", "", '{"host_of": 0}'],
+        "distributed_training": PyTorchConfiguration(process_count=4, node_count=2),
+        "network_interface": "ib0",
+        "environment_variables": {"OMP_NUM_THREADS": "4"},
+    },
+    "any-2x1": {"framework": "any", "command": ["python", "-c", "pass"], "node_count": 2},
+    "any-1x2": {"entry_script": "train.py", "arguments": ["--x", " "], "process_count_per_node": 2},
+}
+
+
+def laid_out(request: dict[str, Any]) -> list[Any]:
+    job = training_job({**request, "store": "s3://bucket/prefix"}, base="/dags")
+    return [to_data(node) for node in LAUNCHERS[job.framework].plan(job)]
+
+
+def as_text(nodes: list[Any]) -> str:
+    """Give the JSON with a line for each argument and variable, to be read by people."""
+    return "[\n" + ",\n".join(map(_node_text, nodes)) + "\n]\n"
+
+
+def _node_text(node: dict[str, Any]) -> str:
+    ranks = ",\n".join(map(_rank_text, node["ranks"]))
+    return f' {{"node": {node["node"]}, "ports": {json.dumps(node["ports"])}, "ranks": [\n{ranks}\n ]}}'
+
+
+def _rank_text(rank: dict[str, Any]) -> str:
+    facts = ", ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rank.items() if key not in ("argv", "env"))
+    return f'  {{{facts},\n   "argv": {_list_text(rank["argv"])},\n   "env": {_list_text(rank["env"])}}}'
+
+
+def _list_text(items: list[Any]) -> str:
+    return "[" + ",".join(f"\n    {json.dumps(item, ensure_ascii=False)}" for item in items) + "]"
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_plan_is_the_reviewed_one(name: str) -> None:
+    nodes, file = laid_out(REQUESTS[name]), FOLDER / f"{name}.json"
+    if UPDATE:
+        file.write_text(as_text(nodes), encoding="utf-8")
+    reviewed = json.loads(file.read_text(encoding="utf-8"))
+    assert nodes == reviewed, "if the change is meant: MUSTER_UPDATE_GOLDEN=1, and review the difference"
+    assert [to_data(from_data(NodePlan, node)) for node in reviewed] == nodes
+
+
+def test_no_reviewed_plan_is_left_over() -> None:
+    assert {file.stem for file in FOLDER.glob("*.json")} == set(REQUESTS)

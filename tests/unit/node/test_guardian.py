@@ -1,0 +1,88 @@
+"""The guardian outlives its agent, whatever becomes of that one; a short program stands in for the agent's code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import muster
+from muster.node import processes
+from store_server import wait_until
+
+GUARD = """
+import sys
+sys.path.insert(0, {library!r})
+from muster.node import guardian
+guardian.SILENCE = 1.0
+sys.argv = [{agent!r}]
+sys.exit(guardian.main({folder!r}))
+"""
+AGENT = """
+import os, socket, subprocess, sys
+line = socket.socket(fileno=int(sys.argv[3]))
+line.set_inheritable(False)
+line.send(b"beat ")
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+"""
+
+
+def guard(tmp_path: Path, ending: str) -> tuple[int, list[dict[str, object]]]:
+    """Run a guardian over an agent that starts a stray child and ends as told; gives status and events."""
+    (tmp_path / "assignment.json").write_text('{"node": 0}')
+    (tmp_path / "agent.py").write_text(AGENT + ending)
+    library = str(Path(muster.__file__).parents[1])
+    code = GUARD.format(library=library, agent=str(tmp_path / "agent.py"), folder=str(tmp_path))
+    env = {**os.environ, "GUARDED": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, env=env)
+    assert processes.marked(f"GUARDED={tmp_path}") == [], "a stray child is left"
+    events = tmp_path / "events.jsonl"
+    return done.returncode, [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+
+
+def test_an_orderly_end_adds_nothing(tmp_path: Path) -> None:
+    assert guard(tmp_path, "") == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "how"),
+    [
+        ("os.kill(os.getpid(), 9)", 137, "signal 9"),
+        ("os.kill(os.getpid(), 19)", 137, "signal 9"),  # stopped: silent, so killed
+        ("sys.exit(70)", 70, "exit 70"),
+    ],
+)
+def test_a_dead_or_silent_agent_is_spoken_for(tmp_path: Path, ending: str, status: int, how: str) -> None:
+    code, events = guard(tmp_path, ending)
+    assert code == status
+    assert [event["k"] for event in events] == ["note", "end", "node_end"]
+    assert how in str(events[0]["text"])
+
+
+def test_half_a_line_of_the_agents_stays_half_a_line(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"t": 1, "k": "li')
+    (tmp_path / "assignment.json").write_text('{"node": 1}')
+    (tmp_path / "agent.py").write_text(AGENT + "os.kill(os.getpid(), 9)")
+    library = str(Path(muster.__file__).parents[1])
+    code = GUARD.format(library=library, agent=str(tmp_path / "agent.py"), folder=str(tmp_path))
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert lines[0] == '{"t": 1, "k": "li'
+    assert [json.loads(line)["k"] for line in lines[1:]] == ["note", "node_end"]
+
+
+def test_term_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "assignment.json").write_text('{"node": 0}')
+    wait = "import signal\nsignal.signal(15, lambda *_: sys.exit(0))\nopen('up', 'w').close()\nsignal.pause()"
+    (tmp_path / "agent.py").write_text(AGENT + wait)
+    library = str(Path(muster.__file__).parents[1])
+    code = GUARD.format(library=library, agent=str(tmp_path / "agent.py"), folder=str(tmp_path)).replace("1.0", "30.0")
+    with subprocess.Popen([sys.executable, "-c", code]) as child:
+        wait_until((tmp_path / "up").exists)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0

@@ -1,0 +1,133 @@
+"""The laws of the tree that a test can keep: which way imports go, what is standard library only, what names what."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import muster
+
+PACKAGE = Path(muster.__file__).parent
+AIRFLOW_PARTS = frozenset({"hooks", "links", "operators", "plugin", "sensors", "triggers"})
+
+# what each part may import of the others; what is not named here may import everything
+MAY_IMPORT = {
+    "core": {"core"},
+    "tracking": set(),
+    "launchers": {"core", "launchers"},
+    "node": {"core", "node"},
+    "packaging": {"core", "node", "packaging"},
+    "store": {"core", "node", "store"},
+    "registry": {"core", "node", "store", "registry"},
+    "targets": {"core", "node", "packaging", "store", "targets"},
+    "jobfile": {"core"},
+    "settings": {"core"},
+    "runner": {"core", "launchers", "node", "packaging", "registry", "store", "targets"},
+    "cli": {"core", "jobfile", "registry", "runner", "settings", "store", "targets", "cli"},
+}
+# the one file that starts all processes of a node, the sync process among them
+HANDS_OVER = {"node/start.py": {"store"}}
+STANDARD_LIBRARY_ONLY = ("core", "launchers", "node", "tracking")
+
+LAUNCHER_NAMES = {"pytorch", "tensorflow", "mpi", "torchrun"}
+TARGET_NAMES = {"local", "docker", "ssh", "slurm"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Give every module of the package, parsed, by its path."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {str(file.relative_to(PACKAGE)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def part_of(path: str) -> str:
+    return path.split("/", maxsplit=1)[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Give every module that is imported anywhere in a file, by its whole name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(tree: ast.Module) -> set[str]:
+    """Give the parts of Muster that a file imports."""
+    names = [name.split(".") for name in imports(tree) if name.split(".")[0] == "muster"]
+    return {name[1] for name in names if len(name) > 1 and name[1] != "__version__"}
+
+
+def words(tree: ast.Module) -> set[str]:
+    """Give what a file names: its strings, and the last parts of what it imports."""
+    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return strings | {part for name in imports(tree) for part in name.split(".") if name.startswith("muster.")}
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {"core", "launchers", "node", "packaging", "tracking"} <= {part_of(path) for path in modules()}
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_go_one_way(part: str) -> None:
+    for path, tree in modules().items():
+        if part_of(path) == part:
+            assert own_imports(tree) - HANDS_OVER.get(path, set()) <= MAY_IMPORT[part], path
+
+
+def test_no_part_is_forgotten() -> None:
+    free = AIRFLOW_PARTS | {"__init__", "provider_info"}
+    assert {part_of(path) for path in modules()} <= set(MAY_IMPORT) | free
+
+
+def test_only_airflows_folders_import_airflow() -> None:
+    for path, tree in modules().items():
+        roots = {name.split(".")[0] for name in imports(tree)}
+        assert part_of(path) in AIRFLOW_PARTS or "airflow" not in roots, path
+
+
+@pytest.mark.parametrize("part", STANDARD_LIBRARY_ONLY)
+def test_what_travels_uses_the_standard_library_only(part: str) -> None:
+    for path, tree in modules().items():
+        if part_of(path) == part:
+            roots = {name.split(".")[0] for name in imports(tree)} - {"muster"}
+            assert roots <= set(sys.stdlib_module_names), path
+
+
+@pytest.mark.parametrize("part", STANDARD_LIBRARY_ONLY)
+def test_what_travels_is_written_for_the_oldest_python_of_nodes(part: str) -> None:
+    for file in [path for path in modules() if part_of(path) == part]:
+        ast.parse((PACKAGE / file).read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def test_no_file_names_both_a_launcher_and_a_target() -> None:
+    for path, tree in modules().items():
+        named = words(tree)
+        assert not (named & LAUNCHER_NAMES and named & TARGET_NAMES), path
+
+
+def test_no_module_has_a_destructor_or_changes_a_global() -> None:
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Global), path
+            assert not (isinstance(node, ast.FunctionDef) and node.name == "__del__"), path
+
+
+def test_every_module_says_in_one_line_what_it_owns() -> None:
+    for path, tree in modules().items():
+        docstring = ast.get_docstring(tree)
+        assert docstring, path
+        assert docstring.splitlines()[0].endswith((".", ";", ":")), path
+
+
+def test_no_file_is_long() -> None:
+    long = {path: lines for path in modules() if (lines := (PACKAGE / path).read_text().count("\n")) > 300}
+    assert not long
