@@ -11,10 +11,11 @@ help:  ## say what there is to make
 setup:  ## make .venv with the locked packages and Muster itself; needs Python >= 3.11 (PYTHON=… to choose one)
 	@PYTHON="$(PYTHON)" scripts/setup.sh
 
-check: setup  ## lint, format, types; seconds
+check: setup  ## lint, format, types, which module may import which; seconds
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_laws.py
 
 test: setup  ## every test that needs no GPU (TESTS=… to choose some); with CI=true a skip is a failure
 	$(BIN)/python -m pytest $(TESTS)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import seaweedfs
-
 from benchmarks import processes
 from benchmarks.ours import BUCKET, HOME, KEYS, Ours
 from benchmarks.peers import NOOP, ROOT, BenchError, Peers, install

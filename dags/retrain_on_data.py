@@ -27,7 +27,7 @@ with DAG("retrain_on_data", schedule=[data], catchup=False, max_active_runs=1, t
         entry_script="train.py",
         node_count=2,
         distributed_backend="gloo",
-        pip_packages=["torch", "numpy", "scikit-learn"],
+        pip_packages=["torch==2.13.0", "numpy", "scikit-learn"],
         compute_target=os.environ.get("MUSTER_TARGET", "local"),
         store=os.environ.get("MUSTER_STORE", "s3://muster/runs"),
         aws_conn_id=os.environ.get("MUSTER_AWS_CONN_ID"),

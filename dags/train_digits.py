@@ -28,7 +28,7 @@ with DAG(
         script_params={"--epochs": "{{ params.epochs }}"},
         node_count="{{ params.nodes }}",
         distributed_backend="gloo",
-        pip_packages=["torch", "numpy", "scikit-learn"],
+        pip_packages=["torch==2.13.0", "numpy", "scikit-learn"],
         compute_target=TARGET,
         store=STORE,
         aws_conn_id=AWS_CONN_ID,

@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 import demo_airflow
 import seaweedfs
-
 from muster.core.access import StoreAccess
 from muster.core.errors import MusterError
 from muster.core.model import ModelVersion

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muster.store.run_store import RunStore
-
 from muster.core.access import StoreAccess
 from muster.core.event import END, Cursor, Event
 from muster.core.handle import JobHandle
@@ -18,6 +16,7 @@ from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, P
 from muster.core.token import Here, HostOf, PortOf
 from muster.node import processes
 from muster.runner import Outcome
+from muster.store.run_store import RunStore
 from muster.targets.contract import Submission
 from muster.targets.local import LocalTarget
 from store_server import Store

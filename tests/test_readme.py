@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import readme_figures
 
 REPOSITORY = Path(__file__).parents[1]

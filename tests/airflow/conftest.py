@@ -6,14 +6,12 @@ import atexit
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from air import Air
 
 from muster.targets.local import LocalTarget
 from store_server import Store
@@ -34,62 +32,6 @@ os.environ.update(
     }
 )
 (HOME / "dags").mkdir()
-
-
-@dataclass
-class Air:
-    """Airflow with a store, a local target and a folder for a job's code, all of the test's own."""
-
-    store: Store
-    target: LocalTarget
-    source: Path
-    capture: pytest.CaptureFixture[str]
-    log: str = ""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of a train operator that don't matter to a test: where it runs, and with which interpreter."""
-        return {
-            "store": self.store.uri,
-            "aws_conn_id": "test_store",
-            "compute_target": "test_target",
-            "source_directory": str(self.source),
-            "environment": {"interpreter": sys.executable, "user_managed_dependencies": True},
-        }
-
-    def script(self, code: str) -> str:
-        """Write the script of the job; give its name."""
-        (self.source / "train.py").write_text(code)
-        return "train.py"
-
-    def sync(self, dag: Any) -> None:
-        """Write an in-memory DAG to the database: ``dag.test()`` refuses DAGs that are in no bundle."""
-        from airflow.dag_processing.bundles.manager import DagBundlesManager
-        from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-
-        DagBundlesManager().sync_bundles_to_db()
-        bag = DagBag(dag_folder=os.devnull, bundle_name="dags-folder")
-        bag.bag_dag(dag)
-        sync_bag_to_db(bag, "dags-folder", None)
-
-    def run(self, dag: Any, **options: Any) -> Any:
-        """Run an in-memory DAG in this process, triggers included; give the DAG run, and keep the tasks' log."""
-        self.sync(dag)
-        self.capture.readouterr()
-        dag_run = dag.test(**options)
-        self.keep_log()
-        return dag_run
-
-    def keep_log(self) -> None:
-        """Take what was logged since the last look."""
-        taken = self.capture.readouterr()
-        self.log = taken.out + taken.err
-        sys.__stdout__.write(self.log)
-
-    def returned(self, dag_run: Any, task_id: str = "train", map_index: int = -1, key: str = "return_value") -> Any:
-        """Give what a task returned, or another XCom of it."""
-        [ti] = [ti for ti in dag_run.get_task_instances() if (ti.task_id, ti.map_index) == (task_id, map_index)]
-        return ti.xcom_pull(task_ids=task_id, map_indexes=map_index, key=key)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "node_count": "2",
         "process_count_per_node": 2,
         "distributed_backend": "Gloo",
-        "script_params": {"--lr": 0.1, "--verbose": "", "--note": "a \"b\"\n$HOME größe", "--empty-is-a-flag": ""},
+        "script_params": {"--lr": 0.1, "--verbose": "", "--note": 'a "b"\n$HOME größe', "--empty-is-a-flag": ""},
     },
     "pytorch-object-form": {
         "framework": "pytorch",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from lab import Lab, lines, plan_of
 from muster.core.plan import EnvironmentRef, Needs
 from muster.core.state import RunState

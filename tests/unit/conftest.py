@@ -8,7 +8,7 @@ import pytest
 
 HOSTILE = {
     "spaces": " a  b ",
-    "quotes": "it's \"quoted\" `id`",
+    "quotes": 'it\'s "quoted" `id`',
     "newline": "first\nsecond\r\n",
     "dollar": "$HOME ${RANK} $(id) %s {0}",
     "unicode": "größe 長さ 🚂",

@@ -46,7 +46,7 @@ class RunKeys:
         return f"{self.root}/{path}"
 
     def checkpoint_blob(self, node: int, sha256: str) -> str:
-        """A node's checkpoint file by content; never changes. Each node has its own, so each can delete what it no longer needs."""
+        """A node's checkpoint file by content; never changes. Its own, so that it can delete what it no longer needs."""
         return f"{self.root}/checkpoint-blobs/n{node}/{sha256}"
 
     def checkpoint_marker(self, node: int) -> str:

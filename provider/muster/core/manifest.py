@@ -11,7 +11,7 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestFile:
-    """One kept file. ``path`` is relative to the run's root (``outputs/model.pt``), ``key`` its object below the store's prefix.
+    """One kept file. ``path`` is relative to the run's root (``outputs/model.pt``), ``key`` its object below the prefix.
 
     ``size`` in bytes, ``sha256`` in hex. ``node`` wrote it; ``beside`` names the path it lost to a lower node, if any.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from muster.core.errors import RequestError
 
+SYSTEM = Path("/etc")
 SECTIONS = ("global", "install")  # the later wins
 _UV_SAYS = {
     "index-url": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
@@ -40,7 +41,7 @@ class PipSettings:
                 found.update(_read_file(path))
         for option in _UV_SAYS:
             value = environ.get(f"PIP_{option.upper().replace('-', '_')}")
-            if value is not None:
+            if value:
                 found[option] = tuple(value.split())
         unsaid = {option: values for option, values in found.items() if not any(environ.get(v) for v in _UV_SAYS[option])}
         return cls(options={option: values for option, values in unsaid.items() if values})
@@ -74,7 +75,7 @@ def _files(environ: Mapping[str, str]) -> list[Path]:
     home = Path(environ.get("HOME") or "/")
     shared = [Path(folder) / "pip" for folder in reversed((environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep))]
     own = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
-    folders = [*shared, Path("/etc"), home / ".pip", own, Path(sys.prefix)]
+    folders = [*shared, SYSTEM, home / ".pip", own, Path(sys.prefix)]
     return [*(folder / "pip.conf" for folder in folders), *([Path(chosen)] if chosen else [])]
 
 

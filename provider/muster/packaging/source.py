@@ -71,8 +71,9 @@ def _check_syntax(code: bytes, script: Path, job: TrainingJob) -> None:
 def _where(error: SyntaxError | ValueError, script: str) -> str:
     if not isinstance(error, SyntaxError):
         return f"{script}: {error}"
+    line = f":{error.lineno}" if error.lineno else ""
     text = f": {error.text.strip()!r}" if error.text else ""
-    return f"{script}:{error.lineno}: {error.msg}{text}; correct it"
+    return f"{script}{line}: {error.msg}{text}; correct it"
 
 
 def _another_python_takes_it(script: Path, interpreter: str) -> bool:

@@ -52,7 +52,7 @@ def _build(ref: EnvironmentRef, home: Path, log: Log) -> None:
     log(f"building environment {ref.digest[:19]} in {home}")
     shutil.rmtree(home, ignore_errors=True)
     try:
-        _checked(_uv("venv", "--no-project", "--python", _base(ref), str(home), home=home, log=log), ref)
+        _checked(_uv("venv", "--quiet", "--no-project", "--python", _base(ref), str(home), home=home, log=log), ref)
         (home / LOCK).write_text(ref.lock, encoding="utf-8")
         python = str(home / "bin" / "python")
         install = ("pip", "install", "--python", python, "--no-deps", "--requirements", str(home / LOCK))

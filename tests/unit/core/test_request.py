@@ -78,7 +78,12 @@ def test_all_names_are_accepted_or_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("nodes_count", "node_count"), ("enviroment", "environment"), ("pip_package", "pip_packages"), ("arguements", "arguments")],
+    [
+        ("nodes_count", "node_count"),
+        ("enviroment", "environment"),
+        ("pip_package", "pip_packages"),
+        ("arguements", "arguments"),
+    ],
 )
 def test_an_unknown_parameter_is_refused_with_the_nearest(name: str, near: str) -> None:
     assert refusal(**{name: 1}) == f"unknown parameter {name!r}; did you mean {near!r}?"
@@ -223,7 +228,8 @@ def test_counts_may_be_texts_for_templates(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, "0", "-3", True, False, 1.5, "1.5", "two", "", "{{ params.n }}", [2], math.nan, math.inf, "２", Fraction(2)]
+    "value",
+    [0, -1, "0", "-3", True, False, 1.5, "1.5", "two", "", "{{ params.n }}", [2], math.nan, math.inf, "\uff12", Fraction(2)],
 )
 @pytest.mark.parametrize("name", ["node_count", "process_count_per_node"])
 def test_a_wrong_count_is_refused_by_name_and_value(name: str, value: Any) -> None:
@@ -386,10 +392,18 @@ def test_a_wrong_environment_is_refused(environment: Any, said: str) -> None:
 
 @pytest.mark.parametrize(
     "beside",
-    [{"pip_packages": ["x"]}, {"pip_requirements_file": "x"}, {"framework_version": "2.1"}, {"use_gpu": True}, {"use_gpu": "true"}],
+    [
+        {"pip_packages": ["x"]},
+        {"pip_requirements_file": "x"},
+        {"framework_version": "2.1"},
+        {"use_gpu": True},
+        {"use_gpu": "true"},
+    ],
 )
 def test_an_environment_excludes_what_would_build_one(beside: dict[str, Any]) -> None:
-    assert refusal(environment=INTERPRETER, framework="pytorch", **beside).startswith(f"environment excludes {next(iter(beside))};")
+    assert refusal(environment=INTERPRETER, framework="pytorch", **beside).startswith(
+        f"environment excludes {next(iter(beside))};"
+    )
 
 
 def test_what_was_not_asked_for_does_not_count_as_beside_it() -> None:
@@ -407,7 +421,8 @@ def test_gpus_are_one_for_each_process_unless_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "size"), [(1024, 1024), ("1024", 1024), ("16g", 16 << 30), ("1.5 GiB", 3 << 29), ("2MB", 2 << 20), ("1t", 1 << 40)]
+    ("memory", "size"),
+    [(1024, 1024), ("1024", 1024), ("16g", 16 << 30), ("1.5 GiB", 3 << 29), ("2MB", 2 << 20), ("1t", 1 << 40)],
 )
 def test_memory_is_bytes_or_a_text(memory: Any, size: int) -> None:
     assert job(resources={"memory": memory, "cpus": "2.5"}).resources == Resources(cpus=2.5, memory=size)

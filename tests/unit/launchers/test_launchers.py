@@ -14,7 +14,9 @@ from muster.core.plan import NodePlan
 from muster.core.token import Bindings, Here, resolve
 from muster.launchers import LAUNCHERS, check, pytorch
 
-BINDINGS = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({"master": 6107}, {}), here={"interpreter": "/py", "interface": "eth7"})
+BINDINGS = Bindings(
+    hosts=("10.0.0.1", "10.0.0.2"), ports=({"master": 6107}, {}), here={"interpreter": "/py", "interface": "eth7"}
+)
 
 
 def job_of(framework: str = "pytorch", nodes: int = 2, processes: int = 2) -> TrainingJob:
