@@ -43,7 +43,7 @@ def _connection_type() -> dict[str, Any]:
         "hook-class-name": "muster.hooks.compute.ComputeHook",
         "hook-name": "Muster",
         "ui-field-behaviour": {
-            "hidden-fields": ["host", "port", "schema", "login", "password", "extra"],
+            "hidden-fields": ["host", "port", "schema", "login", "password"],
             "relabeling": {},
             "placeholders": {},
         },

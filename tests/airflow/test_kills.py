@@ -109,7 +109,11 @@ def test_a_killed_worker_is_followed_by_one_that_re_attaches(job: Job, start_wor
     job.wait_until_begun()
     child.kill()
     child.wait()
-    later = in_thread(lambda: job.operator().execute(worker.context(try_number=2)))
+    operator = job.operator()
+    later = in_thread(lambda: operator.execute(worker.context(try_number=2)))
+    wait_until(lambda: operator.launched or later.done(), 60, what="the second try has found the job")
+    assert operator.launched is not None
+    assert operator.launched.found == "attached"
     job.finish()
     assert later.result(60)["state"] == "Completed"
     assert later.result()["attempt"] == 1

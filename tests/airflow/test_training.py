@@ -43,6 +43,7 @@ def test_a_task_trains_and_shows_rank_0(deferrable: bool, air: Air) -> None:
     assert given["metrics"] == {"accuracy": 0.97}
     assert "[rank 0] hello of 0 of 2" in air.log
     assert "hello of 1" not in air.log
+    assert f"run {given['run']} is Completed" in air.log
     assert air.returned(dag_run, key=RUN_KEY)["run"] == given["run"]
     link = f"{air.store.access.endpoint_url}/{given['uri'].removeprefix('s3://')}/outputs/"
     assert air.returned(dag_run, key="_link_OutputsLink") == link

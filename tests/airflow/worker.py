@@ -1,8 +1,7 @@
 """A worker process for tests to kill: executes one try of a train operator, as ``python worker.py SPEC`` with a JSON text.
 
-Airflow's own worker can't be stood in for by ``dag.test()``, which dies with the test. So this process has a real operator and a
-real job, and only the context of the task is made up: identity, an XCom that goes nowhere, and, on SIGTERM, the state that
-Airflow would name.
+``dag.test()`` runs in the test's own process, which must not die. So this process has a real operator and a real job, and only
+the context of the task is made up: identity, an XCom that goes nowhere, and, on SIGTERM, the state that Airflow would name.
 """
 
 from __future__ import annotations

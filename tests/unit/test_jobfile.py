@@ -20,6 +20,7 @@ def test_texts_stay_as_they_were_written(tmp_path: Path) -> None:
     text = """
 node_count: 2
 use_gpu: no
+framework_version: 2.10
 script_params: {--lr: 0.10, --flag: "", --date: 2024-01-01, --on: yes}
 arguments: [1e5, 007, ~, "a b\\n$HOME 'q' ü", ""]
 environment_variables: {N: 1, DEBUG: true}
@@ -27,6 +28,7 @@ environment_variables: {N: 1, DEBUG: true}
     assert read(tmp_path, text) == {
         "node_count": 2,
         "use_gpu": False,
+        "framework_version": "2.10",
         "script_params": {"--lr": "0.10", "--flag": "", "--date": "2024-01-01", "--on": "yes"},
         "arguments": ["1e5", "007", "~", "a b\n$HOME 'q' ü", ""],
         "environment_variables": {"N": "1", "DEBUG": "true"},

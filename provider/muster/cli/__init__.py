@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from muster import __version__
@@ -18,12 +20,17 @@ from muster.core.errors import MusterError, RequestError, UnknownRun
 
 OK, FAILED, BAD_REQUEST, CANCELLED, BROKEN_PIPE = 0, 1, 2, 130, 141
 DEBUG = "MUSTER_DEBUG"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _EPILOG = """\
 exit codes: 0 completed, 1 failed, 2 bad request (nothing was launched), 130 cancelled.
 Ctrl-C and SIGTERM cancel the run of `muster run`; a run whose terminal is closed goes on: `muster logs -f RUN`.
 Store and target are taken from the command line, else the job file, else MUSTER_STORE and MUSTER_TARGET, else muster.toml
 (beside the job file or above it, or in ~/.config/muster). Credentials: AWS_* variables or muster.toml."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came. Not KeyboardInterrupt: one that passes through ``exec`` makes Python die of SIGINT at its end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         drop_stdout()
         return BROKEN_PIPE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         return CANCELLED
     except (MusterError, OSError) as error:
         return _say(error)
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise that a signal came."""
+    raise Interrupted(signal.Signals(number).name)
 
 
 def drop_stdout() -> None:
@@ -66,6 +78,8 @@ def _say(error: Exception) -> int:
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "run":
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
         from muster.cli.run import run
 
         return run(arguments)

@@ -8,12 +8,11 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from muster import jobfile, runner, targets
-from muster.cli import CANCELLED
-from muster.cli.watching import CANCEL_REASON, SIGNALS, Screen, watch
+from muster.cli import CANCELLED, SIGNALS, Interrupted
+from muster.cli.watching import CANCEL_REASON, Screen, watch
 from muster.core.errors import UnknownRun
 from muster.core.handle import JobHandle
 from muster.core.request import training_job
@@ -56,13 +55,11 @@ class _Launch:
     def run(self, *, as_json: bool) -> int:
         job_id = runner.new_run_id(self.job.name)
         screen = Screen(job_id, as_json=as_json)
-        for number in SIGNALS:
-            signal.signal(number, _interrupt)
         try:
             handle = self._submit(job_id, screen)
             screen.note(f"run {job_id}")
             return watch(self.target, handle, screen)
-        except KeyboardInterrupt:
+        except Interrupted:
             self._end_what_was_started(job_id, screen)
             return CANCELLED
 
@@ -89,7 +86,3 @@ class _Launch:
         except UnknownRun:
             return
         runner.cancel(self.target, handle, handle.generation, CANCEL_REASON)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import time
 from typing import TYPE_CHECKING
 
 from muster import runner
-from muster.cli import BAD_REQUEST, CANCELLED, FAILED, OK, drop_stdout, error_line, text
+from muster.cli import BAD_REQUEST, CANCELLED, FAILED, OK, SIGNALS, drop_stdout, error_line, text
 from muster.core import event
 from muster.core.codec import to_data
 from muster.core.event import Event
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from muster.runner import Outcome
     from muster.targets.contract import ComputeTarget
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CANCEL_REASON = "cancelled at the command line"
 
 
@@ -76,20 +74,19 @@ def exit_code(outcome: Outcome) -> int:
 
 
 def watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> int:
-    """Wait for the end of a run and give the exit code."""
-    outcome = asyncio.run(_watch(target, handle, screen))
+    """Wait for the end of a run and give the exit code; one that was cancelled from here is cancelled, whatever it died of."""
+    outcome, cancelled = asyncio.run(_watch(target, handle, screen))
     screen.close(outcome)
-    return exit_code(outcome)
+    return CANCELLED if cancelled and outcome.state is not RunState.COMPLETED else exit_code(outcome)
 
 
-async def _watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> Outcome:
+async def _watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> tuple[Outcome, bool]:
     cancel = _Cancel(target, handle, screen)
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, cancel.ask)
     outcome = await runner.outcome(target, handle, screen.show)
-    await cancel.done()
-    return outcome
+    return outcome, await cancel.done()
 
 
 class _Cancel:
@@ -109,7 +106,6 @@ class _Cancel:
             work = asyncio.to_thread(runner.cancel, self._target, handle, handle.generation, CANCEL_REASON)
             self._task = asyncio.ensure_future(work)
 
-    async def done(self) -> None:
-        """Wait until a cancel that was begun has ended."""
-        if self._task is not None:
-            await self._task
+    async def done(self) -> bool:
+        """Wait until a cancel that was begun has ended; says whether there was one and it hit."""
+        return self._task is not None and await self._task

@@ -55,7 +55,7 @@ class Excerpt:
         data = event.data
         if event.kind == kinds.LINE:
             return self._rank_line(data["rank"], data["text"])
-        if event.kind == kinds.STATE:
+        if event.kind in (kinds.STATE, kinds.END):
             return Line(level=logging.INFO, text=f"run {self._run} is {data['state']}")
         if event.kind == kinds.NOTE:
             return Line(level=_LEVELS.get(data.get("level", ""), logging.INFO), text=f"[node {event.node}] {data['text']}")
