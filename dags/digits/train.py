@@ -113,7 +113,7 @@ def train(lr: float, epochs: int) -> None:
     dist.barrier()
     dist.destroy_process_group()
     sys.stdout.flush()
-    os._exit(0)  # all is written; leaving the ordinary way, threads of torch 2.13 abort about one process in forty
+    os._exit(0)  # all is written; left the ordinary way, a process is now and then aborted by torch's threads
 
 
 def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, *, epoch: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from muster.core.configurations import PyTorchConfiguration
 from muster.core.request import PARAMETERS
 from muster.operators.pytorch import PyTorchTrainOperator
 from muster.operators.register import RegisterModelOperator
-from muster.operators.request import ATTRIBUTES
+from muster.operators.request import ATTRIBUTES, requested_job
 from muster.operators.train import TrainOperator
 
 ANYTHING: dict[str, Any] = {
@@ -56,6 +57,15 @@ def test_mapped_operators_survive_serialization() -> None:
     with DAG("mapped_definition", schedule=None) as dag:
         PyTorchTrainOperator.partial(task_id="train", **once).expand(resources=[{"gpus": 1}, {"memory": "4g"}])
     assert round_trip(dag).task_dict["train"].is_mapped
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 60.0), ("30", 30.0), (90, 60.0)])
+def test_the_deadline_is_the_earlier_of_the_two(own: Any, expected: float) -> None:
+    limit = timedelta(minutes=1)
+    operator = TrainOperator(
+        task_id="train", command=["x"], store="s3://b", max_run_duration_seconds=own, execution_timeout=limit
+    )
+    assert requested_job(operator).max_run_duration_seconds == expected
 
 
 def test_making_an_operator_checks_nothing() -> None:

@@ -20,6 +20,8 @@ from muster.targets.contract import ComputeTarget
 from muster.triggers.excerpt import Excerpt, Line
 from muster.triggers.standing import TaskKey, still_wanted
 
+TURN = 500  # events after which the triggerer's other triggers get their turn, however much there is to read
+
 
 class TrainingTrigger(BaseTrigger):
     """
@@ -57,13 +59,11 @@ class TrainingTrigger(BaseTrigger):
         handle = self._handle()
         try:
             await asyncio.to_thread(target.find, handle.job_id)
+            async for end in self._watch(target, handle):
+                yield self._event(outcome=to_data(runner.Outcome.from_event(handle, end)))
+                return
         except UnknownRun as unknown:
             yield self._event(unreachable=str(unknown))
-            return
-        async for end in self._watch(target, handle):
-            outcome = runner.Outcome.from_event(handle, end)
-            yield self._event(outcome=to_data(outcome))
-            return
 
     async def on_kill(self) -> None:
         """End the job if Airflow has given its task up; a triggerer that was paused gets here with no person behind it."""
@@ -90,7 +90,11 @@ class TrainingTrigger(BaseTrigger):
     async def _watch(self, target: ComputeTarget, handle: JobHandle) -> AsyncIterator[Event]:
         """Log what is to be seen of the run; yield its last event."""
         excerpt = Excerpt(handle.job_id)
+        seen = 0
         async for _, event in runner.watch(target, handle):
+            seen += 1
+            if seen % TURN == 0:
+                await asyncio.sleep(0)
             self._show(excerpt.lines(event))
             if event.kind == kinds.END:
                 self._show(excerpt.rest())
