@@ -60,7 +60,7 @@ class Ours:
     def running(self, job: Path) -> Iterator[str]:
         """Have a job run inside the block, from its ranks' start on; gives the run's id; cancelled behind it."""
         argv = self.argv("run", "--json", str(job))
-        process = subprocess.Popen(argv, env=self.environ(), stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(argv, env=self.environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         try:
             events = (json.loads(line) for line in process.stdout)

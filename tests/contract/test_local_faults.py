@@ -16,6 +16,7 @@ from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
 from muster.targets.local_nodes import living
+from store_server import wait_until
 
 # a rank that keeps a child in a session of its own, which no signal to a group or a session reaches
 WITH_STRAY_CHILD = """
@@ -107,6 +108,17 @@ def test_a_stopped_agent_is_lost_by_its_silence(lab: Lab) -> None:
         os.kill(agent, signal.SIGCONT)
     outcome, _ = lab.wait(handle)
     assert "silent" in outcome.verdict.summary()
+    assert lab.living(handle) == []
+
+
+@pytest.mark.parametrize("born", ["guardian", "agent"])
+def test_a_cancel_that_comes_early_is_a_cancel(lab: Lab, born: str) -> None:
+    handle = lab.submit(plan_of(DEAF, lab.store.uri, grace=0.5))
+    wait_until(getattr(lab.paths(handle), born).exists)
+    assert lab.target.cancel(handle, 1, "changed my mind")
+    outcome, _ = lab.wait(handle)
+    assert outcome.state is RunState.CANCELED
+    assert "changed my mind" in outcome.verdict.summary()
     assert lab.living(handle) == []
 
 

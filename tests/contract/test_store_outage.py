@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from lab import Lab, lines, notes, plan_of
@@ -9,6 +12,7 @@ from muster.core.errors import TargetError
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause
+from muster.targets.local_nodes import living
 
 # waits for a word from the test, which comes by a file in its own outputs folder
 PATIENT = """
@@ -66,3 +70,21 @@ def test_outputs_that_could_not_be_stored_are_committed_later(lab: Lab, way: str
     assert {"outputs/model.txt", "outputs/model.node1.txt"} <= {f.path for f in manifest.files}
     with pytest.raises(TargetError, match="nothing to commit"):
         target.commit(again, lab.store.access)
+
+
+def test_a_node_lost_while_files_are_stored_is_no_success(lab: Lab) -> None:
+    handle = lab.submit(plan_of(PATIENT, lab.store.uri))
+    lab.wait_for_event(handle, "line", count=2)
+    lab.store.server.stop()
+    try:
+        let_go(lab, handle)
+        lab.wait_for_event(handle, "rank_end", count=2)
+        _, agent = living(lab.paths(handle, 1))
+        os.kill(agent, signal.SIGKILL)
+    finally:
+        lab.store.server.start()
+    outcome, _ = lab.wait(handle)
+    assert outcome.state is RunState.FAILED
+    assert outcome.verdict.summary().startswith("node 1 (")
+    assert lab.store.open().manifest(handle.job_id, 1) is None
+    assert lab.living(handle) == []

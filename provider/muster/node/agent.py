@@ -110,6 +110,7 @@ class Agent:
         loop.add_reader(self._life.fileno(), self._on_guardian_gone)
         loop.add_signal_handler(signal.SIGTERM, self._on_term)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the guardian had it held back until now
         slack = 0.0 if self._a.node == 0 else FOLLOWER_SLACK
         loop.call_later(max(0.0, self._a.deadline + slack - time.time()), self._on_deadline)
         if self._paths.cancel.exists():

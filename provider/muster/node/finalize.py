@@ -51,20 +51,20 @@ class Finalizer:
         self._gang.push("done")
 
     async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
-        """Store the files of every node; gives the verdict, which a store that stays away or a cancel can still change."""
+        """Store the files of every node; gives the verdict, which a cancel, a lost node or an absent store still change."""
         limit = self._a.plan.limits.store_patience
         patience = limit if verdict is None else min(FAILED_PATIENCE, limit)
         keeping = asyncio.ensure_future(self._store_and_commit(patience, commit=verdict is None))
-        watched: list[asyncio.Future[Any]] = [keeping, halt] if verdict is None else [keeping]
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        endings: list[asyncio.Future[Any]] = [halt, *self._gang.losses()] if verdict is None else []
+        await asyncio.wait([keeping, *endings], return_when=asyncio.FIRST_COMPLETED)
         if not keeping.done():
             keeping.cancel()
-            return halt.result()
+            return await self._keep_files(halt.result() if halt.done() else self._gang.lost_verdict(), halt)
         try:
             keeping.result()
         except (StoreAway, PeerLost) as error:
             self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
-            return verdict or self._away_verdict(str(error), patience)
+            return verdict or self._gang.lost_verdict() or self._away_verdict(str(error), patience)
         return verdict
 
     def _away_verdict(self, why: str, patience: float) -> Verdict:
@@ -75,6 +75,8 @@ class Finalizer:
 
     async def _store_and_commit(self, patience: float, commit: bool) -> None:
         answers = await self._gang.ask_all("files", patience=patience)
+        if commit and len(answers) < len(self._a.plan.nodes):
+            raise PeerLost("a node was lost before its files were stored")
         _raise_if_away(answers.values())
         placement = place(entry for answer in answers.values() for entry in answer["files"])
         for note in placement.notes:

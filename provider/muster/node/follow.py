@@ -33,8 +33,14 @@ class Follower:
         """
         facts = asyncio.ensure_future(self._work.do_facts())
         give_up = time.monotonic() + max(5.0, self._a.submitted + self._a.plan.limits.mesh - time.time())
-        where = self._a.addresses[0]
-        reader, writer = await mesh.connect(where, self._a.marker, self._work.paths.certificate, give_up)
+        connecting = asyncio.ensure_future(
+            mesh.connect(self._a.addresses[0], self._a.marker, self._work.paths.certificate, give_up)
+        )
+        await asyncio.wait(_futures(connecting, self._halt), return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()  # nothing has been started here yet
+            return
+        reader, writer = connecting.result()
         peer = mesh.Peer(reader, writer, self._answer)
         self._work.push = peer.push
         serving = asyncio.ensure_future(peer.serve())

@@ -20,16 +20,18 @@ SYNC_LAST_WORDS = 90.0  # seconds the sync process has for its final pass once t
 
 def main(folder: str) -> int:
     """Run the agent of a node folder and outlive it; gives the agent's exit status (128 + signal if it was killed)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a cancel may come before there is an agent to take it
     os.chdir(folder)
     processes.become_subreaper()
     ours, agents = socket.socketpair()
     _write_json("guardian.json", {"pid": os.getpid(), "start": processes.start_time(os.getpid())})
     agents.set_inheritable(True)
     argv = [sys.executable, "-I", "-S", sys.argv[0], "agent", folder, str(agents.fileno())]
-    agent = os.posix_spawn(sys.executable, argv, os.environ)
+    agent = os.posix_spawn(sys.executable, argv, os.environ, setsigmask=[signal.SIGTERM])
     agents.close()
     signal.signal(signal.SIGTERM, lambda *_: processes.send([agent], signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     status, sync = _outlive(agent, ours)
     left = processes.kill_descendants(os.getpid(), spare=sync)
     if status != 0:

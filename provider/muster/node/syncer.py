@@ -29,7 +29,7 @@ class Syncer:
         self._reading: asyncio.Task[None] | None = None
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._socket: socket.socket | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[None] | None = None
         self.pid = 0
 
     def start(self) -> None:
@@ -40,7 +40,7 @@ class Syncer:
         theirs.set_inheritable(True)
         entry = str(Path(__file__).with_name("start.py"))
         argv = [self._python, "-I", entry, "sync", str(self._folder), "--fd", str(theirs.fileno())]
-        self.pid = os.posix_spawn(self._python, argv, os.environ)
+        self.pid = os.posix_spawn(self._python, argv, os.environ, setsigmask=[])
         theirs.close()
         self._socket = ours
         self._on_start(self.pid)
@@ -66,11 +66,15 @@ class Syncer:
             self._writer.write(json.dumps({"do": do, **fields}).encode() + b"\n")
 
     async def _connect(self) -> None:
+        """Open our end once; shielded, since a request that is given up halfway would take the socket with it."""
         self.start()
-        async with self._connecting:
-            if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=64 << 20)
-                self._reading = asyncio.get_running_loop().create_task(self._read())
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._open())
+        await asyncio.shield(self._connecting)
+
+    async def _open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=64 << 20)
+        self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
         assert self._reader is not None

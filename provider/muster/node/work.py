@@ -52,7 +52,8 @@ class NodeWork:
     async def do_facts(self) -> dict[str, Any]:
         """Look at this node and record what was seen."""
         a = self.assignment
-        facts = preflight.gather(
+        facts = await asyncio.to_thread(  # nvidia-smi can take many seconds, in which the mesh must be kept alive
+            preflight.gather,
             node=a.node,
             address=a.addresses[a.node],
             plan=a.plan,

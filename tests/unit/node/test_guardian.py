@@ -24,9 +24,10 @@ sys.argv = [{agent!r}]
 sys.exit(guardian.main({folder!r}))
 """
 AGENT = """
-import os, socket, subprocess, sys
+import os, signal, socket, subprocess, sys
 line = socket.socket(fileno=int(sys.argv[3]))
 line.set_inheritable(False)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 line.send(b"beat ")
 subprocess.Popen(["sleep", "600"], start_new_session=True)
 """
@@ -78,7 +79,7 @@ def test_half_a_line_of_the_agents_stays_half_a_line(tmp_path: Path) -> None:
 
 def test_term_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "assignment.json").write_text('{"node": 0}')
-    wait = "import signal\nsignal.signal(15, lambda *_: sys.exit(0))\nopen('up', 'w').close()\nsignal.pause()"
+    wait = "signal.signal(15, lambda *_: sys.exit(0))\nopen('up', 'w').close()\nsignal.pause()"
     (tmp_path / "agent.py").write_text(AGENT + wait)
     library = str(Path(muster.__file__).parents[1])
     code = GUARD.format(library=library, agent=str(tmp_path / "agent.py"), folder=str(tmp_path)).replace("1.0", "30.0")
