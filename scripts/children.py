@@ -33,10 +33,15 @@ def ending(grace: float = 15.0) -> Iterator[list[Child]]:
     try:
         yield family
     finally:
-        _signal_all(family, signal.SIGTERM)
-        if not wait_until(lambda: _are_gone(family), grace):
-            _signal_all(family, signal.SIGKILL)
-            wait_until(lambda: _are_gone(family), KILL_LIMIT)
+        end(family, grace)
+
+
+def end(family: list[Child], grace: float = 15.0) -> None:
+    """End children with their whole groups; returns when none is left."""
+    _signal_all(family, signal.SIGTERM)
+    if not wait_until(lambda: _are_gone(family), grace):
+        _signal_all(family, signal.SIGKILL)
+        wait_until(lambda: _are_gone(family), KILL_LIMIT)
 
 
 def start(argv: list[str], log: Path, env: Mapping[str, str]) -> Child:

@@ -30,7 +30,7 @@ def server(folder: Path, bucket: str, access_key: str, secret_key: str) -> Itera
     ports = free_ports(len(SERVICES))
     env = {**os.environ, "AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
     endpoint = f"http://127.0.0.1:{ports[0]}"
-    with children.running(_argv(folder / "data", bucket, ports), log, env) as child:
+    with children.running(argv(folder / "data", bucket, ports), log, env) as child:
         client = _client(endpoint, access_key, secret_key)
         if not children.wait_until(lambda: child.poll() is not None or _has_bucket(client, bucket), START_LIMIT):
             raise ServerFailed(f"SeaweedFS did not answer within {START_LIMIT:.0f} s; its log is {log}")
@@ -59,7 +59,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _argv(data: Path, bucket: str, ports: list[int]) -> list[str]:
+def argv(data: Path, bucket: str, ports: list[int]) -> list[str]:
+    """Give the command line; the first port is that of S3."""
     weed = str(Path(sys.executable).with_name("weed"))
     return [
         *(weed, "mini", f"-dir={data}", f"-bucket={bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import random
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,14 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import children
+import seaweedfs
 from muster.core.access import StoreAccess
 from muster.store.run_store import RunStore
-
-START_LIMIT = 60.0
-STOP_LIMIT = 15.0
-GRPC_OFFSET = 10_000  # every port P of SeaweedFS also opens P + 10,000
-SERVICES = ("s3", "master", "volume", "filer", "admin")
-PR_SET_PDEATHSIG = 1
 
 
 def wait_until(condition: Callable[[], object], limit: float = 20.0, every: float = 0.02, what: str = "") -> None:
@@ -46,7 +37,7 @@ class StoreServer:
     bucket: str = "muster-tests"
     access_key: str = "test-access-key"
     secret_key: str = field(default="test-secret-key", repr=False)
-    ports: list[int] = field(default_factory=lambda: free_ports(len(SERVICES)))
+    ports: list[int] = field(default_factory=lambda: seaweedfs.free_ports(len(seaweedfs.SERVICES)))
     _child: subprocess.Popen[bytes] | None = None
     _prefixes: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -77,41 +68,21 @@ class StoreServer:
         if self._child is not None:
             return
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._child = subprocess.Popen(
-                self._argv(),
-                env={**os.environ, "AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - a killed test run leaves no server
-            )
-        wait_until(self._is_ready, START_LIMIT, 0.1, f"SeaweedFS is up; its log is {self.log}")
+        argv = seaweedfs.argv(self.folder / "data", self.bucket, self.ports)
+        keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        self._child = children.start(argv, self.log, {**os.environ, **keys})
+        wait_until(self._is_ready, seaweedfs.START_LIMIT, 0.1, f"SeaweedFS is up; its log is {self.log}")
 
     def stop(self) -> None:
-        """End the server at once, with its whole group; its data stays."""
-        if self._child is None:
-            return
-        child, self._child = self._child, None
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        child.wait(STOP_LIMIT)
+        """End the server with its whole group; its data stays."""
+        if self._child is not None:
+            child, self._child = self._child, None
+            children.end([child])
 
     @property
     def log(self) -> Path:
         """What the server says."""
         return self.folder / "weed.log"
-
-    def _argv(self) -> list[str]:
-        weed = str(Path(sys.executable).with_name("weed"))
-        return [
-            *(weed, "mini", f"-dir={self.folder / 'data'}", f"-bucket={self.bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-            *(f"-{service}.port={port}" for service, port in zip(SERVICES, self.ports, strict=True)),
-            *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
-        ]
 
     def _is_ready(self) -> bool:
         assert self._child is not None
@@ -129,26 +100,6 @@ class Store:
 
     def open(self) -> RunStore:
         return RunStore(self.uri, self.access)
-
-
-def free_ports(count: int) -> list[int]:
-    """Give ports that are free together with their gRPC twins."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(20_000, 32_000)
-        if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
-            found.append(port)
-    return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _answers(endpoint: str) -> bool:
@@ -169,7 +120,3 @@ def _is_usable(store: RunStore) -> bool:
     except MusterError:
         return False
     return True
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
