@@ -110,7 +110,7 @@ class Finalizer:
             if isinstance(log, str) and log:
                 path = self._work.paths.root / f"events-of-node-{node}.jsonl"
                 path.write_text(log, encoding="utf-8")
-                await self._work.syncer.ask("adopt", node=node, log=str(path), files_prefix=None)
+                await self._work.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=patience)
 
     def _end_data(self) -> dict[str, Any]:
         data = self._record.data

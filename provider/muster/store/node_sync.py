@@ -66,11 +66,12 @@ class NodeSync:
         self._stored_record: dict[str, Any] | None = None
         self._snapshot: tuple[str, Path] | None = None
         self._alone = False
+        self._refused = False  # the check failed: nothing was launched, and there is nothing to keep trying for
         self._begun = threading.Lock()
 
     def begin(self) -> None:
         """Start the background work, once; not before the check, which a launch waits for."""
-        if self._begun.acquire(blocking=False):
+        if not self._refused and self._begun.acquire(blocking=False):
             gc.enable()
             for routine in (self._records, self._events, self._files):
                 routine.start()
@@ -87,7 +88,11 @@ class NodeSync:
         if snapshot and archive:
             self._snapshot = (snapshot, Path(archive))
         late = f"store {self._assignment['store']} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
-        bounded(lambda: raise_generation(self._bucket, self._keys.job_id, self._keys.generation), CHECK_LIMIT, late)
+        try:
+            bounded(lambda: raise_generation(self._bucket, self._keys.job_id, self._keys.generation), CHECK_LIMIT, late)
+        except StoreError:
+            self._refused = True
+            raise
         return {}
 
     def do_restore(self, run: str, generation: int, nodes: int) -> dict[str, Any]:
@@ -131,6 +136,8 @@ class NodeSync:
 
     def do_adopt(self, node: int, log: str, files_prefix: None = None, patience: float = ADOPT_PATIENCE) -> dict[str, Any]:
         """Store the whole event log of a node that had no sync process of its own."""
+        if self._refused:
+            return {}
         shipper = EventShipper(self._bucket, LogKeys(run=self._keys, attempt=self._assignment["attempt"], node=node), Path(log))
         late = f"the store did not take the event log of node {node} within {patience:g} s"
         bounded(partial(self._outage.insist, partial(shipper.ship, final=True), patience), patience, late)
@@ -138,6 +145,8 @@ class NodeSync:
 
     def do_finish(self, patience: float) -> dict[str, Any]:
         """Store the last record and the end of the event log."""
+        if self._refused:
+            return {}
         self.begin()
         with ThreadPoolExecutor(2) as pool:
             demands = [pool.submit(routine.demand, patience) for routine in (self._records, self._events)]

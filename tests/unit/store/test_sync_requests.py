@@ -204,11 +204,22 @@ def test_finish_gives_up_after_its_patience_and_ends(node: SyncNode, outage: Sto
 
 
 def test_renewed_credentials_are_taken_up(make_node: MakeNode, store: Store) -> None:
-    node = make_node(access=replace(store.access, secret_key="expired")).start()
-    assert not node.ask("check", snapshot="", archive=None)["ok"]
+    node = make_node(access=store.access).start()
+    assert node.ask("check", snapshot="", archive=None)["ok"]
+    node.write_access(replace(store.access, secret_key="expired"))
     (node.paths.outputs / "a").write_text("a")
+    assert not node.ask("files", patience=1)["ok"]
     node.write_access(store.access)
     assert node.ask("files", patience=30)["ok"]
+
+
+def test_a_store_that_refused_the_run_is_not_tried_again(make_node: MakeNode, store: Store) -> None:
+    node = make_node(access=replace(store.access, secret_key="wrong")).start()
+    assert "secret key" in node.ask("check", snapshot="", archive=None)["error"]
+    node.send("record", record={"run": "run-1", "state": "Failed"})
+    assert node.ask("finish", patience=0.0)["ok"]
+    assert node.wait() == 0
+    assert node.notes == []
 
 
 # -- the agent is gone
