@@ -22,7 +22,9 @@ from muster.node.ranks import RankProcess, Ranks
 from muster.node.syncer import Syncer
 
 METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
-SYNC_DELAY = 2.0  # seconds after which a running follower's sync process is started: importing boto3 is the cost of a launch
+# seconds after which a running follower's sync process is started: a job that is over by then never pays for the import of
+# botocore, and a longer one pays while its ranks still import their framework
+SYNC_DELAY = 0.5
 LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
 
 Push = Callable[..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from muster.store.folders import FolderSync
 from muster.store.patience import Outage, Routine, bounded
 from muster.store.shipping import EventShipper, LogKeys
 
+BACKGROUND = 10  # how much nicer than the ranks
 EVENTS_INTERVAL = 1.0
 FILES_INTERVAL = 2.0
 RECORD_INTERVAL = 3600.0  # it is woken for each new record
@@ -70,8 +72,9 @@ class NodeSync:
         self._begun = threading.Lock()
 
     def begin(self) -> None:
-        """Start the background work, once; not before the check, which a launch waits for."""
+        """Start the background work, once; not before the check, which a launch waits for. Ranks have the CPU first."""
         if not self._refused and self._begun.acquire(blocking=False):
+            os.nice(BACKGROUND)
             gc.enable()
             for routine in (self._records, self._events, self._files):
                 routine.start()

@@ -14,7 +14,8 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.targets.local_nodes import alive, sweep
 
-FASTEST, SLOWEST = 0.01, 0.25  # seconds between two looks, while something happens and while nothing does
+FASTEST, SLOWEST = 0.02, 0.25  # seconds between two looks, while something happens and while nothing does
+LIVENESS = 0.25  # seconds between two looks whether the agents live
 READ_SIZE = 1 << 20  # bytes of one log taken at one look, so that a talkative job can't starve the others
 LAST_WORDS = 60.0  # seconds that nodes have to end after the run's END event is there
 
@@ -56,10 +57,12 @@ class JobWatch:
         self._orderly: set[int] = set()
         self._end: Event | None = None
         self._end_seen = 0.0
+        self._lived: list[bool] = []
+        self._lived_at = float("-inf")
 
     def look(self) -> list[Event]:
         """Give what is new; the last time, with END at its end."""
-        living = [alive(paths, self._submitted) for paths in self._nodes]  # before reading: a death after it is found next time
+        living = self._living()  # before reading: a death after it is found next time
         events: list[Event] = []
         for node, paths in enumerate(self._nodes):
             fresh = self._read(node, paths)
@@ -68,6 +71,13 @@ class JobWatch:
             if not living[node] and not fresh:
                 self._silent.add(node)
         return events + self._conclusion()
+
+    def _living(self) -> list[bool]:
+        """Look which nodes live; not at every look, unless the end has been seen and only their leaving is awaited."""
+        now = time.monotonic()
+        if self._end is not None or now > self._lived_at + LIVENESS:
+            self._lived, self._lived_at = [alive(paths, self._submitted) for paths in self._nodes], now
+        return self._lived
 
     def _read(self, node: int, paths: NodePaths) -> list[Event]:
         offset = self.cursor.offset(node)
