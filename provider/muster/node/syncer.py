@@ -40,7 +40,7 @@ class Syncer:
         theirs.set_inheritable(True)
         entry = str(Path(__file__).with_name("start.py"))
         argv = [self._python, "-I", entry, "sync", str(self._folder), "--fd", str(theirs.fileno())]
-        self.pid = os.posix_spawn(self._python, argv, os.environ, setsigmask=[])
+        self.pid = os.posix_spawn(self._python, argv, os.environ, setsigmask=[], setsid=True)
         theirs.close()
         self._socket = ours
         self._on_start(self.pid)

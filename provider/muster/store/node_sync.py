@@ -74,7 +74,7 @@ class NodeSync:
     def begin(self) -> None:
         """Start the background work, once; not before the check, which a launch waits for. Ranks have the CPU first."""
         if not self._refused and self._begun.acquire(blocking=False):
-            os.nice(BACKGROUND)
+            _step_back()
             gc.enable()
             for routine in (self._records, self._events, self._files):
                 routine.start()
@@ -227,6 +227,15 @@ class NodeSync:
         if attempts:
             attempts[-1].update(ended=now, state=state, verdict=verdict)
         self.record({**self._record, "state": state, "verdict": verdict, "ended": now, "updated": now, "attempts": attempts})
+
+
+def _step_back() -> None:
+    """Leave the CPU to the ranks; where the kernel shares it out by session first, our session has to step back as well."""
+    os.nice(BACKGROUND)
+    try:
+        Path("/proc/self/autogroup").write_text(str(BACKGROUND), encoding="ascii")
+    except OSError:
+        pass  # no such sharing here
 
 
 def _parse(line: bytes) -> dict[str, Any]:
