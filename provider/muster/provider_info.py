@@ -19,7 +19,7 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {
                 "integration-name": INTEGRATION,
-                "external-doc-url": "https://pypi.org/project/airflow-provider-muster/",
+                "external-doc-url": "https://airflow.apache.org/docs/apache-airflow-providers/",
                 "tags": ["software"],
             }
         ],
