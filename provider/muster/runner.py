@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import secrets as random
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.access import StoreAccess
 from muster.core.codec import from_data
+from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.job import TrainingJob
-from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs
+from muster.core.plan import ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Verdict
-from muster.launchers import LAUNCHERS
+from muster.launchers import MPI, launcher_of
+from muster.node.assignment import AttemptRecord
 from muster.packaging import snapshot, source
 from muster.targets import default_root
 from muster.targets.claim import committed_otherwise
@@ -87,16 +90,19 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
     source.check(job)
     folder = Path(job.source_directory) if job.source_directory else None
     packed = snapshot.take(folder, cache / "snapshots") if folder else None
+    launcher = launcher_of(job)
     result = JobPlan(
         name=job.name,
         framework=job.framework,
-        nodes=LAUNCHERS[job.framework].plan(job),
+        nodes=launcher.plan(job),
         snapshot=packed.digest if packed else "",
         environment=_environment(job, cache, log),
         store=job.store,
         env=tuple(job.environment_variables.items()),
         secrets=tuple(sorted(job.secrets)),
-        needs=Needs(gpus=job.resources.gpus, cpus=job.resources.cpus, memory=job.resources.memory),
+        needs=Needs(gpus=job.resources.gpus, cpus=job.resources.cpus, memory=job.resources.memory, programs=launcher.programs),
+        network_interface=job.network_interface,
+        container=ContainerOptions(mounts=job.mounts, shm_size=job.shm_size, arguments=job.docker_arguments),
         limits=Limits(
             max_run_duration=job.max_run_duration_seconds, grace=job.grace_seconds, store_patience=job.store_patience_seconds
         ),
@@ -108,13 +114,24 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
 
 
 def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
-    if job.environment.interpreter:
-        return EnvironmentRef(interpreter=job.environment.interpreter)
-    if not job.environment.packages:
-        return EnvironmentRef(interpreter=sys.executable)
-    from muster.packaging import lock
+    wanted = job.environment
+    if wanted.interpreter:
+        return EnvironmentRef(interpreter=wanted.interpreter)
+    if wanted.image:
+        return EnvironmentRef(image=wanted.image)
+    ref = EnvironmentRef(python=f"{sys.version_info.major}.{sys.version_info.minor}")
+    if wanted.packages or wanted.python:
+        from muster.packaging import lock
 
-    return lock.resolve(job.environment.packages, python=sys.executable, cache=cache, log=log)
+        ref = lock.resolve(wanted.packages, python=wanted.python or sys.executable, cache=cache, log=log)
+    return dataclasses.replace(
+        ref,
+        base_image=wanted.base_image,
+        mpi=job.distributed_backend == MPI,
+        gpu=job.use_gpu,
+        apt_packages=wanted.apt_packages,
+        steps=wanted.steps,
+    )
 
 
 def submit(
@@ -137,10 +154,14 @@ def submit(
 
     :raises RequestError: the store or the environment can't be used; nothing has been launched.
     """
+    past: tuple[AttemptRecord, ...] = ()
     if check_store:
-        taken = _committed(planned.plan, target, job_id, generation, access)
+        store = _store(planned.plan.store, access)
+        store.check()
+        taken = _committed(store, planned.plan, target, job_id, generation)
         if taken is not None:
             return taken
+        past = _attempts(store, job_id, generation)
     target.prepare(planned.plan, log)
     return target.submit(
         Submission(
@@ -151,13 +172,22 @@ def submit(
             access=access,
             secrets=dict(secrets),
             requested=requested,
+            past=past,
+            first_started=past[0].started if past else 0.0,
         )
     )
 
 
-def _committed(plan: JobPlan, target: ComputeTarget, job_id: str, generation: int, access: StoreAccess) -> JobHandle | None:
-    store = _store(plan.store, access)
-    store.check()
+def _attempts(store: RunStore, job_id: str, generation: int) -> tuple[AttemptRecord, ...]:
+    """Give the attempts that the store knows of, for a target that has let go of them."""
+    try:
+        record = store.record(job_id, generation)
+    except UnknownRun:
+        return ()
+    return tuple(from_data(AttemptRecord, attempt) for attempt in record["attempts"])
+
+
+def _committed(store: RunStore, plan: JobPlan, target: ComputeTarget, job_id: str, generation: int) -> JobHandle | None:
     manifest = store.manifest(job_id, generation)
     if manifest is None:
         return None
@@ -202,6 +232,12 @@ def stored_outcome(handle: JobHandle, access: StoreAccess) -> Outcome:
 def cancel(target: ComputeTarget, handle: JobHandle, generation: int, reason: str) -> bool:
     """End a run if ``generation`` still owns it, and wait until it is gone; says whether it was there to be ended."""
     return target.cancel(handle, generation, reason)
+
+
+def release(target: ComputeTarget, handle: JobHandle) -> None:
+    """Let a target go of a run whose outcome has been taken; one that can't is asked again by the next submit."""
+    with contextlib.suppress(TargetError):
+        target.release(handle)
 
 
 def commit(target: ComputeTarget, job_id: str, access: StoreAccess) -> JobHandle:

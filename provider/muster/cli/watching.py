@@ -77,6 +77,7 @@ def watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> int:
     """Wait for the end of a run and give the exit code; one that was cancelled from here is cancelled, whatever it died of."""
     outcome, cancelled = asyncio.run(_watch(target, handle, screen))
     screen.close(outcome)
+    runner.release(target, handle)
     return CANCELLED if cancelled and outcome.state is not RunState.COMPLETED else exit_code(outcome)
 
 

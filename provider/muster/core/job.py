@@ -11,13 +11,22 @@ JOB_VERSION = 1
 class Environment:
     """What the ranks' interpreter must have.
 
-    Either ``interpreter`` (an absolute path, user-managed) or ``packages``: requirement lines in pip's syntax, of the
-    framework and ``pip_packages``, and ``-r`` with the absolute path of the requirements file, whose content is read when the
-    packages are resolved. Neither: the interpreter that runs Muster.
+    Either ``interpreter`` (an absolute path, user-managed), or ``image`` (a container image of the user's own, used as it is),
+    or ``packages``: requirement lines in pip's syntax, of the framework and ``pip_packages``, and ``-r`` with the absolute path
+    of the requirements file, whose content is read when the packages are resolved. None of them: the interpreter that runs
+    Muster, in a container the base image's.
+
+    ``python`` is a version such as ``3.11``, "" for that of the Python that runs Muster. In an image that is built,
+    ``apt_packages`` are added to ``base_image`` ("" for the target's own choice), and ``steps``, lines of shell, are run last.
     """
 
     interpreter: str = ""
     packages: tuple[str, ...] = ()
+    python: str = ""
+    image: str = ""
+    base_image: str = ""
+    apt_packages: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +39,31 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A folder of the host (or a network file system on it) that every node sees at ``target``; both absolute."""
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """TensorFlow's cluster: how many tasks of each kind; all 0 and false where a framework has no roles."""
+
+    workers: int = 0
+    servers: int = 0
+    chief: bool = False
+    evaluator: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """One training job. ``source_directory`` is absolute; ``entry_script`` relative to it; else ``command`` is the program.
 
-    ``secrets`` maps a variable's name to where its value is found; the value is never part of the job. Durations in
-    seconds. Built by :func:`muster.core.request.training_job`, which checks every rule that needs no disk.
+    ``secrets`` maps a variable's name to where its value is found; the value is never part of the job. Durations in seconds.
+    ``mounts``, ``shm_size`` and ``docker_arguments`` are for targets with containers. Built by
+    :func:`muster.core.request.training_job`, which checks every rule that needs no disk.
     """
 
     name: str
@@ -46,12 +75,17 @@ class TrainingJob:
     node_count: int = 1
     process_count_per_node: int = 1
     distributed_backend: str | None = None
+    roles: Roles = Roles()
+    mpi_arguments: tuple[str, ...] = ()
     environment: Environment = Environment()
     resources: Resources = Resources()
     use_gpu: bool = False
     network_interface: str = ""
     environment_variables: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    shm_size: int = 2 << 30  # bytes of /dev/shm in a container
+    docker_arguments: tuple[str, ...] = ()
     max_run_duration_seconds: float = 2_592_000.0
     grace_seconds: float = 10.0
     store_patience_seconds: float = 600.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.core.codec import digest
+from muster.core.job import Mount
 from muster.core.token import Text
 
 PLAN_VERSION = 1
@@ -34,34 +35,79 @@ class PortWish:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Starter:
+    """A program on node 0 that starts the ranks of all nodes itself (mpirun), each through the shim of the node it lands on.
+
+    ``argv`` ends where the program to be started would follow: the agent appends the shim's. On the starter's PATH is
+    ``REMOTE_SHELL HOST COMMAND``, which runs a line of shell on the node of that host name; node ``i`` is called ``node-<i>``.
+    A shim tells which rank it is by ``rank_variable`` and ``local_rank_variable`` of its environment, and a rank keeps, besides
+    its own variables, those beginning with one of ``keeps``.
+    """
+
+    name: str
+    argv: tuple[Text, ...]
+    env: tuple[tuple[str, Text], ...] = ()
+    rank_variable: str
+    local_rank_variable: str
+    keeps: tuple[str, ...] = ()
+
+
+REMOTE_SHELL = "muster-remote-shell"
+
+
+def host_name(node: int) -> str:
+    """Give the name by which a starter calls a node; it need not resolve."""
+    return f"node-{node}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodePlan:
-    """What one node runs. ``ranks`` are started together once every node is ready."""
+    """What one node runs. ``ranks`` are started together once every node is ready; by node 0's ``starter`` if it has one."""
 
     node: int
     ranks: tuple[RankPlan, ...]
     ports: tuple[PortWish, ...] = ()
+    starter: Starter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What every node must have, checked in preflight: GPUs, CPUs, memory in bytes (0: not asked)."""
+    """What every node must have, checked in preflight: GPUs, CPUs, memory in bytes (0: not asked), programs on its PATH."""
 
     gpus: int = 0
     cpus: float = 0.0
     memory: int = 0
+    programs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentRef:
-    """The environment of the ranks, by digest of its lock, or a user-managed ``interpreter`` path.
+    """The environment of the ranks, by digest of its lock, or a user-managed ``interpreter`` path, or an ``image`` as it is.
 
-    ``lock`` is the resolved list, one ``name==version`` a line, shown in the run and installed by the target.
+    ``lock`` is the resolved list, one ``name==version`` a line, shown in the run and installed by the target. Targets with
+    containers build an image of it on ``base_image`` ("" for their own choice): with ``mpi``, Open MPI is added and, if the
+    lock has torch or tensorflow, Horovod compiled for that version; then ``apt_packages``, the lock, and last ``steps``.
     """
 
     digest: str = ""
     interpreter: str = ""
     lock: str = ""
     python: str = ""
+    image: str = ""
+    base_image: str = ""
+    mpi: bool = False
+    gpu: bool = False
+    apt_packages: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerOptions:
+    """What a node's container is given where nodes are containers. ``shm_size`` in bytes; ``arguments`` of ``docker run``."""
+
+    mounts: tuple[Mount, ...] = ()
+    shm_size: int = 2 << 30
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +138,8 @@ class JobPlan:
     env: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     needs: Needs = Needs()
+    network_interface: str = ""  # what the user named; "" lets the leader choose from what the nodes have
+    container: ContainerOptions = ContainerOptions()
     limits: Limits = Limits()
     resume_from: str = ""
     tags: tuple[tuple[str, str], ...] = ()
@@ -102,6 +150,11 @@ class JobPlan:
     def world_size(self) -> int:
         """Number of ranks over all nodes."""
         return sum(len(node.ranks) for node in self.nodes)
+
+    @property
+    def starter(self) -> Starter | None:
+        """The program that starts all ranks, None where the agents do."""
+        return self.nodes[0].starter
 
     def digest(self) -> str:
         """Give ``sha256:<hex>`` of everything that decides what the job does."""

@@ -27,7 +27,10 @@ class PortOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """Something of the very node: ``interpreter``, ``interface`` (of the training network), ``workdir``."""
+    """Something of the very node: ``interpreter``, ``workdir``, and of the training network, which is chosen once for all
+    nodes, ``interface`` (its name on this node) and ``network`` (its address range, such as ``10.1.0.0/24``); or of the very
+    rank: ``local_rank``.
+    """
 
     here: str
 

@@ -9,6 +9,8 @@ from muster.core.job import TrainingJob
 from muster.launchers import plain, pytorch
 from muster.launchers.contract import Launcher
 
+MPI = "mpi"
+
 LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
     {
         launcher.name: launcher
@@ -20,9 +22,14 @@ LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
 )
 
 
+def launcher_of(job: TrainingJob) -> Launcher:
+    """Give the launcher of a job: MPI's if that is the backend, whatever the framework; else the framework's own."""
+    return LAUNCHERS[MPI if job.distributed_backend == MPI else job.framework]
+
+
 def check(job: TrainingJob) -> None:
     """Refuse a job that sets a variable of its launcher's.
 
     :raises RequestError: it does; the message names the variable.
     """
-    LAUNCHERS[job.framework].check(job)
+    launcher_of(job).check(job)

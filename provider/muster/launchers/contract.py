@@ -15,11 +15,15 @@ Layout = Callable[[TrainingJob], tuple[NodePlan, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """``layout`` is the pure step from job to nodes; ``reserved`` are the variables it owns, which no job may set."""
+    """``layout`` is the pure step from job to nodes; ``reserved`` are the variables it owns, which no job may set.
+
+    ``programs`` must be on every node's PATH.
+    """
 
     name: str
     layout: Layout
     reserved: frozenset[str]
+    programs: tuple[str, ...] = ()
 
     def plan(self, job: TrainingJob) -> tuple[NodePlan, ...]:
         """Give what every node runs.

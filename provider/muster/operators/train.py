@@ -219,6 +219,7 @@ class TrainOperator(BaseOperator):
 
     def _wait(self, context: Context, handle: JobHandle, target: ComputeTarget, access: StoreAccess) -> dict[str, Any]:
         if handle.found == "completed":
+            runner.release(target, handle)
             self.log.info("run %s had completed before this try: its result is taken, nothing was trained", handle.job_id)
             return self._complete(context, handle, runner.stored_outcome(handle, access))
         if self.deferrable:
@@ -245,6 +246,7 @@ class TrainOperator(BaseOperator):
         if ended.state is RunState.CANCELED:
             self._cancel("making sure that nothing of it is left")
         self._task_key = None  # it has ended: nothing is left for on_kill
+        runner.release(target, handle)
         error = outcome.failure(ended, retry=self._is_retry(context))
         if error is not None:
             raise error

@@ -67,12 +67,14 @@ def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> E
     settings = PipSettings.read(os.environ)
     kept = cache / "locks" / f"{_key(wishes, version, settings, os.environ)}.txt"
     lock = _kept(kept)
+    if not packages:
+        lock = ""
     if lock is None:
         log(f"resolving {_count(len(wishes.lines), 'package')} for Python {version}")
         lock = _resolve(wishes, python, settings, _made(kept.parent), log)
         _keep(kept, lock)
     ref = EnvironmentRef(digest=digest({"lock": lock, "python": version}), lock=lock, python=version)
-    log(f"environment {ref.digest[:19]}, Python {version}: {', '.join(lock.split())}")
+    log(f"environment {ref.digest[:19]}, Python {version}: {', '.join(lock.split()) or 'no packages'}")
     return ref
 
 

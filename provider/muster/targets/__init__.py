@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from muster.core.errors import RequestError
 from muster.targets.contract import ComputeTarget
 
-KINDS = ("local",)
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How to make a target of plain fields; those it knows besides ``name``. The module is imported when it is opened."""
+
+    fields: tuple[str, ...]
+    open: Callable[[str, Mapping[str, Any]], ComputeTarget]
 
 
 def open_target(config: Mapping[str, Any] | str | None) -> ComputeTarget:
@@ -22,15 +30,47 @@ def open_target(config: Mapping[str, Any] | str | None) -> ComputeTarget:
     kind = fields.pop("type", "local")
     if kind not in KINDS:
         raise RequestError(f"unknown target {kind!r}; known: {', '.join(KINDS)}, names in muster.toml and connections")
-    unknown = sorted(set(fields) - {"root", "name"})
+    name = fields.pop("name", None) or kind
+    unknown = sorted(set(fields) - set(KINDS[kind].fields))
     if unknown:
-        raise RequestError(f"target {kind!r} has no field {unknown[0]!r}; it takes root")
-    from muster.targets.local import LocalTarget
-
-    root = Path(fields.get("root") or default_root()).expanduser().resolve()
-    return LocalTarget(root=root, name=fields.get("name") or kind)
+        raise RequestError(f"target {kind!r} has no field {unknown[0]!r}; it takes {', '.join(KINDS[kind].fields)}")
+    return KINDS[kind].open(name, fields)
 
 
 def default_root() -> str:
     """Give the folder for jobs and caches of this machine: MUSTER_HOME, else ``~/.muster``."""
     return os.environ.get("MUSTER_HOME") or "~/.muster"
+
+
+def _open_local(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
+    from muster.targets.local import LocalTarget
+
+    return LocalTarget(root=Path(fields.get("root") or default_root()).expanduser().resolve(), name=name)
+
+
+def _open_docker(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
+    from muster.targets.docker import DockerTarget
+
+    return DockerTarget.from_fields(name, fields)
+
+
+DOCKER_FIELDS = (
+    "url",
+    "tls_ca_cert",
+    "tls_client_cert",
+    "tls_client_key",
+    "tls_verify",
+    "base_image",
+    "gpu_base_image",
+    "image_repository",
+    "registry_login",
+    "networks",
+    "gpus",
+)
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "local": Kind(fields=("root",), open=_open_local),
+        "docker": Kind(fields=DOCKER_FIELDS, open=_open_docker),
+    }
+)

@@ -11,6 +11,7 @@ from muster.core.access import StoreAccess
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
+from muster.node.assignment import AttemptRecord
 
 Log = Callable[[str], None]
 
@@ -19,7 +20,9 @@ Log = Callable[[str], None]
 class Submission:
     """A plan with everything that travels beside it: who owns it, the packed code, the store's access, values of secrets.
 
-    ``requested`` is when the user's request came in (seconds since the epoch); the preparing phase is counted from it.
+    ``past`` are the attempts of this generation that the store knows of, for a target that has let go of them, and
+    ``first_started`` when the first of them was submitted (0: none). ``requested`` is when the user's request came in (seconds
+    since the epoch); the preparing phase is counted from it.
     """
 
     job_id: str
@@ -29,6 +32,8 @@ class Submission:
     access: StoreAccess
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     requested: float = 0.0
+    past: tuple[AttemptRecord, ...] = ()
+    first_started: float = 0.0
 
 
 class Session(Protocol):
@@ -84,6 +89,13 @@ class ComputeTarget(Protocol):
 
     def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
         """Start agents that only commit outputs which could not be stored when the run ended."""
+        ...
+
+    def release(self, handle: JobHandle) -> None:
+        """Let go of what only waited for someone to take the run's end (exited containers, their network).
+
+        Called once the outcome has been taken. What the store could not take yet is kept, and so is a job that runs.
+        """
         ...
 
     def remove(self, handle: JobHandle) -> None:

@@ -44,7 +44,7 @@ class LocalTarget:
 
     def prepare(self, plan: JobPlan, log: Log) -> None:
         """Build the environment's venv, or find it by its digest."""
-        if plan.environment.lock:
+        if plan.environment.digest:
             from muster.packaging import venv
 
             venv.ensure(plan.environment, self.root, log)
@@ -96,6 +96,9 @@ class LocalTarget:
             )
             following = self._next_claim(paths, claim, Step.COMMIT, submission, claim.plan_digest)
             return self._launch(paths, following, Step.COMMIT, submission)
+
+    def release(self, handle: JobHandle) -> None:
+        """Keep the job's folders, for people to look into; nothing else is held."""
 
     def remove(self, handle: JobHandle) -> None:
         """Delete the job's folders."""
@@ -242,7 +245,7 @@ class LocalTarget:
     def _interpreter(self, environment: EnvironmentRef) -> str:
         if environment.interpreter:
             return environment.interpreter
-        if environment.lock:
+        if environment.digest:
             from muster.packaging import venv
 
             return str(venv.interpreter(environment, self.root))
