@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmarks import report
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"  # has the server of the store
+ROOT = Path(__file__).resolve().parent.parent
+BORROWED = ("scripts", "tests")  # have the server of the store, on this machine and in a container
 
-BENCHES = ("launch",)
+BENCHES = ("launch", "containers")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--row", action="append", help="only this row (may be repeated); nothing is written then")
     arguments = parser.parse_args(argv)
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path[:0] = [str(ROOT / folder) for folder in BORROWED]
     bench = importlib.import_module(f"benchmarks.{arguments.bench}")
     rows = bench.measure(arguments.row or bench.ROWS)
     if not arguments.row:

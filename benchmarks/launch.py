@@ -18,6 +18,7 @@ from benchmarks import processes
 from benchmarks.ours import BUCKET, HOME, KEYS, Ours
 from benchmarks.peers import NOOP, ROOT, BenchError, Peers, install
 from benchmarks.report import Goal, Row, row
+from benchmarks.rounds import in_turn, timed
 
 JOBS = Path(__file__).resolve().parent / "jobs"
 DIGITS = ROOT / "dags" / "digits"
@@ -79,14 +80,14 @@ class _Launch:
             self.peers.torchx,
             lambda: self.peers.mpirun(program),
         ]
-        mine, *theirs = _in_turn([_timed(contender) for contender in contenders], ROUNDS)
+        mine, *theirs = in_turn([timed(contender) for contender in contenders], ROUNDS)
         names = ("2 torchruns", "torchx run -s local_cwd", "mpirun -n 2")
         return [row(r, "s", mine, seconds, who) for r, seconds, who in zip(NOOPS, theirs, names, strict=True)]
 
     # -- the death of a rank
 
     def teardown(self) -> list[Row]:
-        mine, theirs = _in_turn([self._our_teardown, self._mpirun_teardown], ROUNDS)
+        mine, theirs = in_turn([self._our_teardown, self._mpirun_teardown], ROUNDS)
         return [row("teardown", "s", mine, theirs, "mpirun, ranks only: it leaves setsid children alive")]
 
     def _our_teardown(self) -> float:
@@ -124,7 +125,7 @@ class _Launch:
         arguments = ["--epochs", str(EPOCHS)]
         job = self._two_nodes("steps", source_directory=str(source), entry_script="timed_training.py", arguments=arguments)
         program = [self.peers.python, "timed_training.py", *arguments]
-        mine, theirs = _in_turn([lambda: _rate(self.ours.run(job)), lambda: self._torchrun_rate(source, program)], STEP_ROUNDS)
+        mine, theirs = in_turn([lambda: _rate(self.ours.run(job)), lambda: self._torchrun_rate(source, program)], STEP_ROUNDS)
         return [row("steps_vs_torchrun", "steps/s", mine, theirs, "2 torchruns")]
 
     def _torchrun_rate(self, source: Path, program: Sequence[str]) -> float:
@@ -150,22 +151,6 @@ class _Launch:
 
 
 _QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-
-def _in_turn(contenders: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Let each do it once unmeasured, then in turn A B C A B C …; gives what each one took."""
-    for contender in contenders:
-        contender()
-    return list(map(list, zip(*([contender() for contender in contenders] for _ in range(rounds)), strict=True)))
-
-
-def _timed(work: Callable[[], object]) -> Callable[[], float]:
-    def seconds() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return seconds
 
 
 def _ranks(mark: str) -> list[int]:

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,18 @@ HOME = "home"
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """``folder`` has the job files and what Muster keeps; ``endpoint`` is the store."""
+    """``folder`` has the job files and what Muster keeps, ``endpoint`` is the store; ``target`` in full, None: this machine."""
 
     folder: Path
     endpoint: str
+    target: dict[str, Any] | None = None
 
     def job(self, name: str, **parameters: Any) -> Path:
         """Write a job file (JSON is YAML) in a folder of its own and give its path."""
         file = self.folder / name / "JOB.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"name": name, **parameters}), encoding="utf-8")
+        where = {"compute_target": self.target} if self.target else {}
+        file.write_text(json.dumps({"name": name, **where, **parameters}), encoding="utf-8")
         return file
 
     def argv(self, *words: str) -> list[str]:
@@ -56,6 +59,11 @@ class Ours:
             raise BenchError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
+    def first_line(self, job: Path, line: str) -> float:
+        """Give the seconds from the command to a line that a rank prints; returns at the run's end."""
+        argv = self.argv("run", str(job))
+        return seconds_to_line(argv, line, self.environ())
+
     @contextlib.contextmanager
     def running(self, job: Path) -> Iterator[str]:
         """Have a job run inside the block, from its ranks' start on; gives the run's id; cancelled behind it."""
@@ -69,6 +77,21 @@ class Ours:
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
+
+
+def seconds_to_line(argv: list[str], line: str, environ: Mapping[str, str] | None = None) -> float:
+    """Run a command to its end; gives the seconds until it had printed a line that ends like this."""
+    began, seen = time.perf_counter(), 0.0
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = []
+        for text in process.stdout:
+            said.append(text)
+            if not seen and text.rstrip().endswith(line):
+                seen = time.perf_counter()
+    if process.returncode != 0 or not seen:
+        raise BenchError(f"{' '.join(argv)} ended with {process.returncode}:\n{''.join(said)}")
+    return seen - began
 
 
 def _until_running(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

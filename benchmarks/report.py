@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a result: medians over ``runs``; ``ratio`` is ours ÷ peer."""
+    """One line of a result: medians over ``runs``; ``ratio`` is ours ÷ peer. The spreads are the middle half of the runs."""
 
     row: str
     unit: str
@@ -25,6 +25,8 @@ class Row:
     peer_name: str
     ratio: float | None
     runs: int
+    ours_spread: tuple[float, float] | None = None
+    peer_spread: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,16 @@ def row(name: str, unit: str, ours: Sequence[float], peer: Sequence[float] = (),
         peer_name=peer_name,
         ratio=ratio,
         runs=len(ours),
+        ours_spread=_spread(ours),
+        peer_spread=_spread(peer),
     )
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float] | None:
+    if len(values) < 3:
+        return None
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return round(low, 4), round(high, 4)
 
 
 def write(bench: str, rows: Sequence[Row]) -> Path:
@@ -92,10 +103,16 @@ def table(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
     """Give the rows as text, each with its goal and whether it is met."""
     cells = [("row", "unit", "ours", "peer", "ratio", "peer is", "runs", "goal")]
     for r in rows:
-        numbers = tuple("-" if value is None else f"{value:.4g}" for value in (r.ours, r.peer, r.ratio))
+        numbers = (_number(r.ours, r.ours_spread), _number(r.peer, r.peer_spread), _number(r.ratio))
         cells.append((r.row, r.unit, *numbers, r.peer_name or "-", str(r.runs), _verdict(r, goals.get(r.row))))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def _number(value: float | None, spread: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if spread is None else f"{value:.4g} [{spread[0]:.3g}, {spread[1]:.3g}]"
 
 
 def _verdict(r: Row, goal: Goal | None) -> str:

@@ -27,7 +27,8 @@ def render(data: dict[str, Any]) -> str:
     """Give the results as a table in Markdown, with the machine they were measured on."""
     machine = ", ".join(f"{name} {value}" for name, value in data["machine"].items())
     head = ["| row | unit | Muster | peer | | Muster ÷ peer | runs |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    return "\n".join([*head, *map(_line, data["rows"]), "", f"Medians. Machine: {machine}."])
+    brackets = ", in brackets the middle half of the runs" if any(row.get("ours_spread") for row in data["rows"]) else ""
+    return "\n".join([*head, *map(_line, data["rows"]), "", f"Medians{brackets}. Machine: {machine}."])
 
 
 def with_table(text: str, bench: str, table: str) -> str:
@@ -44,16 +45,18 @@ def _line(row: dict[str, Any]) -> str:
     cells = [
         f"`{row['row']}`",
         row["unit"],
-        _number(row["ours"]),
-        _number(row["peer"]),
+        _number(row["ours"], row.get("ours_spread")),
+        _number(row["peer"], row.get("peer_spread")),
         row["peer_name"] or "-",
         _number(row["ratio"]),
     ]
     return "| " + " | ".join([*cells, str(row["runs"])]) + " |"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _number(value: float | None, spread: list[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if spread is None else f"{value:.3g} [{spread[0]:.3g}, {spread[1]:.3g}]"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlflow_server import RunningMlflow, running
 from store_server import Store, StoreServer
 
 
@@ -24,3 +25,17 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServ
 def store(store_server: StoreServer) -> Store:
     """Give an empty store of the test's own."""
     return Store(uri=store_server.fresh_uri(), access=store_server.access, server=store_server)
+
+
+@pytest.fixture(scope="session")
+def mlflow_session(store_server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlflow]:
+    """Give the one MLflow server of the session; it takes half a minute to start."""
+    with running(tmp_path_factory.mktemp("mlflow"), store_server) as server:
+        yield server
+
+
+@pytest.fixture
+def mlflow_server(mlflow_session: RunningMlflow) -> RunningMlflow:
+    """Give the MLflow server, with nothing registered in it."""
+    mlflow_session.empty()
+    return mlflow_session

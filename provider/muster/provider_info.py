@@ -29,7 +29,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"muster.operators.{module}" for module in ("train", "pytorch", "register")],
             }
         ],
-        "hooks": [{"integration-name": INTEGRATION, "python-modules": ["muster.hooks.compute", "muster.hooks.store"]}],
+        "hooks": [
+            {
+                "integration-name": INTEGRATION,
+                "python-modules": [f"muster.hooks.{module}" for module in ("compute", "mlflow", "store")],
+            }
+        ],
         "triggers": [{"integration-name": INTEGRATION, "python-modules": ["muster.triggers.training"]}],
         "connection-types": [_connection_type()],
         "extra-links": ["muster.links.outputs.OutputsLink"],

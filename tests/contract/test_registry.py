@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,16 +16,28 @@ from muster.core.errors import RequestError
 from muster.core.manifest import Manifest, ManifestFile
 from muster.registry import REGISTRIES, open_registry
 from muster.registry.contract import ModelRegistry
+from muster.store.errors import Away, Refused
 from muster.store.run_store import RunStore
 from store_server import Store
 
 Open = Callable[[], ModelRegistry]
+Config = dict[str, Any]
 
 
 @pytest.fixture(params=sorted(REGISTRIES))
-def open_one(request: pytest.FixtureRequest, store: Store) -> Open:
+def config(request: pytest.FixtureRequest) -> Config:
+    """Give the configuration of a registry that has no models; every type of registry needs a line here."""
+    of_type: dict[str, Callable[[], Config]] = {
+        "store": lambda: {"type": "store"},
+        "mlflow": lambda: request.getfixturevalue("mlflow_server").config,
+    }
+    return of_type[request.param]()
+
+
+@pytest.fixture
+def open_one(config: Config, store: Store) -> Open:
     """Give a way to open the registry, as another process would."""
-    return lambda: open_registry(request.param, store.open())
+    return lambda: open_registry(config, store.open())
 
 
 @pytest.fixture
@@ -39,8 +52,8 @@ def manifest(number: int, metrics: dict[str, float] | None = None) -> Manifest:
     return Manifest(run=f"run-{number}", generation=1, attempt=1, uri=uri, files=(file,), metrics=metrics)
 
 
-def register_in_process(uri: str, access: StoreAccess, kind: str, number: int) -> int:
-    return open_registry(kind, RunStore(uri, access)).register(manifest(number), "digits").version
+def register_in_process(uri: str, access: StoreAccess, config: Config, number: int) -> int:
+    return open_registry(config, RunStore(uri, access)).register(manifest(number), "digits").version
 
 
 def test_versions_count_up_and_keep_what_they_were_registered_with(registry: ModelRegistry) -> None:
@@ -81,10 +94,9 @@ def test_manifests_registered_at_once_get_consecutive_versions(open_one: Open) -
     assert [version.version for version in open_one().versions("digits")] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("kind", sorted(REGISTRIES))
-def test_processes_agree_as_threads_do(store: Store, kind: str) -> None:
+def test_processes_agree_as_threads_do(store: Store, config: Config) -> None:
     with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(register_in_process, store.uri, store.access, kind, number % 2) for number in range(8)]
+        jobs = [pool.submit(register_in_process, store.uri, store.access, config, number % 2) for number in range(8)]
         versions = [job.result() for job in jobs]
     assert sorted(set(versions)) == [1, 2]
     assert versions == versions[:2] * 4
@@ -158,6 +170,26 @@ def test_what_is_not_there_is_named(registry: ModelRegistry) -> None:
         registry.set_alias("digits", "prod", 4)
     with pytest.raises(RequestError, match=r"no file below 'nope' .* it has \['outputs/model\.pt'\]"):
         registry.register(manifest(1), "digits", path="nope")
+
+
+def test_what_is_away_and_what_refuses_is_said_as_such(config: Config, store: Store) -> None:
+    """``Away`` and ``Refused`` are worth another try; a wrong request is not."""
+    nowhere = "http://127.0.0.1:1"
+    away = {**config, "tracking_uri": nowhere} if config["type"] == "mlflow" else config
+    wrong = {**config, "password": "s3cr3t"} if config["type"] == "mlflow" else config
+    with pytest.raises(Away, match=nowhere):
+        open_registry(away, RunStore(store.uri, replace(store.access, endpoint_url=nowhere))).register(manifest(1), "digits")
+    with pytest.raises(Refused) as refused:
+        open_registry(wrong, RunStore(store.uri, replace(store.access, secret_key="s3cr3t"))).register(manifest(1), "digits")
+    assert "s3cr3t" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_configuration_that_is_none_is_refused(config: Config, store: Store) -> None:
+    with pytest.raises(RequestError, match="unknown registry 'moon'; it is one of mlflow, store"):
+        open_registry("moon", store.open())
+    with pytest.raises(RequestError, match="field 'colour'"):
+        open_registry({**config, "colour": "red"}, store.open())
 
 
 class _Dying:

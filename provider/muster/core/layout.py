@@ -94,6 +94,11 @@ def model_labels(name: str) -> str:
     return f"models/{name}/labels.json"
 
 
+def registering(name: str, manifest: str) -> str:
+    """Whose turn it is to register a manifest elsewhere than in this store; changed by conditional writes."""
+    return f"registering/{name}/{manifest.removeprefix('sha256:')}.json"
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Split ``s3://bucket/prefix`` into bucket and prefix, the prefix without slashes at its ends.
 

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator, Context
 
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
+from muster.hooks.mlflow import MlflowHook
 from muster.hooks.store import RunStoreHook
 from muster.operators.outcome import airflow_errors, emit
 from muster.registry import open_registry
@@ -26,10 +27,21 @@ class RegisterModelOperator(BaseOperator):
     :param path: file or folder of the run that is the model
     :param tags: ``{name: text}`` of the version
     :param metrics: of the version, beside those that the run logged
+    :param registry: ``store``, the run store itself, or ``mlflow``, an MLflow server
+    :param mlflow_conn_id: connection to the MLflow server; by default the worker's ``MLFLOW_TRACKING_*`` variables
     :param aws_conn_id: connection with the store's credentials; by default the one that the run was made with
     """
 
-    template_fields: Sequence[str] = ("model_name", "run", "path", "tags", "metrics", "aws_conn_id")
+    template_fields: Sequence[str] = (
+        "model_name",
+        "run",
+        "path",
+        "tags",
+        "metrics",
+        "registry",
+        "mlflow_conn_id",
+        "aws_conn_id",
+    )
     ui_color = "#dff2e1"
 
     def __init__(
@@ -40,6 +52,8 @@ class RegisterModelOperator(BaseOperator):
         path: str = "outputs",
         tags: dict[str, str] | None = None,
         metrics: dict[str, float] | None = None,
+        registry: str = "store",
+        mlflow_conn_id: str | None = None,
         aws_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,6 +63,8 @@ class RegisterModelOperator(BaseOperator):
         self.path = path
         self.tags = tags
         self.metrics = metrics
+        self.registry = registry
+        self.mlflow_conn_id = mlflow_conn_id
         self.aws_conn_id = aws_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -59,13 +75,20 @@ class RegisterModelOperator(BaseOperator):
             store = RunStoreHook(self.aws_conn_id or reference.get("aws_conn_id"), reference["store"]).run_store()
             manifest = _manifest(store, reference)
             metrics = {**(manifest.metrics or {}), **(self.metrics or {})}
-            registry = open_registry("store", store)
+            registry = open_registry(self._registry_config(), store)
             version = registry.register(manifest, self.model_name, path=self.path, metrics=metrics, tags=self.tags or {})
         known = {"name": version.name, "version": version.version, "uri": version.uri, "metrics": dict(version.metrics)}
         registered = {**known, "run": version.run}
         emit(context, self.outlets, registered)
         self.log.info("model %s version %s: run %s, %s", version.name, version.version, version.run, version.uri)
         return registered
+
+    def _registry_config(self) -> str | dict[str, Any]:
+        if self.registry == "mlflow":
+            return MlflowHook(self.mlflow_conn_id).get_config()
+        if self.mlflow_conn_id:
+            raise RequestError(f"mlflow_conn_id is for registry='mlflow', but registry is {self.registry!r}")
+        return self.registry
 
     def _upstream_run(self, context: Context) -> Any:
         """Find the one upstream task that returned a run."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
 
@@ -12,20 +12,32 @@ if TYPE_CHECKING:
     from muster.store.run_store import RunStore
 
 
-def _store(run_store: RunStore) -> ModelRegistry:
+def _store(config: Mapping[str, Any], run_store: RunStore) -> ModelRegistry:
     from muster.registry.store_registry import StoreRegistry
 
+    unknown = sorted(set(config) - {"type"})
+    if unknown:
+        raise RequestError(f"registry: type store has no field {unknown[0]!r}; the models lie in the run store itself")
     return StoreRegistry(run_store)
 
 
-REGISTRIES: dict[str, Callable[[RunStore], ModelRegistry]] = {"store": _store}
+def _mlflow(config: Mapping[str, Any], run_store: RunStore) -> ModelRegistry:
+    from muster.registry.mlflow_registry import MlflowRegistry
+    from muster.registry.mlflow_server import MlflowServer
+
+    return MlflowRegistry(MlflowServer.from_fields(config), run_store)
 
 
-def open_registry(kind: str, run_store: RunStore) -> ModelRegistry:
-    """Give the registry of a kind, for models whose files lie in ``run_store``.
+REGISTRIES: dict[str, Callable[[Mapping[str, Any], RunStore], ModelRegistry]] = {"store": _store, "mlflow": _mlflow}
 
-    :raises RequestError: there is no such kind.
+
+def open_registry(config: str | Mapping[str, Any], run_store: RunStore) -> ModelRegistry:
+    """Give a registry for models whose files lie in ``run_store``, by its type or by a configuration with a ``type``.
+
+    :raises RequestError: there is no such type, or the configuration is not one of it; nothing is asked or loaded yet.
     """
+    fields = {"type": config} if isinstance(config, str) else config
+    kind = fields.get("type")
     if kind not in REGISTRIES:
         raise RequestError(f"unknown registry {kind!r}; it is one of {', '.join(sorted(REGISTRIES))}")
-    return REGISTRIES[kind](run_store)
+    return REGISTRIES[kind](fields, run_store)

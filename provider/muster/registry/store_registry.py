@@ -20,6 +20,7 @@ from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
 from muster.core.model import ModelVersion
 from muster.registry.contract import LATEST, check_alias, check_name
+from muster.registry.wanted import wanted_version
 from muster.store.errors import Conflict, Missing
 from muster.store.run_store import RunStore
 
@@ -44,19 +45,7 @@ class StoreRegistry:
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """See :class:`muster.registry.contract.ModelRegistry`."""
-        check_name(name)
-        kept = manifest.metrics if metrics is None else metrics
-        wanted = ModelVersion(
-            name=name,
-            version=0,
-            uri=f"{manifest.uri}/{_existing(manifest, path)}",
-            run=manifest.run,
-            manifest=manifest.digest(),
-            path=path.strip("/"),
-            metrics={key: float(value) for key, value in (kept or {}).items()},
-            tags=dict(tags or {}),
-            created=time.time(),
-        )
+        wanted = wanted_version(manifest, name, path, metrics, tags)
         number = self._known(wanted) or self._number(wanted)
         return self.get(name, number)
 
@@ -192,12 +181,3 @@ class StoreRegistry:
 def _labelled(version: ModelVersion, labels: dict[str, Any]) -> ModelVersion:
     aliases = tuple(sorted(alias for alias, number in labels["aliases"].items() if number == version.version))
     return replace(version, aliases=aliases, tags={**version.tags, **labels["tags"].get(str(version.version), {})})
-
-
-def _existing(manifest: Manifest, path: str) -> str:
-    """Give the path below which the model's files lie, without slashes at its ends."""
-    plain = path.strip("/")
-    if not any(file.path == plain or file.path.startswith(plain + "/") for file in manifest.files):
-        there = [file.path for file in manifest.files]
-        raise RequestError(f"run {manifest.run} has no file below {path!r} to register as a model; it has {there}")
-    return plain

@@ -1,0 +1,24 @@
+"""Rounds: contenders that take turns, so that what else the machine does hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+
+def in_turn(contenders: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Let each do it once unmeasured, then in turn A B C A B C …; gives what each one took."""
+    for contender in contenders:
+        contender()
+    return list(map(list, zip(*([contender() for contender in contenders] for _ in range(rounds)), strict=True)))
+
+
+def timed(work: Callable[[], object]) -> Callable[[], float]:
+    """Give a contender whose result is the seconds that the work took."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return seconds
