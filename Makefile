@@ -18,6 +18,7 @@ check: setup  ## lint, format, types, which module may import which; seconds
 	$(BIN)/python -m pytest -q tests/unit/test_laws.py
 
 test: setup  ## every test that needs no GPU (TESTS=… to choose some); with CI=true a skip is a failure
+	@scripts/system.sh
 	$(BIN)/python -m pytest $(TESTS)
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU

@@ -48,6 +48,7 @@ def base_image() -> str:
 def store(folder: Path, image: str) -> Iterator[Any]:
     """Run a store in a container for as long as the context lasts; it has an ``endpoint`` and a ``network`` to join."""
     import docker as sdk
+
     from engine import DockerStoreServer
 
     keys = dict(zip(("access_key", "secret_key"), KEYS.values(), strict=True))

@@ -61,12 +61,21 @@ def _is_free(port: int) -> bool:
 
 def argv(data: Path, bucket: str, ports: list[int]) -> list[str]:
     """Give the command line; the first port is that of S3."""
-    weed = str(Path(sys.executable).with_name("weed"))
+    given = (f"-{service}.port={port}" for service, port in zip(SERVICES, ports, strict=True))
+    return [weed(), *options(str(data), bucket, bind="127.0.0.1"), *given]
+
+
+def options(data: str, bucket: str, bind: str) -> list[str]:
+    """Give the arguments that do not depend on ports; ``bind`` is the address listened on, the parts talk over loopback."""
     return [
-        *(weed, "mini", f"-dir={data}", f"-bucket={bucket}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-        *(f"-{service}.port={port}" for service, port in zip(SERVICES, ports, strict=True)),
+        *("mini", f"-dir={data}", f"-bucket={bucket}", "-ip=127.0.0.1", f"-ip.bind={bind}"),
         *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
     ]
+
+
+def weed() -> str:
+    """Give the path of SeaweedFS's one program, which lies beside our interpreter."""
+    return str(Path(sys.executable).with_name("weed"))
 
 
 def _client(endpoint: str, access_key: str, secret_key: str) -> Any:

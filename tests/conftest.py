@@ -9,6 +9,8 @@ import pytest
 from mlflow_server import RunningMlflow, running
 from store_server import Store, StoreServer
 
+pytest_plugins = ["engine", "workshop"]
+
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:

@@ -18,10 +18,27 @@ from muster.node import processes
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
 from muster.targets.contract import Submission
-from muster.targets.local import LocalTarget
+from muster.targets.local.target import LocalTarget
 from store_server import Store
 
 NOTHING = Needs()
+# what values of users can look like
+HOSTILE = (
+    "",
+    " ",
+    "a b",
+    'say "hi"',
+    "it's",
+    "two\nlines",
+    "$HOME",
+    "${HOME}",
+    "$",
+    "`id`",
+    "späße 模型 🚀",
+    "-x",
+    "*",
+    "\\n",
+)
 _numbers = itertools.count()
 
 

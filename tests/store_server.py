@@ -87,6 +87,10 @@ class StoreServer:
     def _is_ready(self) -> bool:
         assert self._child is not None
         assert self._child.poll() is None, f"SeaweedFS ended with {self._child.returncode}; its log is {self.log}"
+        return self.is_usable()
+
+    def is_usable(self) -> bool:
+        """Say whether the server takes objects."""
         return _answers(self.endpoint) and _is_usable(RunStore(f"s3://{self.bucket}/ready", self.access))
 
 

@@ -82,3 +82,8 @@ def class_paths(info: dict[str, object]) -> list[str]:
         elif isinstance(value, str) and value.startswith("muster."):
             found.append(value)
     return found
+
+
+def test_ships_the_dockerfiles_of_images(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    assert {f"muster/docker/{folder}/Dockerfile" for folder in ("mpi", "pytorch", "tensorflow")} <= names

@@ -10,7 +10,21 @@ import yaml
 
 from muster.core.errors import RequestError
 
-TEXTS = frozenset({"framework_version", "arguments", "script_params", "command", "environment_variables", "tags"})
+TEXTS = frozenset(
+    {
+        "framework_version",
+        "python_version",
+        "arguments",
+        "script_params",
+        "command",
+        "environment_variables",
+        "mpi_arguments",
+        "docker_arguments",
+        "apt_packages",
+        "build_steps",
+        "tags",
+    }
+)
 """Parameters whose scalars are texts: ``--lr: 0.10`` stays ``0.10`` and ``yes`` stays ``yes``."""
 
 AIRFLOW_ONLY = {"aws_conn_id": "give AWS_* variables or [store] in muster.toml"}

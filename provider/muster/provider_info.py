@@ -26,7 +26,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": INTEGRATION,
-                "python-modules": [f"muster.operators.{module}" for module in ("train", "pytorch", "register")],
+                "python-modules": [
+                    f"muster.operators.{module}" for module in ("train", "pytorch", "tensorflow", "mpi", "register")
+                ],
             }
         ],
         "hooks": [
@@ -55,16 +57,38 @@ def _connection_type() -> dict[str, Any]:
         "conn-fields": {
             "target": {
                 "label": "Target",
-                "description": "Where jobs run: local is the machine of the Airflow worker.",
-                "schema": {"type": "string", "enum": ["local"], "default": "local"},
+                "description": "Where jobs run: local is the machine of the Airflow worker, docker a Docker engine.",
+                "schema": {"type": "string", "enum": ["local", "docker"], "default": "local"},
             },
-            "root": {
-                "label": "Root folder",
-                "description": "Folder for jobs and environments on the target; absolute. Empty: a folder in the user's cache.",
-                "schema": {"type": ["string", "null"]},
-            },
+            "root": _field(
+                "Root folder (local)",
+                "Folder for jobs and environments on the target; absolute. Empty: a folder in the user's cache.",
+            ),
+            **{name: _field(f"{label} (docker)", text) for name, (label, text) in _DOCKER_FIELDS.items()},
         },
     }
+
+
+_DOCKER_FIELDS = {
+    "url": ("Engine URL", "Such as tcp://gpu-1:2376. Empty: DOCKER_HOST of the worker, else the socket of its machine."),
+    "tls_ca_cert": ("CA certificate", "Path on the workers of the certificate that signed the engine's."),
+    "tls_client_cert": ("Client certificate", "Path on the workers of the certificate to show to the engine."),
+    "tls_client_key": ("Client key", "Path on the workers of the client certificate's key."),
+    "tls_verify": ("Verify the engine", "true (if empty) or false: whether the engine's certificate is checked."),
+    "base_image": ("Base image", "On what environments are built. Empty: python:<version>-slim."),
+    "gpu_base_image": ("GPU base image", "The same for jobs with use_gpu. Empty: the base image."),
+    "image_repository": (
+        "Image repository",
+        "registry/repository that built images are pushed to. Empty: they stay on the engine.",
+    ),
+    "docker_conn_id": ("Registry connection", "Id of a Docker connection, whose login is used for pulling and pushing images."),
+    "networks": ("Networks", "Networks of the engine that nodes join besides their own; with commas."),
+    "gpus": ("GPUs", "Devices that jobs may use, such as 0,1,2. Empty: counted from 0."),
+}
+
+
+def _field(label: str, description: str) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": ["string", "null"]}}
 
 
 def _options() -> dict[str, Any]:

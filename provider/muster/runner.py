@@ -24,7 +24,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Verdict
 from muster.launchers import MPI, launcher_of
 from muster.node.assignment import AttemptRecord
-from muster.packaging import snapshot, source
+from muster.packaging import conda_file, snapshot, source
 from muster.targets import default_root
 from muster.targets.claim import committed_otherwise
 from muster.targets.contract import ComputeTarget, Log, Submission
@@ -113,8 +113,16 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
     return Planned(job=job, plan=result, archive=packed.archive if packed else None)
 
 
+def environment(job: TrainingJob, *, log: Log) -> EnvironmentRef:
+    """Resolve a job's environment as its plan would have it.
+
+    :raises EnvironmentUnsolvable: its packages can't be resolved.
+    """
+    return _environment(job, Path(default_root()).expanduser(), log)
+
+
 def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
-    wanted = job.environment
+    wanted = conda_file.spelled_out(job.environment)
     if wanted.interpreter:
         return EnvironmentRef(interpreter=wanted.interpreter)
     if wanted.image:

@@ -12,6 +12,13 @@ One muster.toml is read: of the job file's folder or the nearest one above it, e
     [targets.big]
     type = "local"
     root = "scratch/muster"             # relative to muster.toml
+
+    [targets.rack]
+    type = "docker"
+    url = "tcp://rack:2376"             # without it: DOCKER_HOST, else this machine's socket
+    tls_ca_cert = "certs/ca.pem"        # relative to muster.toml; and tls_client_cert, tls_client_key
+    base_image = "python:3.11-slim"     # and gpu_base_image, image_repository, networks, gpus
+    registry_login = { server = "registry.example.org", username = "me", password = "secret" }
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ from muster.core.layout import split_uri
 STORE = "MUSTER_STORE"
 TARGET = "MUSTER_TARGET"
 FILE_NAME = "muster.toml"
+PATHS = ("root", "tls_ca_cert", "tls_client_cert", "tls_client_key")  # of a target; relative to muster.toml
 _KEYS_OF_ONE_PAIR = ("access_key", "secret_key", "session_token")
 _ACCESS = tuple(f.name for f in dataclasses.fields(StoreAccess))
 
@@ -128,10 +136,10 @@ def _table(data: Mapping[str, Any], name: str, file: Path | None) -> dict[str, A
 
 
 def _target(config: dict[str, Any], file: Path | None) -> dict[str, Any]:
-    root = config.get("root")
-    if isinstance(root, str) and file:
-        return {**config, "root": str(file.parent / Path(root).expanduser())}
-    return config
+    if file is None:
+        return config
+    paths = {name: config[name] for name in PATHS if isinstance(config.get(name), str) and config[name]}
+    return {**config, **{name: str(file.parent / Path(path).expanduser()) for name, path in paths.items()}}
 
 
 def _access(environment: StoreAccess, store: Mapping[str, Any], environ: Mapping[str, str]) -> StoreAccess:

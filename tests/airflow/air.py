@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from muster.targets.local import LocalTarget
+from muster.targets.local.target import LocalTarget
 from store_server import Store
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from air import Air
 
-from muster.targets.local import LocalTarget
+from muster.targets.local.target import LocalTarget
 from store_server import Store
 
 HOME = Path(tempfile.mkdtemp(prefix="muster-airflow-"))

@@ -12,6 +12,7 @@ from air import Air
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
+from trained import check, check_configs, example, trained
 
 DAGS = Path(__file__).parents[2] / "dags"
 Load = Callable[[], DagBag]
@@ -26,7 +27,16 @@ def load(airflow_db: None) -> Load:
 def test_every_example_loads_and_survives_serialization(load: Load) -> None:
     bag = load()
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"train_digits", "bring_digits", "retrain_on_data"}
+    assert set(bag.dags) == {
+        "train_digits",
+        "bring_digits",
+        "retrain_on_data",
+        "tensorflow_multi_worker",
+        "tensorflow_parameter_server",
+        "horovod_torch",
+        "horovod_tensorflow",
+        "mpi_digits",
+    }
     for dag in bag.dags.values():
         assert isinstance(dag, DAG)
         again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
@@ -57,6 +67,17 @@ def test_train_digits_gives_a_model_that_reads_digits(
     assert registered["metrics"]["accuracy"] >= 0.95
     [model] = air.store.open().download(registered["run"], "outputs/model.pt", tmp_path)
     assert held_back_accuracy(air, model) == pytest.approx(registered["metrics"]["accuracy"])
+
+
+def test_tensorflow_trains_on_this_machine(air: Air, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, model, tasks in (
+        ("tensorflow_multi_worker", "digits-multi-worker", {"worker": 2}),
+        ("tensorflow_parameter_server", "digits-parameter-server", {"ps": 1, "worker": 2}),
+    ):
+        dag_run = air.run(example(name, monkeypatch, air, "test_target"))
+        done = trained(air, dag_run, tmp_path / name)
+        check(done, model=model, hashes=2)
+        check_configs(done, tasks)
 
 
 def held_back_accuracy(air: Air, model: Path) -> float:

@@ -11,11 +11,16 @@ import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-from muster.core.configurations import PyTorchConfiguration
+from muster.core.configurations import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from muster.core.job import Mount, Roles
 from muster.core.request import PARAMETERS
+from muster.launchers import launcher_of
+from muster.operators.job import JobOperator
+from muster.operators.mpi import DistributedMPIOperator
 from muster.operators.pytorch import PyTorchTrainOperator
 from muster.operators.register import RegisterModelOperator
 from muster.operators.request import ATTRIBUTES, requested_job
+from muster.operators.tensorflow import TensorFlowTrainOperator
 from muster.operators.train import TrainOperator
 
 ANYTHING: dict[str, Any] = {
@@ -38,8 +43,78 @@ def test_every_parameter_of_a_job_is_one_of_the_operator_and_a_template() -> Non
 
 
 def test_every_parameter_is_documented() -> None:
-    documented = inspect.getdoc(TrainOperator) or ""
+    documented = inspect.getdoc(JobOperator) or ""
     assert [name for name in (*ATTRIBUTES, "deferrable") if f":param {name}:" not in documented] == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "framework"),
+    [
+        (TrainOperator, "any"),
+        (PyTorchTrainOperator, "pytorch"),
+        (TensorFlowTrainOperator, "tensorflow"),
+        (DistributedMPIOperator, "mpi"),
+    ],
+)
+def test_every_operator_says_its_framework(operator: type[TrainOperator], framework: str) -> None:
+    assert requested_job(operator(task_id="train", command=["x"], store="s3://b")).framework == framework
+
+
+CLASSIC: dict[str, tuple[type[TrainOperator], dict[str, Any]]] = {
+    "horovod": (TensorFlowTrainOperator, {"node_count": 2, "process_count_per_node": 1, "distributed_backend": "mpi"}),
+    "horovod_object": (TensorFlowTrainOperator, {"distributed_training": MpiConfiguration(node_count=2)}),
+    "servers": (
+        TensorFlowTrainOperator,
+        {"node_count": 2, "distributed_job_config": TensorflowConfiguration(worker_count=2, parameter_server_count=1)},
+    ),
+    "single": (TensorFlowTrainOperator, {"pip_packages": ["scikit-learn"]}),
+    "keras": (TensorFlowTrainOperator, {"pip_packages": ["keras==3.12.0"]}),
+    "mpi": (DistributedMPIOperator, {"node_count": 3, "mpi_arguments": ["--report-bindings"], "mounts": ["/data:/data"]}),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_classic_shapes_survive_serialization_and_mapping(name: str) -> None:
+    operator, parameters = CLASSIC[name]
+    known: dict[str, Any] = {"entry_script": "train.py", "store": "s3://b", **parameters}
+    with DAG(f"classic_{name}", schedule=None) as dag:
+        once = operator(task_id="once", **known)
+        operator.partial(task_id="mapped", **known).expand(script_params=[{"--lr": "0.1"}, {"--lr": "0.2"}])
+    again = round_trip(dag)
+    assert again.task_dict["mapped"].is_mapped
+    assert set(again.task_dict["once"].template_fields) == set(TrainOperator.template_fields)
+    assert launcher_of(requested_job(once)).name == ("mpi" if name in ("horovod", "horovod_object", "mpi") else "tensorflow")
+
+
+def test_object_forms_can_be_mapped_over() -> None:
+    with DAG("mapped_forms", schedule=None) as dag:
+        TensorFlowTrainOperator.partial(task_id="train", entry_script="train.py", node_count=2).expand(
+            distributed_training=[TensorflowConfiguration(2, 1), MpiConfiguration(node_count=2)]
+        )
+    assert round_trip(dag).task_dict["train"].is_mapped
+
+
+def test_counts_and_lists_are_templates() -> None:
+    operator = TensorFlowTrainOperator(
+        task_id="train",
+        entry_script="train.py",
+        store="s3://b",
+        distributed_backend="{{ backend }}",
+        node_count="{{ n }}",
+        worker_count="{{ n }}",
+        chief="{{ false }}",
+        evaluator="{{ n > 1 }}",
+        shm_size="{{ n }}g",
+        mounts=["/data/{{ ds }}:/data:rw"],
+        apt_packages=["{{ apt }}"],
+        docker_arguments=["--ulimit", "memlock={{ n }}"],
+    )
+    operator.render_template_fields({"n": 2, "backend": "PS", "ds": "2030-01-01", "apt": "git"})  # type: ignore[typeddict-unknown-key]
+    job = requested_job(operator)
+    assert job.roles == Roles(workers=2, servers=1, evaluator=True)
+    assert (job.shm_size, job.docker_arguments) == (2 << 30, ("--ulimit", "memlock=2"))
+    assert job.mounts == (Mount(source="/data/2030-01-01", target="/data", read_only=False),)
+    assert job.environment.apt_packages == ("git",)
 
 
 def test_operators_survive_serialization() -> None:

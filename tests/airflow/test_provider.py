@@ -18,7 +18,7 @@ from muster.hooks.compute import ComputeHook
 from muster.hooks.secrets import resolve_secrets
 from muster.hooks.store import RunStoreHook
 from muster.links.outputs import OutputsLink, outputs_url
-from muster.targets.local import LocalTarget
+from muster.targets.local.target import LocalTarget
 from store_server import Store
 
 
@@ -37,8 +37,8 @@ def test_the_connection_type_has_a_hook_and_a_form() -> None:
     assert (hook.hook_name, hook.connection_id_attribute_name) == ("Muster", "muster_conn_id")
     [form] = [form for form in HookMetaService.hook_meta_data() if form.connection_type == "muster"]
     assert form.extra_fields is not None
-    assert set(form.extra_fields) == {"target", "root"}
-    assert form.extra_fields["target"]["schema"]["enum"] == ["local"]
+    assert {"target", "root", "url", "base_image", "docker_conn_id", "networks", "gpus"} <= set(form.extra_fields)
+    assert form.extra_fields["target"]["schema"]["enum"] == ["local", "docker"]
     assert form.standard_fields is not None
     assert form.standard_fields.host is not None
     assert form.standard_fields.host.hidden
@@ -55,6 +55,26 @@ def test_a_connection_becomes_a_targets_configuration(monkeypatch: pytest.Monkey
     target = ComputeHook("gpus").get_target()
     assert isinstance(target, LocalTarget)
     assert target.root == Path("/data/my jobs")
+
+
+def test_a_docker_engine_takes_its_login_from_the_docker_providers_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = '{"target": "docker", "url": "tcp://rack:2375", "networks": "a,b", "docker_conn_id": "registry", "gpus": ""}'
+    monkeypatch.setenv("AIRFLOW_CONN_RACK", f'{{"conn_type": "muster", "extra": {fields}}}')
+    login = '"conn_type": "docker", "host": "registry.example.org", "port": 5000, "login": "me", "password": "s3cret"'
+    monkeypatch.setenv("AIRFLOW_CONN_REGISTRY", f"{{{login}}}")
+    config = ComputeHook("rack").get_target_config()
+    assert config == {
+        "type": "docker",
+        "url": "tcp://rack:2375",
+        "networks": "a,b",
+        "registry_login": {"server": "registry.example.org:5000", "username": "me", "password": "s3cret"},
+    }
+    target = ComputeHook("rack").get_target()
+    assert "s3cret" not in repr(target)
+    with pytest.raises(RequestError, match="name a docker connection by docker_conn_id"):
+        ComputeHook({"type": "docker", "registry_login": {"password": "x"}}).get_target_config()
+    with pytest.raises(RequestError, match="must name one of type 'docker'"):
+        ComputeHook({"type": "docker", "docker_conn_id": "rack"}).get_target_config()
 
 
 def test_a_connection_that_is_missing_or_of_another_type_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:

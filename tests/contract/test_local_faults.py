@@ -15,7 +15,7 @@ from muster.core.paths import NodePaths
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets.local_nodes import living
+from muster.targets.local.nodes import living
 from store_server import wait_until
 
 # a rank that keeps a child in a session of its own, which no signal to a group or a session reaches

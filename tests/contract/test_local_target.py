@@ -10,27 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, lines, notes, plan_of
+from lab import HOSTILE, Lab, lines, notes, plan_of
 from muster.core.errors import StaleGeneration, TargetError, UnknownRun
 from muster.core.state import RunState
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
-HOSTILE = (
-    "",
-    " ",
-    "a b",
-    'say "hi"',
-    "it's",
-    "two\nlines",
-    "$HOME",
-    "${HOME}",
-    "$",
-    "`id`",
-    "späße 模型 🚀",
-    "-x",
-    "*",
-    "\\n",
-)
 
 
 def test_a_run_completes_with_all_its_parts_in_the_store(lab: Lab) -> None:

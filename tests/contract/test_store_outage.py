@@ -12,7 +12,7 @@ from muster.core.errors import TargetError
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets.local_nodes import living
+from muster.targets.local.nodes import living
 
 # waits for a word from the test, which comes by a file in its own outputs folder
 PATIENT = """

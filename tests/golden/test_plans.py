@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from muster.core.codec import from_data, to_data
-from muster.core.configurations import PyTorchConfiguration
+from muster.core.configurations import PyTorchConfiguration, TensorflowConfiguration
 from muster.core.plan import NodePlan
 from muster.core.request import training_job
-from muster.launchers import LAUNCHERS
+from muster.launchers import launcher_of
 
 FOLDER = Path(__file__).parent / "plans"
 UPDATE = os.environ.get("MUSTER_UPDATE_GOLDEN") == "1"
@@ -35,6 +35,49 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "network_interface": "ib0",
         "environment_variables": {"OMP_NUM_THREADS": "4"},
     },
+    "tensorflow-1x1": {"framework": "tensorflow", "entry_script": "train.py"},
+    "tensorflow-ps": {
+        "framework": "tensorflow",
+        "entry_script": "train.py",
+        "node_count": 2,
+        "distributed_training": TensorflowConfiguration(worker_count=2, parameter_server_count=1),
+        "arguments": ['{"cluster": "of the user"}', 'a "b"\n$HOME größe'],
+    },
+    "tensorflow-multi-worker": {
+        "framework": "tensorflow",
+        "entry_script": "train.py",
+        "node_count": 2,
+        "process_count_per_node": "2",
+        "distributed_backend": "nccl",
+    },
+    "tensorflow-chief-evaluator": {
+        "framework": "tensorflow",
+        "command": ["tf-program"],
+        "node_count": 2,
+        "process_count_per_node": 2,
+        "distributed_backend": "ps",
+        "worker_count": 2,
+        "parameter_server_count": 2,
+        "chief": True,
+        "evaluator": "true",
+        "network_interface": "ib0",
+    },
+    "mpi-2x2": {
+        "framework": "mpi",
+        "entry_script": "fit/hello.py",
+        "node_count": 2,
+        "process_count_per_node": 2,
+        "arguments": ['a "b"\n$HOME größe', ""],
+        "mpi_arguments": ["--map-by", "node", "-x", "LD_PRELOAD"],
+        "environment_variables": {"OMPI_MCA_btl": "self,tcp"},
+    },
+    "mpi-pytorch-1x2": {
+        "framework": "pytorch",
+        "command": ["torch-program"],
+        "process_count_per_node": 2,
+        "distributed_backend": "mpi",
+        "network_interface": "ib0",
+    },
     "any-2x1": {"framework": "any", "command": ["python", "-c", "pass"], "node_count": 2},
     "any-1x2": {"entry_script": "train.py", "arguments": ["--x", " "], "process_count_per_node": 2},
 }
@@ -42,7 +85,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 def laid_out(request: dict[str, Any]) -> list[Any]:
     job = training_job({**request, "store": "s3://bucket/prefix"}, base="/dags")
-    return [to_data(node) for node in LAUNCHERS[job.framework].plan(job)]
+    return [to_data(node) for node in launcher_of(job).plan(job)]
 
 
 def as_text(nodes: list[Any]) -> str:
@@ -52,7 +95,12 @@ def as_text(nodes: list[Any]) -> str:
 
 def _node_text(node: dict[str, Any]) -> str:
     ranks = ",\n".join(map(_rank_text, node["ranks"]))
-    return f' {{"node": {node["node"]}, "ports": {json.dumps(node["ports"])}, "ranks": [\n{ranks}\n ]}}'
+    facts = ", ".join(f"{json.dumps(key)}: {json.dumps(node[key])}" for key in ("node", "ports"))
+    return f' {{{facts},\n  "starter": {_starter_text(node["starter"])}, "ranks": [\n{ranks}\n ]}}'
+
+
+def _starter_text(starter: dict[str, Any] | None) -> str:
+    return "null" if starter is None else _rank_text(starter).strip()
 
 
 def _rank_text(rank: dict[str, Any]) -> str:

@@ -125,9 +125,23 @@ def test_a_record_reads_with_its_verdict_first() -> None:
     assert "  rank 2 on node 1 b: not started" in lines
     assert "  file outputs/model.pt  2.0 KB" in lines
     assert any(line.endswith("preparing 1.0s, running 2.5s") for line in lines)
-    assert text.run_row(record)[:3] == ("digits-1", "Failed", "2x1")
+    assert text.run_row(record)[:3] == ("digits-1", "Failed", "3 on 2")
     assert text.run_row(record)[-1] == "4.0s"
 
 
 def test_a_table_is_as_wide_as_its_cells() -> None:
     assert list(text.table([("RUN", "STATE"), ("a-long-one", "x")])) == ["RUN         STATE", "a-long-one  x"]
+
+
+def test_roles_that_nodes_share_unevenly_are_counted_and_named() -> None:
+    ranks = [
+        {"rank": 0, "node": 1, "role": "worker", "exit_code": 0},
+        {"rank": 1, "node": 0, "role": "worker", "exit_code": 0},
+        {"rank": 2, "node": 0, "role": "ps", "signal": 15},
+    ]
+    nodes = [{"node": 0, "host": "a"}, {"node": 1, "host": "b"}]
+    record = {"run": "r", "state": "Completed", "generation": 1, "ranks": ranks, "nodes": nodes}
+    assert text.run_row(record)[2] == "3 on 2"
+    lines = list(text.record_lines(record))
+    assert "  rank 2 (ps) on node 0 a: ended by signal 15" in lines
+    assert "  rank 1 on node 0 a: exit 0" in lines

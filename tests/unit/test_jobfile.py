@@ -24,6 +24,15 @@ framework_version: 2.10
 script_params: {--lr: 0.10, --flag: "", --date: 2024-01-01, --on: yes}
 arguments: [1e5, 007, ~, "a b\\n$HOME 'q' ü", ""]
 environment_variables: {N: 1, DEBUG: true}
+python_version: 3.10
+mpi_arguments: [--mca, btl, ^openib, -np, 2]
+docker_arguments: [--memory, 1e3, --init, on]
+apt_packages: [git]
+build_steps: ["echo $HOME: yes"]
+worker_count: 2
+chief: yes
+shm_size: 1g
+mounts: ["/a b:/b:rw", {source: /c, target: /d, read_only: no}]
 """
     assert read(tmp_path, text) == {
         "node_count": 2,
@@ -32,6 +41,15 @@ environment_variables: {N: 1, DEBUG: true}
         "script_params": {"--lr": "0.10", "--flag": "", "--date": "2024-01-01", "--on": "yes"},
         "arguments": ["1e5", "007", "~", "a b\n$HOME 'q' ü", ""],
         "environment_variables": {"N": "1", "DEBUG": "true"},
+        "python_version": "3.10",
+        "mpi_arguments": ["--mca", "btl", "^openib", "-np", "2"],
+        "docker_arguments": ["--memory", "1e3", "--init", "on"],
+        "apt_packages": ["git"],
+        "build_steps": ["echo $HOME: yes"],
+        "worker_count": 2,
+        "chief": True,
+        "shm_size": "1g",
+        "mounts": ["/a b:/b:rw", {"source": "/c", "target": "/d", "read_only": False}],
     }
 
 

@@ -99,3 +99,11 @@ def test_a_file_with_a_slip_is_refused(tmp_path: Path, text: str, said: str) -> 
     (tmp_path / "muster.toml").write_text(text)
     with pytest.raises(RequestError, match=said):
         load(tmp_path, environ(tmp_path))
+
+
+def test_certificates_of_an_engine_lie_beside_the_file_that_names_them(tmp_path: Path) -> None:
+    fields = 'type = "docker"\nurl = "tcp://rack:2376"\ntls_ca_cert = "certs/ca.pem"\ntls_client_key = "/key.pem"\n'
+    (tmp_path / "muster.toml").write_text(f"[targets.rack]\n{fields}")
+    config = load(tmp_path, {"HOME": str(tmp_path)}).choose_target("rack")
+    assert (config["tls_ca_cert"], config["tls_client_key"]) == (str(tmp_path / "certs/ca.pem"), "/key.pem")
+    assert config["url"] == "tcp://rack:2376"

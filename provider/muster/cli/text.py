@@ -63,15 +63,18 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 def run_row(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Give a run's row of `muster ls`."""
-    shape = f"{len(record.get('host_folders') or record.get('nodes') or ())}x{_ranks_per_node(record)}"
-    return (str(record["run"]), str(record["state"]), shape, moment(record.get("created")), _age(record))
+    return (str(record["run"]), str(record["state"]), _shape(record), moment(record.get("created")), _age(record))
 
 
 RUN_HEAD = ("RUN", "STATE", "NODES", "CREATED", "TOOK")
 
 
-def _ranks_per_node(record: Mapping[str, Any]) -> int:
-    return sum(1 for rank in record.get("ranks") or () if rank.get("node") == 0)
+def _shape(record: Mapping[str, Any]) -> str:
+    """Give ``nodes x ranks of each``, or how many on how many where some nodes have more ranks than others."""
+    nodes = len(record.get("host_folders") or record.get("nodes") or ())
+    on = [rank.get("node") for rank in record.get("ranks") or ()]
+    each = {on.count(node) for node in on}
+    return f"{len(on)} on {nodes}" if len(each) > 1 else f"{nodes}x{on.count(0)}"
 
 
 def _age(record: Mapping[str, Any]) -> str:
@@ -109,7 +112,8 @@ def _nodes(record: Mapping[str, Any]) -> Iterable[str]:
     hosts = {node.get("node"): node.get("host", "") for node in record.get("nodes") or ()}
     for rank in record.get("ranks") or ():
         where = f"node {rank['node']} {hosts.get(rank['node'], '')}".rstrip()
-        yield f"  rank {rank['rank']} on {where}: {_ending(rank)}"
+        role = f" ({rank['role']})" if rank.get("role") not in (None, "worker") else ""
+        yield f"  rank {rank['rank']}{role} on {where}: {_ending(rank)}"
 
 
 def _ending(rank: Mapping[str, Any]) -> str:

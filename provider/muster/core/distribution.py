@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.core import coerce, configurations
-from muster.core.configurations import PyTorchConfiguration
+from muster.core.configurations import Configuration, MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from muster.core.errors import RequestError
-from muster.core.frameworks import BACKENDS, LATER_BACKENDS, Framework
+from muster.core.frameworks import Framework
+from muster.core.job import Roles
+from muster.core.roles import MPI, SERVERS, roles
 
 COUNTS = ("node_count", "process_count_per_node")
 
@@ -21,10 +23,12 @@ class Distribution:
     node_count: int
     process_count_per_node: int
     backend: str | None
+    roles: Roles
+    mpi_arguments: tuple[str, ...]
 
 
 def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution:
-    """Give what ``node_count``, ``process_count_per_node``, ``distributed_backend`` or ``distributed_training`` ask for.
+    """Give what the counts, ``distributed_backend``, the roles or ``distributed_training`` ask for.
 
     :raises RequestError: a count, the backend or the configuration is wrong, or they contradict each other.
     """
@@ -35,38 +39,74 @@ def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution
     if backend is None and framework.needs_backend and nodes * processes > 1:
         raise RequestError(
             f"distributed_backend is None with node_count {nodes} and process_count_per_node {processes}; "
-            f"set it to {' or '.join(BACKENDS)}"
+            f"set it to {_choice(framework)}"
         )
-    return Distribution(node_count=nodes, process_count_per_node=processes, backend=backend)
+    return Distribution(
+        node_count=nodes,
+        process_count_per_node=processes,
+        backend=backend,
+        roles=roles(given, framework, backend, nodes=nodes, processes=processes),
+        mpi_arguments=_mpi_arguments(given, backend),
+    )
 
 
 def _backend(value: Any, framework: Framework) -> str | None:
     if value is None or value == "":
-        return None
+        return framework.only_backend
     backend = coerce.text("distributed_backend", value).lower()
-    if backend in LATER_BACKENDS:
-        choice = " or ".join(BACKENDS)
-        raise RequestError(f"distributed_backend {value!r} is not offered yet for framework {framework.name!r}, use {choice}")
-    if backend not in BACKENDS:
-        raise RequestError(f"distributed_backend {value!r} is unknown, use {' or '.join(BACKENDS)}")
+    if backend not in framework.backends:
+        raise RequestError(
+            f"distributed_backend {value!r} is not one of framework {framework.name!r}, use {_choice(framework)}"
+        )
     return backend
+
+
+def _choice(framework: Framework) -> str:
+    *others, last = framework.backends
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _mpi_arguments(given: Mapping[str, Any], backend: str | None) -> tuple[str, ...]:
+    arguments = coerce.texts("mpi_arguments", given.get("mpi_arguments", ()))
+    if arguments and backend != MPI:
+        raise RequestError(
+            f"mpi_arguments are for mpirun, but distributed_backend is {backend!r}; set it to {MPI!r}, or leave them out"
+        )
+    return arguments
 
 
 def _spelled_out(given: Mapping[str, Any], framework: Framework) -> dict[str, Any]:
     """Give the parameters with the object form replaced by what it says."""
     configuration = configurations.read("distributed_training", given["distributed_training"])
     kind = type(configuration).__name__
-    if not isinstance(configuration, PyTorchConfiguration):
-        raise RequestError(f"{kind} is not offered in this release; use {PyTorchConfiguration.__name__}, or framework 'any'")
-    if not framework.needs_backend:
+    if not _fits(configuration, framework):
         raise RequestError(f"{kind} does not go with framework {framework.name!r}; set node_count and process_count_per_node")
-    said = _counts(configuration)
+    said = _meaning(configuration)
     for name, value in said.items():
         _refuse_contradiction(kind, name, given.get(name), value)
     return {**given, **said}
 
 
-def _counts(configuration: PyTorchConfiguration) -> dict[str, Any]:
+def _fits(configuration: Configuration, framework: Framework) -> bool:
+    if isinstance(configuration, TensorflowConfiguration):
+        return framework.roles
+    if isinstance(configuration, PyTorchConfiguration):
+        return framework.needs_backend and not framework.roles
+    return MPI in framework.backends
+
+
+def _meaning(configuration: Configuration) -> dict[str, Any]:
+    """Give what an object form says, by the names of the parameters."""
+    if isinstance(configuration, TensorflowConfiguration):
+        counts = ("worker_count", "parameter_server_count")
+        return {**{name: getattr(configuration, name) for name in counts}, "distributed_backend": SERVERS}
+    if isinstance(configuration, PyTorchConfiguration):
+        return _pytorch_meaning(configuration)
+    assert isinstance(configuration, MpiConfiguration)
+    return {**{name: getattr(configuration, name) for name in COUNTS}, "distributed_backend": MPI}
+
+
+def _pytorch_meaning(configuration: PyTorchConfiguration) -> dict[str, Any]:
     nodes = coerce.whole("PyTorchConfiguration.node_count", configuration.node_count, least=1)
     wanted = configuration.process_count
     processes = nodes if wanted is None else coerce.whole("PyTorchConfiguration.process_count", wanted, least=1)
@@ -80,7 +120,8 @@ def _counts(configuration: PyTorchConfiguration) -> dict[str, Any]:
 
 
 def _refuse_contradiction(kind: str, name: str, given: Any, said: Any) -> None:
-    # 1 is what operators pass when nobody has said anything
-    if given is None or str(given).lower() in ("1", "", str(said).lower()):
+    # 1 is what operators pass for these counts when nobody has said anything
+    unsaid = ("", "1") if name in COUNTS else ("",)
+    if given is None or str(given).lower() in (*unsaid, str(said).lower()):
         return
     raise RequestError(f"{name} is {given!r}, but {kind} says {said!r}; give one of them")

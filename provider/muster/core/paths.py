@@ -73,6 +73,11 @@ class NodePaths:
         return self.root / "agent.sock"
 
     @property
+    def tools(self) -> Path:
+        """Programs and scratch folders of a plan's starter."""
+        return self.root / "tools"
+
+    @property
     def cancel(self) -> Path:
         """The wish to end, with its reason; looked at by the agent on SIGTERM and at start."""
         return self.root / "cancel.json"

@@ -15,7 +15,8 @@ PLAN_VERSION = 1
 class RankPlan:
     """One process: its argv and the variables its launcher sets, both in order.
 
-    ``decides`` is false for services (parameter servers), which never decide the outcome.
+    ``decides`` is false for services (parameter servers), which never decide the outcome. ``awaited`` is false for one whose
+    failure ends the run, and whose end the run doesn't wait for (a worker that serves a chief for ever).
     """
 
     rank: int
@@ -24,6 +25,7 @@ class RankPlan:
     env: tuple[tuple[str, Text], ...] = ()
     role: str = "worker"
     decides: bool = True
+    awaited: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

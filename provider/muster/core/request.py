@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from muster.core import coerce
+from muster.core import coerce, containers
 from muster.core.distribution import distribution
 from muster.core.errors import RequestError
 from muster.core.frameworks import FRAMEWORKS, Framework
@@ -32,15 +32,28 @@ PARAMETERS = (
     "distributed_backend",
     "distributed_training",
     "distributed_job_config",
+    "worker_count",
+    "parameter_server_count",
+    "chief",
+    "evaluator",
+    "mpi_arguments",
     "environment",
     "pip_packages",
     "pip_requirements_file",
+    "conda_dependencies_file",
     "framework_version",
+    "python_version",
+    "base_image",
+    "apt_packages",
+    "build_steps",
     "use_gpu",
     "resources",
     "network_interface",
     "environment_variables",
     "secrets",
+    "mounts",
+    "shm_size",
+    "docker_arguments",
     "max_run_duration_seconds",
     "grace_seconds",
     "store_patience_seconds",
@@ -52,17 +65,8 @@ PARAMETERS = (
 """What a job may be asked for with; operators, job files and the command line share this list."""
 
 NOT_OFFERED = {
-    "conda_packages": "use pip_packages",
-    "conda_dependencies_file": "use pip_packages or pip_requirements_file",
-    "docker_arguments": "no target of this release runs containers",
-    "shm_size": "no target of this release runs containers",
-    "mounts": "no target of this release runs containers; nodes see their own file system",
+    "conda_packages": "use pip_packages, apt_packages, or an image of your own",
     "inputs": "fetch the data in the script, or read it from a folder that every node sees",
-    "worker_count": "use node_count and process_count_per_node",
-    "parameter_server_count": "use node_count and process_count_per_node",
-    "chief": "its launcher comes later",
-    "evaluator": "its launcher comes later",
-    "mpi_arguments": "its launcher comes later",
     "elastic": "node_count is fixed",
     "stall_timeout": "use max_run_duration_seconds",
 }
@@ -101,12 +105,17 @@ def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str])
         node_count=layout.node_count,
         process_count_per_node=layout.process_count_per_node,
         distributed_backend=layout.backend,
+        roles=layout.roles,
+        mpi_arguments=layout.mpi_arguments,
         environment=environment(given, framework, source_directory, os.fspath(base)),
         resources=_resources(given.get("resources", {}), layout.process_count_per_node if use_gpu else 0),
         use_gpu=use_gpu,
         network_interface=_optional_line("network_interface", given),
         environment_variables=variables,
         secrets=_secrets(given, variables),
+        mounts=containers.mounts(given.get("mounts", ())),
+        shm_size=containers.shm_size(given.get("shm_size", _DEFAULTS.shm_size)),
+        docker_arguments=coerce.texts("docker_arguments", given.get("docker_arguments", ())),
         max_run_duration_seconds=_duration("max_run_duration_seconds", given, zero=False),
         grace_seconds=_duration("grace_seconds", given, zero=True),
         store_patience_seconds=_duration("store_patience_seconds", given, zero=True),
@@ -125,12 +134,18 @@ def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in NOT_OFFERED:
-            raise RequestError(f"{name} is not offered in this release, got {value!r}; {NOT_OFFERED[name]}")
+            raise RequestError(_not_offered(str(name), value, parameters))
         known = ALIASES.get(name, name)
         if known in given and value and given[known]:
             raise RequestError(f"{known} is given twice, as {given[known]!r} and {value!r}: {name} is another name of it")
         given[known] = value or given.get(known, value)
     return given
+
+
+def _not_offered(name: str, value: Any, parameters: Mapping[str, Any]) -> str:
+    together = parameters.get("conda_dependencies_file")
+    beside = f"; beside conda_dependencies_file {together!r} it is wrong in any case" if together and "conda" in name else ""
+    return f"{name} is not offered in this release, got {value!r}; {NOT_OFFERED[name]}{beside}"
 
 
 def _near(name: str, known: tuple[str, ...]) -> str:

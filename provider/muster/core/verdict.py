@@ -11,6 +11,7 @@ class Cause(str, Enum):
     """What kind of event decided a run that did not complete."""
 
     RANK = "rank"  # a deciding rank ended with a code or a signal
+    STARTER = "starter"  # the program that starts the ranks (mpirun) failed, and no rank by itself
     NODE = "node"  # a node, its agent or its guardian was lost
     PREFLIGHT = "preflight"  # a node does not fit; no rank was started
     REQUEST = "request"  # the request itself is wrong (store, credentials); no rank was started

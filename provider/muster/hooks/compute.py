@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow.sdk import BaseHook, Connection
@@ -13,6 +13,8 @@ from muster.core.errors import MusterError, RequestError
 from muster.targets.contract import ComputeTarget
 
 THIS_MACHINE = "local"
+DOCKER = "docker"  # the docker provider's connections
+DOCKER_CONN_ID = "docker_conn_id"
 
 
 class ComputeHook(BaseHook):
@@ -35,10 +37,12 @@ class ComputeHook(BaseHook):
     def get_target_config(self) -> dict[str, Any]:
         """Give the target's configuration: ``{"type": "local", …}``."""
         if isinstance(self.muster_conn_id, Mapping):
-            return dict(self.muster_conn_id)
+            if "registry_login" in self.muster_conn_id:  # it would be shown with the task's fields and travel with its trigger
+                raise RequestError(f"compute_target: registry_login is a secret; name a docker connection by {DOCKER_CONN_ID}")
+            return with_login(dict(self.muster_conn_id), self._connection)
         if self.muster_conn_id in (None, "", THIS_MACHINE):
             return {"type": THIS_MACHINE}
-        return target_config(self._connection(str(self.muster_conn_id)))
+        return with_login(target_config(self._connection(str(self.muster_conn_id))), self._connection)
 
     def _connection(self, conn_id: str) -> Connection:
         try:
@@ -67,6 +71,23 @@ class ComputeHook(BaseHook):
             return False, str(error)
         fine = all(ok for _, ok, _ in findings)
         return fine, "; ".join(f"{what}: {'ok' if ok else 'FAILED'}, {finding}" for what, ok, finding in findings)
+
+
+def with_login(config: dict[str, Any], connection_of: Callable[[str], Connection]) -> dict[str, Any]:
+    """Put the login of the docker provider's connection that ``docker_conn_id`` names in its place."""
+    conn_id = config.pop(DOCKER_CONN_ID, None)
+    if not conn_id:
+        return config
+    connection = connection_of(str(conn_id))
+    if connection.conn_type != DOCKER:
+        raise RequestError(
+            f"connection {conn_id!r} has type {connection.conn_type!r}; {DOCKER_CONN_ID} must name one of type {DOCKER!r}"
+        )
+    server = f"{connection.host}:{connection.port}" if connection.host and connection.port else connection.host
+    return {
+        **config,
+        "registry_login": {"server": server or "", "username": connection.login or "", "password": connection.password or ""},
+    }
 
 
 def target_config(connection: Connection) -> dict[str, Any]:

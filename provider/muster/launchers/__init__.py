@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from muster.core.job import TrainingJob
-from muster.launchers import plain, pytorch
+from muster.launchers import mpi, plain, pytorch, tensorflow
 from muster.launchers.contract import Launcher
 
 MPI = "mpi"
@@ -17,6 +17,8 @@ LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
         for launcher in (
             Launcher(name="any", layout=plain.plan, reserved=plain.RESERVED),
             Launcher(name="pytorch", layout=pytorch.plan, reserved=pytorch.RESERVED),
+            Launcher(name=MPI, layout=mpi.plan, reserved=mpi.RESERVED, programs=mpi.PROGRAMS),
+            Launcher(name="tensorflow", layout=tensorflow.plan, reserved=tensorflow.RESERVED),
         )
     }
 )

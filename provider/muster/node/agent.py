@@ -63,7 +63,7 @@ class Agent:
         """Lead or follow to the end, and leave with the exit status."""
         halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._halt = halt
-        syncer = Syncer(self._a.muster_python, self._paths.root, self._note, self._tell_guardian)
+        syncer = Syncer(self._a.muster_python or sys.executable, self._paths.root, self._note, self._tell_guardian)
         if self._a.node == 0:
             syncer.start()
         self._watch()

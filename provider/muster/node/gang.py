@@ -10,6 +10,7 @@ from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
+from muster.node.ends import End, Ends
 from muster.node.mesh import PeerLost
 from muster.node.work import NodeWork
 
@@ -40,20 +41,20 @@ class OwnNode:
 
 
 class Gang:
-    """Members and facts by node, ends by rank."""
+    """Members and facts by node; ``ends`` of the ranks."""
 
     def __init__(self, plan: JobPlan, work: NodeWork, halt: asyncio.Future[Verdict]) -> None:
         self._halt = halt
         self._plan = plan
         self._members: dict[int, Member] = {0: OwnNode(work)}
         self._changed = asyncio.Event()
-        self._deciders = {rank.rank for node in plan.nodes for rank in node.ranks if rank.decides}
         self._clock_offsets: dict[int, float] = {}
         self.facts: dict[int, dict[str, Any]] = {}
-        self.ends: dict[int, dict[str, Any]] = {}
+        self.ends = Ends(plan)
         self.metrics: dict[str, float] = {}
-        self.decided = asyncio.Event()
+        self._work = work
         work.push = self._on_push
+        work.ask = self.ask
 
     # -- arriving
 
@@ -134,41 +135,25 @@ class Gang:
         for node in sorted(answers, reverse=True):
             self.metrics.update(answers[node]["metrics"])
             for end in answers[node]["ranks"]:
-                self.ends[end["rank"]] = end
+                self.ends.by_rank[end["rank"]] = end
 
     # -- deciding
 
     def _on_push(self, do: str, **fields: Any) -> None:
         if do == "halt" and not self._halt.done():
             self._halt.set_result(from_data(Verdict, fields["verdict"]))
+        if do == "shell_says":
+            self._work.show_shell(**fields)
         if do == "rank_ended":
-            end = fields["end"]
-            self.ends[end["rank"]] = end
-            done = {rank for rank, e in self.ends.items() if e["exit_code"] == 0}
-            if (end["decides"] and end["exit_code"] != 0) or self._deciders <= done:
-                self.decided.set()
+            self.ends.add(fields["end"])
 
-    def start_over(self) -> None:
-        """Forget how the ranks ended, before they are started once more."""
-        self.ends.clear()
-        self.decided.clear()
-
-    def first_failed_end(self) -> dict[str, Any] | None:
-        """Give the end of the deciding rank that failed first, None if none failed.
-
-        Times are set right by what the nodes' clocks were off; a rank that we ended ourselves is never the first.
-        """
-        failed = [end for end in self.ends.values() if end["decides"] and end["exit_code"] != 0]
-        return min(failed, key=lambda e: (e["victim"], e["ended"] - self._clock_offsets.get(e["node"], 0.0)), default=None)
+    def first_failed_end(self) -> End | None:
+        """Give the end of the deciding rank that failed first, None if none failed."""
+        return self.ends.first_failed(self._clock_offsets)
 
     def first_failure(self) -> Verdict | None:
-        """Give the verdict on the rank that failed first; the others are its victims."""
-        end = self.first_failed_end()
-        if end is None:
-            return None
-        others = sum(1 for e in self.ends.values() if e["exit_code"] != 0) - 1
-        named = {key: end[key] for key in ("node", "rank", "exit_code", "signal", "detail", "hint", "out_of_memory")}
-        return Verdict(cause=Cause.RANK, host=self.host(end["node"]), others=others, **named)
+        """Give the verdict on what failed first; the others are its victims."""
+        return self.ends.verdict(self._clock_offsets, {node: self.host(node) for node in self.facts})
 
     def lost_verdict(self) -> Verdict | None:
         """Give the verdict on the first node found lost; None while all are there."""

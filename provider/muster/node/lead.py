@@ -11,7 +11,7 @@ from muster.core import event
 from muster.core.codec import from_data
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
-from muster.node import mesh, preflight
+from muster.node import mesh, network, preflight
 from muster.node.assignment import Assignment
 from muster.node.finalize import Finalizer
 from muster.node.gang import Gang
@@ -43,12 +43,14 @@ class Leader:
         self._halt = halt
         self._gang = Gang(assignment.plan, work, halt)
         self._record = RunRecord(assignment, work.paths.root.parent)
+        self._network: network.Choice | None = None
 
     async def run(self) -> None:
         """Lead the attempt to its end."""
         self._work.syncer.start()
         self._log.add(event.STATE, state=RunState.STARTING.value)
-        server = await mesh.listen(self._a.addresses[0], self._a.marker, self._work.paths.certificate, self._gang.on_peer)
+        address = self._a.addresses[0] and await asyncio.to_thread(preflight.resolved, self._a.addresses[0])
+        server = await mesh.listen(address, self._a.marker, self._work.paths.certificate, self._gang.on_peer)
         finalizer = Finalizer(self._a, self._work, self._gang, self._record)
         verdict = await self._train()
         await finalizer.run(verdict, self._halt)
@@ -114,6 +116,17 @@ class Leader:
             raise Stopped(misfit)
         for note in preflight.differences(facts, time.time()):
             self._log.add(event.NOTE, level="warning", text=note)
+        self._choose_network(facts)
+
+    def _choose_network(self, facts: list[preflight.Facts]) -> None:
+        try:
+            self._network = network.choose(self._a.plan.network_interface, facts)
+        except network.NoNetwork as error:
+            unfit = next(node for node in facts if node.node == error.node)
+            raise Stopped(preflight.unfit(unfit, str(error))) from None
+        self._record.data["networks"] = list(self._network.networks)
+        if self._network.note:
+            self._log.add(event.NOTE, level="info", text=self._network.note)
 
     async def _restore(self) -> None:
         run, generation = self._a.resumes
@@ -138,21 +151,38 @@ class Leader:
             return verdict
         text = f"rank {first['rank']} on node {first['node']} lost the race for a port; the gang is started once more"
         self._log.add(event.NOTE, level="warning", text=text)
-        self._gang.start_over()
+        self._gang.ends.start_over()
         self._gang.facts.update(await self._gang.ask_all("facts"))
         await self._or_halt(self._start())
         return await self._until_ended()
 
     async def _start(self) -> None:
-        facts = [self._gang.facts[node] for node in sorted(self._gang.facts)]
-        await self._gang.ask_all("start", hosts=[f["address"] for f in facts], ports=[f["ports"] for f in facts])
+        assert self._network is not None
+        hosts = [facts["host"] for facts in self._gang.facts.values()]
+        shared = {"shared_host": "yes" if len(set(hosts)) < len(hosts) else ""}
+        here = [{**known, **shared} for known in self._network.here()]
+        await self._gang.ask_all("start", hosts=self._network.addresses, ports=await self._ports(), here=here)
+        if self._a.plan.starter is not None:
+            await self._gang.ask(0, "starter")
         self._record.enter(RunState.RUNNING)
         self._log.add(event.STATE, state=RunState.RUNNING.value)
         await self._save()
 
+    async def _ports(self) -> list[dict[str, int]]:
+        """Give every node's ports, found free on the address that it trains over."""
+        assert self._network is not None
+        return [await self._ports_of(node, address) for node, address in enumerate(self._network.addresses)]
+
+    async def _ports_of(self, node: int, address: str) -> dict[str, int]:
+        facts = self._gang.facts[node]
+        if address != facts["address"] and facts["ports"]:
+            facts["ports"] = await self._gang.ask(node, "ports", address=address)
+        ports: dict[str, int] = facts["ports"]
+        return ports
+
     async def _until_ended(self) -> Verdict | None:
         """Wait for the first of: all deciding ranks done, a failure, a lost node, a halt. Then end what still runs."""
-        decided = asyncio.ensure_future(self._gang.decided.wait())
+        decided = asyncio.ensure_future(self._gang.ends.decided.wait())
         await self._first_of(decided)
         decided.cancel()
         lost = self._gang.lost_verdict()
@@ -163,7 +193,7 @@ class Leader:
 
     async def _stop(self) -> None:
         await self._gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
-        for end in self._gang.ends.values():
+        for end in self._gang.ends.by_rank.values():
             self._record.rank_ended(end)
 
     async def _save(self) -> None:

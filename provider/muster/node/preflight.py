@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.core.plan import JobPlan, PortWish
 from muster.core.verdict import Cause, Verdict
+from muster.node import explain, network
+from muster.node.network import Interface
 
-SIOCGIFADDR = 0x8915
 MIN_FREE_DISK = 64 << 20  # bytes; below it not even logs are safe
 MAX_CLOCK_SKEW = 30.0  # seconds between a node's clock and the leader's; more is noted, not refused
+PORTS_APART = 16  # between the first ports of two nodes of one machine
 PORTS_TRIED = 512
 
 
@@ -27,7 +27,8 @@ PORTS_TRIED = 512
 class Facts:
     """What one node reports. ``memory`` and ``disk`` in free bytes, ``clock`` in seconds since the epoch.
 
-    ``gpus`` has one line for each device (index, name, memory); ``ports`` those found free by the wishes' names.
+    ``address`` and ``interface`` are those that the agents meet over. ``gpus`` has one line for each device (index, name,
+    memory); ``ports`` those found free by the wishes' names; ``missing`` the wanted programs that are not on the PATH.
     """
 
     node: int
@@ -45,31 +46,55 @@ class Facts:
     kernel: str
     snapshot: str
     environment: str
+    interfaces: tuple[Interface, ...] = ()
+    missing: tuple[str, ...] = ()
     problem: str = ""  # set by the node itself when it sees that it can't run the job
 
 
-def gather(*, node: int, address: str, plan: JobPlan, work: Path, interpreter: str, devices: tuple[str, ...]) -> Facts:
-    """Look at this node. ``devices`` limits which GPUs count; empty for all of them."""
+def gather(
+    *, node: int, address: str, plan: JobPlan, work: Path, interpreter: str, devices: tuple[str, ...], path: str = os.defpath
+) -> Facts:
+    """Look at this node. ``address`` may be a name; ``devices`` limits which GPUs count, empty for all of them; ``path`` is
+    the PATH of the ranks.
+    """
     gpus, driver, problem = gpu_report(devices) if plan.needs.gpus else ((), "", "")
-    address = address or socket.gethostbyname(socket.gethostname())
+    address = resolved(address or socket.gethostname())
+    having = network.interfaces()
     return Facts(
         node=node,
         host=socket.gethostname(),
         address=address,
-        interface=interface_of(address),
+        interface=network.own_interface(address, having),
         cpus=len(os.sched_getaffinity(0)),
         memory=free_memory(),
         disk=shutil.disk_usage(work).free,
         gpus=gpus,
         driver=driver,
-        ports=find_ports(address, plan.nodes[node].ports),
+        ports=find_ports(address, shifted(plan.nodes[node].ports, address, node)),
         clock=time.time(),
         python=platform.python_version(),
         kernel=platform.release(),
         snapshot=plan.snapshot,
         environment=plan.environment.digest,
+        interfaces=having,
+        missing=tuple(program for program in plan.needs.programs if shutil.which(program, path=path) is None),
         problem=problem or interpreter_problem(interpreter),
     )
+
+
+def resolved(address: str, patience: float = 10.0) -> str:
+    """Give the IPv4 address of a host name; names of containers may appear a moment after the containers.
+
+    :raises OSError: nobody knows the name.
+    """
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return socket.gethostbyname(address)
+        except OSError as error:
+            if time.monotonic() > give_up:
+                raise OSError(f"this node's own name {address!r} can't be resolved: {error}") from error
+            time.sleep(0.05)
 
 
 def interpreter_problem(interpreter: str) -> str:
@@ -95,6 +120,12 @@ def gpu_report(devices: tuple[str, ...]) -> tuple[tuple[str, ...], str, str]:
     return tuple(", ".join(row[:3]) for row in wanted), rows[0][3] if rows else "", ""
 
 
+def shifted(wishes: Iterable[PortWish], address: str, node: int) -> Iterable[PortWish]:
+    """Keep nodes that share a machine apart: some programs listen on all of its addresses, whichever they were given."""
+    step = node * PORTS_APART if address.startswith("127.") else 0
+    return tuple(replace(wish, near=wish.near + step) for wish in wishes)
+
+
 def find_ports(address: str, wishes: Iterable[PortWish]) -> dict[str, int]:
     """Find a free port for each wish, from its ``near`` upwards; all differ."""
     found: dict[str, int] = {}
@@ -117,23 +148,6 @@ def port_free(address: str, port: int) -> bool:
     return True
 
 
-def interface_of(address: str) -> str:
-    """Give the name of the network interface that owns an address; loopback for all of 127/8; "" if none does."""
-    names = [name for _, name in socket.if_nameindex()]
-    if address.startswith("127."):
-        return next((name for name in names if _address_of(name).startswith("127.")), "")
-    return next((name for name in names if _address_of(name) == address), "")
-
-
-def _address_of(interface: str) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", interface.encode()[:15]))
-        except OSError:
-            return ""
-    return socket.inet_ntoa(answer[20:24])
-
-
 def free_memory() -> int:
     """Give the memory in bytes that could be had without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -147,9 +161,14 @@ def misfit(plan: JobPlan, facts: Iterable[Facts]) -> Verdict | None:
     for node in sorted(facts, key=lambda f: f.node):
         problem = _misfit_of(plan, node)
         if problem:
-            detail = f"node {node.node} ({node.host}) does not fit: {problem}; no rank was started"
-            return Verdict(cause=Cause.PREFLIGHT, node=node.node, host=node.host, detail=detail)
+            return unfit(node, problem)
     return None
+
+
+def unfit(node: Facts, problem: str) -> Verdict:
+    """Give the verdict on a node that does not fit."""
+    detail = f"node {node.node} ({node.host}) does not fit: {problem}; no rank was started"
+    return Verdict(cause=Cause.PREFLIGHT, node=node.node, host=node.host, detail=detail)
 
 
 def _misfit_of(plan: JobPlan, node: Facts) -> str:
@@ -162,6 +181,7 @@ def _misfit_of(plan: JobPlan, node: Facts) -> str:
         (node.memory < needs.memory, f"{needs.memory} bytes of memory were asked for, {node.memory} are free"),
         (node.disk < MIN_FREE_DISK, f"its disk has {node.disk} bytes free, at least {MIN_FREE_DISK} are needed"),
         (bool(missing), f"no free port for {', '.join(missing)}"),
+        (bool(node.missing), f"it has no {' and no '.join(node.missing)} on its PATH{explain.remedy(node.missing)}"),
     )
     return next((problem for bad, problem in checks if bad), "")
 

@@ -44,14 +44,15 @@ def marked(marker: str) -> list[int]:
     """Give every living process whose environment holds ``marker`` (``NAME=value``), but this one."""
     wanted, me, found = marker.encode(), os.getpid(), []
     for pid in _all_pids():
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                environment = file.read().split(b"\0")
-        except OSError:
-            continue
-        if pid != me and wanted in environment and start_time(pid):
+        if pid != me and wanted in _environment(pid) and start_time(pid):
             found.append(pid)
     return found
+
+
+def carrying(name: str, pids: Iterable[int]) -> set[int]:
+    """Give those of the processes that were started with a variable of this name."""
+    begin = f"{name}=".encode()
+    return {pid for pid in pids if any(variable.startswith(begin) for variable in _environment(pid))}
 
 
 def send(pids: Iterable[int], number: int) -> None:
@@ -86,6 +87,15 @@ def reap() -> None:
             pass
     except ChildProcessError:
         pass
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Give the variables that a process was started with; none if it is gone or somebody else's."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
 
 
 def _all_pids() -> list[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from muster.core.paths import NodePaths
 from muster.core.plan import RankPlan
@@ -19,19 +21,27 @@ _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
 def rank_spec(
-    assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings, secrets: Mapping[str, str]
+    assignment: Assignment,
+    paths: NodePaths,
+    rank: RankPlan,
+    bindings: Bindings,
+    secrets: Mapping[str, str],
+    *,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> RankSpec:
-    """Give one rank ready to run.
+    """Give one rank ready to run; ``kept`` are variables that its starter has given it.
 
     ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
     any other dollar sign, and every secret, stays as it was written.
     """
+    here = {**bindings.here, "local_rank": str(rank.local_rank), "node": str(assignment.node)}
+    bindings = dataclasses.replace(bindings, here=here)
     launcher = {name: value for name, text in rank.env if (value := resolve(text, bindings))}
-    known = {**dict(assignment.plan.env), **launcher, **identity(assignment, paths, rank, bindings)}
+    known = {**dict(assignment.plan.env), **launcher, **kept, **identity(assignment, paths, rank, bindings)}
     argv = [expand(resolve(text, bindings), known) for text in rank.argv]
     env = {**inherited(assignment), **known, **secrets}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [library_path(), known.get("PYTHONPATH", "")]))
-    return RankSpec(rank=rank.rank, argv=argv, env=env, cwd=str(paths.work), decides=rank.decides)
+    return RankSpec(rank=rank.rank, argv=argv, env=env, cwd=str(paths.work), local_rank=rank.local_rank, decides=rank.decides)
 
 
 def identity(assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings) -> dict[str, str]:
@@ -64,6 +74,11 @@ def inherited(assignment: Assignment) -> dict[str, str]:
         if (folder.parent / "pyvenv.cfg").exists():
             env["VIRTUAL_ENV"] = str(folder.parent)
     return env
+
+
+def search_path(assignment: Assignment) -> str:
+    """Give the PATH of the ranks, which is also that of what starts them."""
+    return dict(assignment.plan.env).get("PATH") or inherited(assignment).get("PATH") or os.defpath
 
 
 def library_path() -> str:

@@ -21,6 +21,7 @@ from muster.node.eventlog import EventLog
 MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
 READ_SIZE = 1 << 18
 TAIL_LINES = 200  # lines kept in memory to find the exception line in
+STARTER = -1  # the pseudo rank of the program that starts the ranks, where there is one
 QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
 
 
@@ -32,7 +33,9 @@ class RankSpec:
     argv: list[str]
     env: dict[str, str]
     cwd: str
+    local_rank: int = 0
     decides: bool = True
+    name: str = ""  # of the raw log, where it is not the rank's own
 
 
 @dataclass(kw_only=True)
@@ -48,6 +51,7 @@ class RankProcess:
     exit_code: int | None = None
     signal: int | None = None
     victim: bool = False  # ended by us, because the run was already ending
+    vanished: bool = False  # its shim was killed: nobody knows how the rank itself ended
     output: int = -1
     rest: bytes = b""
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -71,72 +75,61 @@ class Ranks:
         self._paths = paths
         self._log = log
         self._on_end = on_end
-        self._server: socket.socket | None = None
-        self._connections: set[asyncio.Task[None]] = set()
         self.processes: dict[int, RankProcess] = {}
         self.last_metrics: dict[str, float] = {}
 
-    def start(self, specs: list[RankSpec]) -> None:
-        """Start a shim for every rank; each fetches its spec from us."""
-        self._listen()
+    def begin(self) -> None:
+        """Forget the processes of an earlier start."""
         self._paths.ranks.mkdir(exist_ok=True)
         self.processes = {}
-        for spec in specs:
-            log = self._paths.rank_log(spec.rank).open("ab", buffering=0)
-            process = RankProcess(spec=spec, log=log, metrics=self._metrics_file(spec))
-            self.processes[spec.rank] = process
-            process.shim = self._start_shim(spec.rank)
 
-    def _start_shim(self, rank: int) -> int:
+    def start(self, spec: RankSpec) -> None:
+        """Start a shim, which fetches the spec from us."""
+        process = self._expect(spec)
         shim = str(Path(__file__).with_name("shim.py"))
-        argv = [sys.executable, "-I", "-S", shim, str(self._paths.root), str(rank)]
-        return os.posix_spawn(
+        argv = [sys.executable, "-I", "-S", shim, str(self._paths.root), str(spec.rank)]
+        process.shim = os.posix_spawn(
             sys.executable, argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         )
+
+    def _expect(self, spec: RankSpec) -> RankProcess:
+        path = self._paths.ranks / f"{spec.name}.log" if spec.name else self._paths.rank_log(spec.rank)
+        process = RankProcess(spec=spec, log=path.open("ab", buffering=0), metrics=self._metrics_file(spec))
+        self.processes[spec.rank] = process
+        return process
 
     @staticmethod
     def _metrics_file(spec: RankSpec) -> Path | None:
         path = spec.env.get("MUSTER_METRICS")
         return Path(path) if path else None
 
-    def _listen(self) -> None:
-        if self._server is not None:
-            return
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        directory = os.open(self._paths.root, os.O_RDONLY | os.O_DIRECTORY)
-        self._paths.socket.unlink(missing_ok=True)
-        server.bind(f"/proc/self/fd/{directory}/{self._paths.socket.name}")
-        os.close(directory)
-        server.listen(256)
-        server.setblocking(False)
-        self._server = server
-        asyncio.get_running_loop().add_reader(server.fileno(), self._accept)
+    async def serve(self, connection: socket.socket, rank: int) -> None:
+        """Serve a shim that we have started."""
+        await self._serve(connection, self.processes[rank])
 
-    def _accept(self) -> None:
-        assert self._server is not None
-        connection, _ = self._server.accept()
-        connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._serve_shim(connection))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+    async def join(self, connection: socket.socket, spec: RankSpec, shim: int) -> None:
+        """Serve a shim that was started by others; a rank has only one.
 
-    async def _serve_shim(self, connection: socket.socket) -> None:
+        :raises ValueError: there is one for this rank already.
+        """
+        if spec.rank in self.processes:
+            raise ValueError(f"rank {spec.rank} is there already")
+        process = self._expect(spec)
+        process.shim = shim
+        await self._serve(connection, process)
+
+    async def _serve(self, connection: socket.socket, process: RankProcess) -> None:
         """Answer one shim: its spec, then its pid and output pipe, then its end. A shim that vanishes counts as SIGKILL."""
         loop = asyncio.get_running_loop()
-        process: RankProcess | None = None
         try:
-            hello = json.loads(await loop.sock_recv(connection, 4096))
-            process = self.processes[hello["rank"]]
             spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
             await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
             await self._receive_start(connection, process)
             end = await loop.sock_recv(connection, 4096)
-            self._end(process, json.loads(end)["ended"] if end else {"exit_code": None, "signal": 9})
+            self._end(process, json.loads(end)["ended"] if end else _VANISHED)
         except (ConnectionError, ValueError, KeyError):
-            if process is not None and not process.ended:
-                self._end(process, {"exit_code": None, "signal": 9})
-        finally:
-            connection.close()
+            if not process.ended:
+                self._end(process, _VANISHED)
 
     async def _receive_start(self, connection: socket.socket, process: RankProcess) -> None:
         await _readable(connection)
@@ -206,8 +199,9 @@ class Ranks:
             self._log.add_all(self._line_events(process, process.rest))
             process.rest = b""
         self.read_metrics()
-        process.ended = time.time()
+        process.ended = end.get("at") or time.time()
         process.exit_code, process.signal = end["exit_code"], end["signal"]
+        process.vanished = end is _VANISHED
         seconds = round(process.ended - (process.started or process.ended), 3)
         how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
         self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
@@ -235,16 +229,15 @@ class Ranks:
         return event.METRIC, {"rank": process.spec.rank, **{key: row[key] for key in ("name", "value", "step") if key in row}}
 
     def close(self) -> None:
-        """Stop listening and let go of all outputs, those that a descendant still holds open included."""
+        """Let go of all outputs, those that a descendant still holds open included."""
         for process in self.processes.values():
             while process.output >= 0 and self._read(process):
                 pass
             self._close_output(process)
             process.log.close()
-        if self._server is not None:
-            asyncio.get_running_loop().remove_reader(self._server.fileno())
-            self._server.close()
-            self._server = None
+
+
+_VANISHED: dict[str, Any] = {"exit_code": None, "signal": 9}
 
 
 async def _readable(connection: socket.socket) -> None:

@@ -43,6 +43,7 @@ class RunRecord:
             "attempt": a.attempt,
             "attempts": to_data([*a.history, AttemptRecord(attempt=a.attempt, started=a.submitted)]),
             "nodes": [],
+            "networks": [],
             "ranks": [
                 {"rank": r.rank, "node": n.node, "local_rank": r.local_rank, "role": r.role}
                 for n in plan.nodes
@@ -82,7 +83,7 @@ class RunRecord:
 
     def rank_ended(self, end: dict[str, Any]) -> None:
         """Note how a rank ended."""
-        kept = ("pid", "started", "ended", "exit_code", "signal")
+        kept = ("node", "local_rank", "pid", "started", "ended", "exit_code", "signal")
         for entry in self.data["ranks"]:
             if entry["rank"] == end["rank"]:
                 entry.update({key: end[key] for key in kept})

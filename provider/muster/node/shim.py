@@ -1,6 +1,7 @@
 """The shim: parent of one rank. It asks the agent what to run, hands over the output pipe, and reports how the rank ended.
 
-``python -I -S shim.py NODE_FOLDER RANK``; whoever starts it (the agent, later mpirun) sees the rank's own exit status.
+``python -I -S shim.py NODE_FOLDER [RANK]``; who is not told its rank was started by a starter (mpirun) and says to the agent
+what that put into its environment. Whoever starts it sees the rank's own exit status.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
+SETTLED = 0.15  # seconds for which a starter must have had a process: some lose track of one that is gone at once
 
-def main(folder: str, rank: int) -> int:
+
+def main(folder: str, rank: str) -> int:
     """Run one rank to its end; gives its exit code, or 128 + signal."""
+    born = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     agent = _connect(folder)
-    agent.sendall(json.dumps({"rank": rank}).encode() + b"\n")
+    hello: dict[str, Any] = {"rank": int(rank)} if rank else {"joins": {"pid": os.getpid(), "env": dict(os.environ)}}
+    agent.sendall(json.dumps(hello).encode() + b"\n")
     spec = json.loads(_read_line(agent))
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -28,9 +34,12 @@ def main(folder: str, rank: int) -> int:
     socket.send_fds(agent, [json.dumps({"started": pid}).encode() + b"\n"], [read_end])
     os.close(read_end)
     _, status, usage = os.wait4(pid, 0)
+    at = time.time()
     code = os.waitstatus_to_exitcode(status)
-    ended = {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None, "max_rss_kb": usage.ru_maxrss}
-    agent.sendall(json.dumps({"ended": ended}).encode() + b"\n")
+    how = {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None}
+    agent.sendall(json.dumps({"ended": {**how, "at": at, "max_rss_kb": usage.ru_maxrss}}).encode() + b"\n")
+    if not rank:
+        time.sleep(max(0.0, born + SETTLED - time.monotonic()))
     return code if code >= 0 else 128 - code
 
 
@@ -38,7 +47,10 @@ def _connect(folder: str) -> socket.socket:
     """Connect to the agent; through a descriptor, since a socket's path may have 107 bytes at most."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    agent.connect(f"/proc/self/fd/{directory}/agent.sock")
+    try:
+        agent.connect(f"/proc/self/fd/{directory}/agent.sock")
+    except OSError:
+        raise SystemExit("shim: the agent takes no more ranks") from None
     os.close(directory)
     return agent
 
@@ -48,7 +60,7 @@ def _read_line(agent: socket.socket) -> bytes:
     while not data.endswith(b"\n"):
         piece = agent.recv(1 << 20)
         if not piece:
-            raise SystemExit("shim: the agent went away")
+            raise SystemExit("shim: the agent did not take this rank")
         data += piece
     return data
 
@@ -70,4 +82,4 @@ def _become_rank(spec: dict[str, Any], output: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], int(sys.argv[2])))
+    raise SystemExit(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))

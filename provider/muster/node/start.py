@@ -1,29 +1,54 @@
-"""Entry of everything that runs on a node: ``python -I [-S] start.py guardian|agent|sync NODE_FOLDER``."""
+"""Entry of all that runs on a node: ``python -I [-S] start.py guardian|agent|sync|relay|compile FOLDER …``; parses anywhere."""
 
-from __future__ import annotations
-
+# No syntax here that only newer Pythons know: in an image whose Python is too old, this file says so.
 import os
 import sys
+
+OLDEST = (3, 10)
+LIBRARIES = "libraries"  # beside the package: what the sync process needs and ranks must not see
 
 
 def main() -> int:
     """Find the packed library beside this file and hand over to the part that was asked for."""
-    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    part, folder = sys.argv[1], sys.argv[2]
+    if sys.version_info[:2] < OLDEST:
+        say("Python " + sys.version.split()[0] + " (" + sys.executable + ") is too old for Muster's agent: 3.10 is the oldest")
+        return 3
+    home = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    sys.path.insert(0, home)
+    return run(home, sys.argv[1], sys.argv[2:])
+
+
+def run(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
+    """Run one part; each imports no more than it needs."""
     if part == "guardian":
         from muster.node import guardian
 
-        return guardian.main(folder)
+        return guardian.main(arguments[0])
     if part == "agent":
         from muster.node import agent
 
-        return agent.main(folder, life_fd=int(sys.argv[3]))
+        return agent.main(arguments[0], life_fd=int(arguments[1]))
     if part == "sync":
+        sys.path.insert(1, os.path.join(home, LIBRARIES))
         from muster.store import sync
 
-        return int(sync.main(sys.argv[2:]))
-    print(f"start.py: unknown part {part!r}; it is guardian, agent or sync", file=sys.stderr)
+        return int(sync.main(arguments))
+    if part == "relay":
+        from muster.node import relay
+
+        return relay.main(arguments[0], int(arguments[1]))
+    if part == "compile":
+        import compileall
+
+        mode = __import__("py_compile").PycInvalidationMode.UNCHECKED_HASH
+        return 0 if compileall.compile_dir(arguments[0], quiet=1, invalidation_mode=mode) else 1
+    say("start.py: unknown part", repr(part) + "; it is guardian, agent, sync, relay or compile")
     return 2
+
+
+def say(*words: str) -> None:
+    """Tell whoever looks at the process's output."""
+    sys.stderr.write(" ".join(words) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.core import event
 from muster.core.codec import to_data
@@ -16,22 +17,32 @@ from muster.core.paths import NodePaths
 from muster.core.token import Bindings
 from muster.node import explain, preflight, processes
 from muster.node.assignment import Assignment
+from muster.node.door import Door
 from muster.node.eventlog import EventLog
-from muster.node.rank_env import rank_spec
-from muster.node.ranks import RankProcess, Ranks
+from muster.node.rank_env import rank_spec, search_path
+from muster.node.ranks import STARTER, RankProcess, Ranks
 from muster.node.syncer import Syncer
+
+if TYPE_CHECKING:
+    from muster.node.shells import Ask, Shells
+    from muster.node.starter import StarterSide
 
 METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
 # seconds after which a running follower's sync process is started: a job that is over by then never pays for the import of
 # botocore, and a longer one pays while its ranks still import their framework
 SYNC_DELAY = 0.5
+STARTER_LEAVES = 0.3  # seconds that a starter and its tools have to leave once all ranks of this node are gone
 LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
 
 Push = Callable[..., None]
 
 
 class NodeWork:
-    """One node's own part. ``push(do, **fields)`` sends the leader what it has not asked for: the end of a rank."""
+    """One node's own part.
+
+    ``push(do, **fields)`` sends the leader what it has not asked for: the end of a rank. ``ask(node, do, **fields)`` asks any
+    node; only the leader's own has it.
+    """
 
     def __init__(self, assignment: Assignment, paths: NodePaths, log: EventLog, syncer: Syncer) -> None:
         self.assignment = assignment
@@ -39,7 +50,11 @@ class NodeWork:
         self.log = log
         self.syncer = syncer
         self.push: Push = lambda do, **fields: None
+        self.ask: Ask | None = None
         self._ranks = Ranks(paths, log, self._on_rank_end)
+        self._door = Door(paths.socket, {"rank": self._ranks.serve, "joins": self._on_join, "shell": self._on_shell})
+        self._starter: StarterSide | None = None
+        self._shells: Shells | None = None
         self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
         self._secrets = _take_secrets(paths)
         self._here: dict[str, str] = {}
@@ -62,11 +77,11 @@ class NodeWork:
             work=self.paths.root,
             interpreter=a.interpreter,
             devices=a.gpus,
+            path=search_path(a),
         )
         data: dict[str, Any] = to_data(facts)
         self._here = {
             "interpreter": a.interpreter or "python3",
-            "interface": facts.interface,
             "workdir": str(self.paths.work),
         }
         self.log.add(event.FACTS, facts=data)
@@ -77,15 +92,67 @@ class NodeWork:
         """Put the last committed checkpoints of a run in place."""
         return await self.syncer.ask("restore", run=run, generation=generation, nodes=len(self.assignment.plan.nodes))
 
-    async def do_start(self, hosts: list[str], ports: list[dict[str, int]]) -> None:
-        """Start the ranks of this node; ``hosts`` and ``ports`` by node."""
+    async def do_ports(self, address: str) -> dict[str, int]:
+        """Find the node's ports on another address than the mesh's."""
+        return preflight.find_ports(address, self.assignment.plan.nodes[self.assignment.node].ports)
+
+    async def do_start(self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]]) -> None:
+        """Start the ranks of this node, or be ready for those that the plan's starter starts.
+
+        ``hosts``, ``ports`` and ``here``, what the leader knows better, by node.
+        """
+        a = self.assignment
         self._ending = None
         self._kernel_kills = explain.kernel_kills()
+        self._here.update(here[a.node], scratch=str(self.paths.tools) if here[a.node]["shared_host"] else "")
         bindings = Bindings(hosts=tuple(hosts), ports=tuple(ports), here=self._here)
-        plan = self.assignment.plan.nodes[self.assignment.node]
-        self._ranks.start([rank_spec(self.assignment, self.paths, rank, bindings, self._secrets) for rank in plan.ranks])
+        self._ranks.begin()
+        self._door.open()
+        if a.plan.starter is not None:
+            from muster.node.starter import StarterSide
+
+            self._starter = StarterSide(a, self.paths, a.plan.starter, bindings, self._secrets)
+            self._starter.lay_out()
+        else:
+            for rank in a.plan.nodes[a.node].ranks:
+                self._ranks.start(rank_spec(a, self.paths, rank, bindings, self._secrets))
         self._later(METRICS_INTERVAL, self._look_for_metrics)
         self._later(SYNC_DELAY, self.syncer.start)
+
+    # -- where a starter starts the ranks
+
+    async def do_starter(self) -> None:
+        """Start the starter; every node is ready for its ranks. Node 0 only."""
+        from muster.node.shells import Shells
+
+        assert self._starter is not None
+        assert self.ask is not None
+        self._shells = Shells(len(self.assignment.plan.nodes), self.ask)
+        self._ranks.start(self._starter.starter_spec())
+
+    async def do_shell(self, number: int, line: str) -> int:
+        """Run a line of shell for the starter; gives its exit code."""
+        from muster.node.shells import run_line
+
+        assert self._starter is not None
+        env = self._starter.environment("shell")
+        return await run_line(line, env, str(self.paths.work), lambda text: self.push("shell_says", number=number, text=text))
+
+    def show_shell(self, number: int, text: str) -> None:
+        """Take what a line of shell has written."""
+        if self._shells is not None:
+            self._shells.show(number, text)
+
+    async def _on_shell(self, connection: socket.socket, wish: dict[str, str]) -> None:
+        if self._shells is not None and self._ending is None:
+            await self._shells.serve(connection, wish)
+
+    async def _on_join(self, connection: socket.socket, told: dict[str, Any]) -> None:
+        """Let a rank in that the starter has started; none any more once the end has begun."""
+        if self._starter is not None and self._ending is None:
+            await self._ranks.join(connection, self._starter.rank_spec(told["env"]), told["pid"])
+
+    # -- while ranks run
 
     def _later(self, delay: float, action: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay, action))
@@ -96,19 +163,27 @@ class NodeWork:
         self._later(METRICS_INTERVAL, self._look_for_metrics)
 
     def _on_rank_end(self, process: RankProcess) -> None:
-        process.victim = self._ending is not None
-        if process.failed and process.spec.decides:
+        process.victim = self._is_victim(process)
+        if process.failed and process.spec.decides and not process.victim:
             self.end_ranks()
         self.push("rank_ended", end=self._report(process))
+
+    def _is_victim(self, process: RankProcess) -> bool:
+        """Whether somebody ended it: we, because the run was ending, or the starter, which kills shims."""
+        if process.spec.rank == STARTER:
+            return self._ending is not None and process.signal == signal.SIGKILL
+        return self._ending is not None or (process.vanished and self._starter is not None)
 
     def _report(self, process: RankProcess) -> dict[str, Any]:
         """Say how a rank ended; only for those that failed by themselves, why."""
         tail = list(process.tail)
-        detail = explain.exception_line(tail) if process.failed else ""
+        why = explain.first_words if process.spec.rank == STARTER else explain.exception_line
+        detail = why(tail) if process.failed else ""
         killed = process.signal == signal.SIGKILL and explain.kernel_kills() > self._kernel_kills
         return {
             "node": self.assignment.node,
             "rank": process.spec.rank,
+            "local_rank": process.spec.local_rank,
             "decides": process.spec.decides,
             "pid": process.pid,
             "started": process.started,
@@ -142,12 +217,17 @@ class NodeWork:
         survivors = await self._kill()
         if survivors:
             self.log.add(event.NOTE, level="error", text=f"processes {survivors} could not be ended: the kernel keeps them")
+        self._door.close()
         self._ranks.close()
         return [self._report(process) for process in self._ranks.processes.values()]
 
     def _living(self) -> list[int]:
-        shims = {process.shim for process in self._ranks.processes.values()}
-        return [pid for pid in processes.descendants(os.getpid(), spare=[self.syncer.pid]) if pid not in shims]
+        """Give the ranks and all that descends from them: not the shims, nor the starter and what it runs beside them."""
+        others = {process.shim for process in self._ranks.processes.values()}
+        living = processes.descendants(os.getpid(), spare=[self.syncer.pid])
+        if self._starter is not None:
+            others |= processes.carrying(self._starter.mark, living)
+        return [pid for pid in living if pid not in others]
 
     async def _terminate(self, grace: float) -> None:
         """TERM every rank and descendant, also those that appear meanwhile, for at most ``grace`` seconds."""
@@ -161,16 +241,22 @@ class NodeWork:
             pause = min(pause * 1.5, 0.1)
 
     async def _last_reports(self) -> None:
+        """KILL what outlived the grace, and wait for the word on every rank; for the starter's own not as long."""
         give_up = time.monotonic() + LAST_REPORTS
-        processes.send(self._living(), signal.SIGKILL)
-        while any(not p.ended for p in self._ranks.processes.values()) and time.monotonic() < give_up:
-            processes.send(self._living(), signal.SIGKILL)
+        starters = time.monotonic() + STARTER_LEAVES
+        while (
+            open_ends := {p.spec.rank for p in self._ranks.processes.values() if not p.ended}
+        ) and time.monotonic() < give_up:
+            living = self._living()
+            if open_ends == {STARTER} and time.monotonic() > starters:
+                living.append(self._ranks.processes[STARTER].pid)
+            processes.send(living, signal.SIGKILL)
             await asyncio.sleep(0.01)
 
     async def _kill(self) -> list[int]:
         """KILL whatever is left, shims included."""
         spare = [self.syncer.pid]
-        give_up = time.monotonic() + LAST_REPORTS
+        give_up = time.monotonic() + (STARTER_LEAVES if self._starter else LAST_REPORTS)
         while processes.descendants(os.getpid(), spare) and time.monotonic() < give_up:
             await asyncio.sleep(0.005)  # shims leave by themselves once they have reported
         return await asyncio.to_thread(processes.kill_descendants, os.getpid(), spare)

@@ -9,8 +9,9 @@ class PyTorchTrainOperator(TrainOperator):
     """
     Trains with PyTorch on many nodes: every rank finds ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and so on in its environment.
 
-    More than one node or process needs ``distributed_backend`` (``"gloo"`` or ``"nccl"``). Without an environment of its own,
-    the ranks get one with ``torch`` (``framework_version`` says which). The parameters are those of :class:`TrainOperator`.
+    More than one node or process needs ``distributed_backend`` (``"gloo"`` or ``"nccl"``; ``"mpi"`` for Horovod). Without an
+    environment of its own, the ranks get one with ``torch`` (``framework_version`` says which). The parameters are those of
+    :class:`JobOperator`.
     """
 
     framework = "pytorch"

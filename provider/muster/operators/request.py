@@ -12,7 +12,7 @@ from muster.core.job import TrainingJob
 from muster.core.request import PARAMETERS, training_job
 
 if TYPE_CHECKING:
-    from muster.operators.train import TrainOperator
+    from muster.operators.job import JobOperator
 
 # parameters whose attribute has another name, because BaseOperator has one of that name already
 _ATTRIBUTES = {"resources": "node_resources"}
@@ -20,7 +20,7 @@ _ATTRIBUTES = {"resources": "node_resources"}
 ATTRIBUTES = {name: _ATTRIBUTES.get(name, name) for name in PARAMETERS if name != "framework"}
 
 
-def requested_job(operator: TrainOperator) -> TrainingJob:
+def requested_job(operator: JobOperator) -> TrainingJob:
     """Give the job; its deadline is the earlier of its own and the task's ``execution_timeout``.
 
     Not what is left of the timeout: it is part of the plan, and a retry re-attaches only to the same plan. The nodes count it
@@ -28,25 +28,26 @@ def requested_job(operator: TrainOperator) -> TrainingJob:
 
     :raises RequestError: a parameter is wrong.
     """
-    job = training_job(_given(operator), base=_folder(operator))
+    job = training_job(given_parameters(operator), base=requested_folder(operator))
     if operator.execution_timeout is None:
         return job
     limit = min(job.max_run_duration_seconds, operator.execution_timeout.total_seconds())
     return dataclasses.replace(job, max_run_duration_seconds=limit)
 
 
-def requested_target(operator: TrainOperator) -> str | dict[str, Any] | None:
+def requested_target(operator: JobOperator) -> str | dict[str, Any] | None:
     """Give the connection id or configuration of the target; None for this machine."""
     return operator.compute_target or operator.muster_conn_id
 
 
-def _given(operator: TrainOperator) -> dict[str, Any]:
+def given_parameters(operator: JobOperator) -> dict[str, Any]:
+    """Give the parameters as they were said, None where they were not."""
     given = {name: getattr(operator, attribute) for name, attribute in ATTRIBUTES.items()}
     named = {"name": operator.name or operator.task_id, "framework": operator.framework}
     return {**given, **named, "store": operator.store or conf.get("muster", "store", fallback="")}
 
 
-def _folder(operator: TrainOperator) -> Path:
+def requested_folder(operator: JobOperator) -> Path:
     """Give the folder of the DAG's file."""
     dag = operator.get_dag()
     return Path(dag.fileloc).resolve().parent if dag is not None else Path.cwd()

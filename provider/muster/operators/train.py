@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
-from airflow.sdk.configuration import conf
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from muster import runner
@@ -21,8 +20,9 @@ from muster.hooks.store import RunStoreHook
 from muster.links.outputs import OutputsLink, outputs_url
 from muster.operators import identity, outcome
 from muster.operators.inline import first_event
+from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
-from muster.operators.request import ATTRIBUTES, requested_job, requested_target
+from muster.operators.request import requested_job, requested_target
 from muster.targets.contract import ComputeTarget
 from muster.triggers.standing import TaskKey, still_wanted
 from muster.triggers.training import TrainingTrigger, describe_cancel, event_handle
@@ -30,126 +30,21 @@ from muster.triggers.training import TrainingTrigger, describe_cancel, event_han
 RUN_KEY = "muster_run"
 
 
-class TrainOperator(BaseOperator):
+class TrainOperator(JobOperator):
     """
     Runs any program on many nodes, and keeps what it wrote: logs, metrics and ``./outputs``.
 
-    The values are checked when the task runs, so all of them can be templates. A retry re-attaches to the job that an
-    earlier try launched, or takes its result; clearing the task trains anew. Needs ``entry_script`` or ``command``.
-
-    :param name: name of the run; the task id by default
-    :param source_directory: folder with all code of the job, copied to every node; relative to the folder of the DAG's file
-    :param entry_script: Python script, relative to ``source_directory``
-    :param script: another name of ``entry_script``
-    :param script_params: ``{argument: value}`` for the script, in order; ``""`` as value makes a flag
-    :param arguments: the list form of ``script_params``
-    :param command: any program and its arguments, instead of a script
-    :param compute_target: id of a ``muster`` connection, or the same fields as a dictionary; ``"local"`` and None: this machine
-    :param muster_conn_id: another name of ``compute_target``
-    :param node_count: number of nodes
-    :param process_count_per_node: number of ranks on each node
-    :param distributed_backend: ``"gloo"``, ``"nccl"``; needed with more than one node or process
-    :param distributed_training: the object form of the counts and the backend
-    :param distributed_job_config: another name of ``distributed_training``
-    :param environment: an explicit one: ``{"interpreter": path, "user_managed_dependencies": True}``
-    :param pip_packages: packages of the ranks' environment, which is built once and found again
-    :param pip_requirements_file: file with more of them, inside ``source_directory``
-    :param framework_version: version of the framework in the environment
-    :param use_gpu: ask for GPUs: ``process_count_per_node`` of them on each node
-    :param resources: wanted on each node: ``gpus``, ``cpus``, ``memory``
-    :param network_interface: the network that ranks talk over
-    :param environment_variables: for every rank
-    :param secrets: ``{variable: source}`` for every rank; a source is ``variable:NAME``, ``connection:ID.field`` or the bare
-        name of either. The values are in no plan, log, XCom or rendered field
-    :param max_run_duration_seconds: the nodes end the run after it, also without Airflow; ``execution_timeout``, if it is less
-    :param grace_seconds: between TERM and KILL when ranks are ended
-    :param store_patience_seconds: how long the end of the run waits for a store that is away
-    :param resume_from: an earlier run whose checkpoints are put in place
-    :param store: ``s3://bucket/prefix`` where the run is kept; ``[muster] store`` by default
-    :param aws_conn_id: connection with the store's endpoint and credentials; the ``AWS_*`` variables by default
-    :param tags: ``{name: text}`` kept with the run
-    :param deferrable: wait in the triggerer, without a worker slot; where that is another machine than the job's, the task
-        comes back and waits in the worker
+    A retry re-attaches to the job that an earlier try launched, or takes its result; clearing the task trains anew. Needs
+    ``entry_script`` or ``command``. The parameters are those of :class:`JobOperator`.
     """
 
-    framework = "any"
-    template_fields: Sequence[str] = tuple(ATTRIBUTES.values())
-    template_fields_renderers = {"script_params": "json", "environment_variables": "json", "secrets": "json", "tags": "json"}  # noqa: RUF012
     operator_extra_links = (OutputsLink(),)
     ui_color = "#dbe7f5"
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        source_directory: str = ".",
-        entry_script: str | None = None,
-        script: str | None = None,
-        script_params: dict[str, Any] | None = None,
-        arguments: list[Any] | None = None,
-        command: list[Any] | None = None,
-        compute_target: str | dict[str, Any] | None = None,
-        muster_conn_id: str | dict[str, Any] | None = None,
-        node_count: int | str = 1,
-        process_count_per_node: int | str = 1,
-        distributed_backend: str | None = None,
-        distributed_training: Any = None,
-        distributed_job_config: Any = None,
-        environment: Any = None,
-        pip_packages: list[str] | None = None,
-        pip_requirements_file: str | None = None,
-        framework_version: str | None = None,
-        use_gpu: bool | str = False,
-        resources: dict[str, Any] | None = None,
-        network_interface: str | None = None,
-        environment_variables: dict[str, Any] | None = None,
-        secrets: dict[str, str] | None = None,
-        max_run_duration_seconds: float | str | None = None,
-        grace_seconds: float | str | None = None,
-        store_patience_seconds: float | str | None = None,
-        resume_from: str | None = None,
-        store: str | None = None,
-        aws_conn_id: str | None = None,
-        tags: dict[str, str] | None = None,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.name = name
-        self.source_directory = source_directory
-        self.entry_script = entry_script
-        self.script = script
-        self.script_params = script_params
-        self.arguments = arguments
-        self.command = command
-        self.compute_target = compute_target
-        self.muster_conn_id = muster_conn_id
-        self.node_count = node_count
-        self.process_count_per_node = process_count_per_node
-        self.distributed_backend = distributed_backend
-        self.distributed_training = distributed_training
-        self.distributed_job_config = distributed_job_config
-        self.environment = environment
-        self.pip_packages = pip_packages
-        self.pip_requirements_file = pip_requirements_file
-        self.framework_version = framework_version
-        self.use_gpu = use_gpu
-        self.node_resources = resources  # BaseOperator has a `resources` of its own, with other fields
-        self.network_interface = network_interface
-        self.environment_variables = environment_variables
-        self.secrets = secrets
-        self.max_run_duration_seconds = max_run_duration_seconds
-        self.grace_seconds = grace_seconds
-        self.store_patience_seconds = store_patience_seconds
-        self.resume_from = resume_from
-        self.store = store
-        self.aws_conn_id = aws_conn_id
-        self.tags = tags
-        self.deferrable = deferrable
-        self._task_key: TaskKey | None = None
-        self._target: ComputeTarget | None = None
-        self.launched: JobHandle | None = None
-        self._unwanted = False
+    launched: JobHandle | None = None
+    _task_key: TaskKey | None = None
+    _target: ComputeTarget | None = None
+    _unwanted = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Launch the job, or find it again, and wait for its end."""

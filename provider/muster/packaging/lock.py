@@ -17,7 +17,7 @@ from muster.core.plan import EnvironmentRef
 from muster.packaging.pip_settings import PipSettings
 from muster.packaging.uv_command import Log, run_uv
 
-LOCK_VERSION = 1
+LOCK_VERSION = 2
 
 # settings of uv's own that change what it resolves to
 _UV_VARIABLES = (
@@ -36,6 +36,8 @@ _UV_VARIABLES = (
     "UV_TORCH_BACKEND",
 )
 _OTHER_FILE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|(?<=-[rc]))(?P<path>\S.*?)\s*(?:\s#.*)?")
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+_NEVER = "python_version < '0'"  # the marker of a requirement that nobody has
 _VERSION = re.compile(r"3\.[0-9]+")
 
 
@@ -52,6 +54,15 @@ class _Wishes:
             lines=tuple(line for line in packages if not line.startswith(REQUIREMENTS)),
             files=tuple(Path(line.removeprefix(REQUIREMENTS)) for line in packages if line.startswith(REQUIREMENTS)),
         )
+
+    def overrides(self) -> tuple[str, ...]:
+        """Give what is left out whoever asks for it: Keras wants the large tensorflow even beside tensorflow-cpu, which is it.
+
+        :raises RequestError: a file can't be read.
+        """
+        texts = (text for file in self.files for text in _contents(file, frozenset()))
+        names = {plain_name(line) for text in ("\n".join(self.lines), *texts) for line in text.splitlines()}
+        return (f"tensorflow ; {_NEVER}",) if "tensorflow-cpu" in names and "tensorflow" not in names else ()
 
 
 def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> EnvironmentRef:
@@ -79,16 +90,30 @@ def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> E
 
 
 def _resolve(wishes: _Wishes, python: str, settings: PipSettings, folder: Path, log: Log) -> str:
-    arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-progress", "--python", python]
+    arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-progress", *_for_python(python)]
     sources = [*(["-"] if wishes.lines else []), *map(str, wishes.files)]
     given = "".join(f"{line}\n" for line in wishes.lines)
     said: list[str] = []  # only a failure is worth a reader's time
-    done = run_uv([*arguments, *sources], settings=settings, environ=os.environ, folder=folder, given=given, log=said.append)
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".txt", encoding="utf-8") as overrides:
+        if wishes.overrides():
+            overrides.writelines(f"{line}\n" for line in wishes.overrides())
+            overrides.flush()
+            arguments += ["--overrides", overrides.name]
+        done = run_uv(
+            [*arguments, *sources], settings=settings, environ=os.environ, folder=folder, given=given, log=said.append
+        )
     if done.code:
         raise EnvironmentUnsolvable(f"the packages {', '.join(_shown(wishes))} can't be resolved: {done.reason}")
     for line in said:
         log(line)
     return done.output
+
+
+def _for_python(python: str) -> list[str]:
+    """Give the flags for a Python: another version than ours need not be on this machine, its packages are only named."""
+    if _VERSION.fullmatch(python) and python != _version(sys.executable):
+        return ["--python-version", python]
+    return ["--python", sys.executable if _VERSION.fullmatch(python) else python]
 
 
 def _shown(wishes: _Wishes) -> Iterator[str]:
@@ -102,6 +127,7 @@ def _key(wishes: _Wishes, version: str, settings: PipSettings, environ: Mapping[
         "version": LOCK_VERSION,
         "lines": wishes.lines,
         "files": [list(_contents(file, frozenset())) for file in wishes.files],
+        "overrides": wishes.overrides(),
         "python": version,
         "platform": [sys.platform, os.uname().machine],
         "options": {option: values for option, values in settings.options.items() if option != "cert"},
@@ -124,6 +150,18 @@ def _contents(file: Path, above: frozenset[Path]) -> Iterator[str]:
             path = file.parent / other["path"]
             if path not in above:
                 yield from _contents(path, above | {path})
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Give the lines of a lock by the plain name of their package."""
+    lines = (line.split(" \\")[0].strip() for line in lock.splitlines())
+    return {plain_name(line): line for line in lines if line and not line.startswith(("#", "-"))}
+
+
+def plain_name(requirement: str) -> str:
+    """Give the name that a requirement begins with, as indexes compare it."""
+    match = _NAME.match(requirement)
+    return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
 
 
 def _version(python: str) -> str:

@@ -67,6 +67,22 @@ class PipSettings:
         return self.options.get(option, ())
 
 
+def for_pip(environ: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that tell pip what a user has told uv alone, so that both look in the same places."""
+    found: dict[str, str] = {}
+    for option, variables in _UV_SAYS.items():
+        values = [environ[variable] for variable in variables if environ.get(variable)]
+        if values and option != "cert":  # the one variable for certificates is everyone's
+            found[f"PIP_{option.upper().replace('-', '_')}"] = " ".join(map(_for_pip, values[0].replace(",", " ").split()))
+    return found
+
+
+def _for_pip(place: str) -> str:
+    """An index of uv's can have a name before its URL."""
+    name, sign, url = place.partition("=")
+    return url if sign and "://" in url and "://" not in name else place
+
+
 def _files(environ: Mapping[str, str]) -> list[Path]:
     """Give pip's files, the later the stronger."""
     chosen = environ.get("PIP_CONFIG_FILE", "")

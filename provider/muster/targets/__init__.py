@@ -43,13 +43,13 @@ def default_root() -> str:
 
 
 def _open_local(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
-    from muster.targets.local import LocalTarget
+    from muster.targets.local.target import LocalTarget
 
     return LocalTarget(root=Path(fields.get("root") or default_root()).expanduser().resolve(), name=name)
 
 
 def _open_docker(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
-    from muster.targets.docker import DockerTarget
+    from muster.targets.docker.target import DockerTarget
 
     return DockerTarget.from_fields(name, fields)
 

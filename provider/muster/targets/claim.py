@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +14,12 @@ from pathlib import Path
 
 from muster.core.codec import canonical, from_data
 from muster.core.errors import RequestError, StaleGeneration
+from muster.core.event import Event
+from muster.core.handle import JobHandle
+from muster.core.state import RunState
+from muster.core.verdict import Cause
 from muster.node.assignment import AttemptRecord
+from muster.targets.contract import Submission
 
 CLAIM_VERSION = 1
 
@@ -41,6 +47,30 @@ class Claim:
             return from_data(cls, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+
+    @property
+    def marker(self) -> str:
+        """Value of MUSTER_JOB in the environment of every process of the attempt."""
+        return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+
+    def handle(self, target: str, found: str) -> JobHandle:
+        """Give the handle of the claimed attempt."""
+        return JobHandle(
+            job_id=self.job_id,
+            generation=self.generation,
+            attempt=self.attempt,
+            target=target,
+            plan_digest=self.plan_digest,
+            store=self.store,
+            found=found,
+        )
+
+    def record(self, end: Event | None) -> AttemptRecord:
+        """Give how the claimed attempt went; one that ended without a word has failed."""
+        if end is None:
+            return AttemptRecord(attempt=self.attempt, started=self.submitted, state=RunState.FAILED.value)
+        state, verdict = end.data["state"], end.data["verdict"]
+        return AttemptRecord(attempt=self.attempt, started=self.submitted, ended=end.time, state=state, verdict=verdict)
 
     def write(self, path: Path) -> None:
         """Replace the claim file as one."""
@@ -94,6 +124,41 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
         Found.UNCOMMITTED: Step.COMMIT,
         Found.ENDED: Step.RETRY,
     }[found]
+
+
+def found_of(*, running: bool, end: Event | None) -> Found:
+    """Say what became of an attempt, from whether it lives and the END event of its leader's log."""
+    if running:
+        return Found.RUNNING
+    if end is None:
+        return Found.ENDED
+    verdict = end.data["verdict"]
+    if end.data["state"] == RunState.COMPLETED.value:
+        return Found.COMPLETED
+    return Found.UNCOMMITTED if verdict and verdict["cause"] == Cause.STORE.value else Found.ENDED
+
+
+def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: Submission, digest: str) -> Claim:
+    """Give the claim of the attempt that follows ``claim``, whose attempt ended with ``end``.
+
+    Within a generation attempts are counted on and the deadline stays that of the first; a target that has let go of them goes
+    on where the store's record (``submission.past``) ends.
+    """
+    now = time.time()
+    same = claim if claim is not None and step in (Step.RETRY, Step.COMMIT, Step.REPLACE) else None
+    history = (*same.history, same.record(end)) if same else submission.past
+    return Claim(
+        job_id=submission.job_id,
+        generation=submission.generation,
+        attempt=max((past.attempt for past in history), default=0) + 1,
+        plan_digest=digest,
+        store=submission.plan.store,
+        nodes=len(submission.plan.nodes),
+        submitted=now,
+        first_started=same.first_started if same else submission.first_started or now,
+        grace=submission.plan.limits.grace,
+        history=history,
+    )
 
 
 def committed_otherwise(job_id: str, generation: int) -> RequestError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from decimal import Decimal
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from muster.core.codec import canonical, from_data
-from muster.core.configurations import KINDS, MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from muster.core.configurations import PyTorchConfiguration
 from muster.core.errors import RequestError
-from muster.core.job import Environment, Resources, TrainingJob
+from muster.core.job import Environment, Mount, Resources, TrainingJob
 from muster.core.request import ALIASES, NOT_OFFERED, PARAMETERS, training_job
 
 BASE = "/dags"
@@ -62,6 +61,8 @@ def test_a_job_is_plain_data() -> None:
         secrets={"TOKEN": "conn"},
         tags={"team": "x"},
         resources={"memory": "1g"},
+        mounts=["/a:/b"],
+        python_version="3.11",
     )
     assert from_data(TrainingJob, json.loads(canonical(everything))) == everything
 
@@ -103,7 +104,8 @@ def test_a_parameter_of_a_later_release_is_refused_with_what_to_do(name: str) ->
 
 
 def test_an_unknown_framework_is_refused_with_those_offered() -> None:
-    assert refusal(framework="torch") == "framework 'torch' is not offered in this release; offered: any, pytorch"
+    said = refusal(framework="torch")
+    assert said == "framework 'torch' is not offered in this release; offered: any, mpi, pytorch, tensorflow"
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -133,7 +135,7 @@ def test_the_script_is_relative_to_the_source_folder() -> None:
 
 
 @pytest.mark.parametrize("script", ["../train.py", "/etc/passwd", "a/../../train.py", ".", "/dags-not/train.py"])
-@pytest.mark.parametrize("name", ["entry_script", "pip_requirements_file"])
+@pytest.mark.parametrize("name", ["entry_script", "pip_requirements_file", "conda_dependencies_file"])
 def test_a_file_outside_the_source_folder_is_refused(name: str, script: str) -> None:
     said = refusal(**{name: script})
     assert said.startswith(f"{name} {script!r} is not inside source_directory '/dags'")
@@ -241,7 +243,7 @@ def test_a_wrong_count_is_refused_by_name_and_value(name: str, value: Any) -> No
 def test_several_processes_of_pytorch_need_a_backend(counts: dict[str, int]) -> None:
     said = refusal(framework="pytorch", **counts)
     assert said.startswith("distributed_backend is None with ")
-    assert said.endswith("set it to gloo or nccl")
+    assert said.endswith("set it to gloo, nccl or mpi")
     assert job(framework="any", **counts).distributed_backend is None
 
 
@@ -252,67 +254,6 @@ def test_one_process_needs_no_backend() -> None:
 @pytest.mark.parametrize("value", ["gloo", "Gloo", "NCCL", "nccl"])
 def test_a_backend_is_written_in_any_case(value: str) -> None:
     assert pytorch(node_count=2, distributed_backend=value).distributed_backend == value.lower()
-
-
-@pytest.mark.parametrize("value", ["mpi", "ps", "MPI"])
-def test_backends_of_later_launchers_are_refused(value: str) -> None:
-    said = refusal(framework="pytorch", node_count=2, distributed_backend=value)
-    assert said == f"distributed_backend {value!r} is not offered yet for framework 'pytorch', use gloo or nccl"
-
-
-def test_an_unknown_backend_is_refused() -> None:
-    assert "'nccl2' is unknown, use gloo or nccl" in refusal(distributed_backend="nccl2")
-
-
-@pytest.mark.parametrize(
-    ("configuration", "nodes", "processes"),
-    [
-        (PyTorchConfiguration(), 1, 1),
-        (PyTorchConfiguration(node_count=2), 2, 1),
-        (PyTorchConfiguration("Gloo", 4, 2), 2, 2),
-        ({"type": "PyTorchConfiguration", "process_count": "6", "node_count": "3"}, 3, 2),
-    ],
-)
-def test_the_object_form_says_counts_and_backend(configuration: Any, nodes: int, processes: int) -> None:
-    made = pytorch(distributed_training=configuration, node_count=1, process_count_per_node=1)
-    assert (made.node_count, made.process_count_per_node) == (nodes, processes)
-    assert made.distributed_backend in ("nccl", "gloo")
-
-
-@pytest.mark.parametrize(
-    ("configuration", "said"),
-    [
-        (PyTorchConfiguration(process_count=3, node_count=2), "3 is no multiple of node_count 2"),
-        (PyTorchConfiguration(process_count=1, node_count=2), "1 is no multiple of node_count 2"),
-        (PyTorchConfiguration(node_count=0), "PyTorchConfiguration.node_count must be a whole number from 1 on, got 0"),
-        (MpiConfiguration(), "MpiConfiguration is not offered"),
-        (TensorflowConfiguration(), "TensorflowConfiguration is not offered"),
-        ("gloo", "must be one of MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration, got 'gloo' of type str"),
-        ({"type": "PyTorchConfiguration", "nodes": 2}, "nodes"),
-        ({"type": "RayConfiguration"}, "must be one of"),
-    ],
-)
-def test_a_wrong_object_form_is_refused(configuration: Any, said: str) -> None:
-    assert said in refusal(framework="pytorch", distributed_training=configuration)
-
-
-def test_the_object_form_and_the_plain_one_must_not_contradict() -> None:
-    form = PyTorchConfiguration(node_count=2)
-    assert pytorch(distributed_training=form, node_count=2, distributed_backend="NCCL").node_count == 2
-    assert "node_count is 3, but PyTorchConfiguration says 2" in refusal(
-        framework="pytorch", distributed_training=form, node_count=3
-    )
-    assert "does not go with framework 'any'" in refusal(distributed_training=form)
-
-
-@pytest.mark.parametrize("kind", KINDS.values())
-def test_configurations_survive_serialization(kind: Any) -> None:
-    value = kind(node_count=3) if "node_count" in {f.name for f in dataclasses.fields(kind)} else kind(worker_count=3)
-    data = json.loads(json.dumps(value.serialize()))
-    assert data["type"] == kind.__name__
-    assert kind.deserialize(data, kind.__version__) == value
-    with pytest.raises(ValueError, match="can't read version 9"):
-        kind.deserialize(data, 9)
 
 
 # -- the environment
@@ -377,12 +318,15 @@ def test_a_relative_interpreter_is_relative_to_the_base() -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({}, "wants one interpreter path"),
-        ({"interpreter": "/a", "python": "/b", "user_managed_dependencies": True}, "wants one interpreter path"),
+        ({}, "wants an image or one interpreter path"),
+        ({"interpreter": "/a", "python": "/b", "user_managed_dependencies": True}, "one interpreter path"),
         ({"interpreter": "/a"}, "user_managed_dependencies=True"),
         ({"interpreter": "/a", "user_managed_dependencies": False}, "user_managed_dependencies=True"),
         ({"interpreter": "python3", "user_managed_dependencies": True}, "must be a path"),
-        ({"image": "x"}, "'image', which is not offered in this release"),
+        ({"image": "x", "interpreter": "/a", "user_managed_dependencies": True}, "an image or an interpreter"),
+        ({"image": "x y"}, "environment['image'] 'x y' is no name of an image"),
+        ({"image": "--privileged"}, "is no name of an image"),
+        ({"conda": "x"}, "environment has 'conda'; it takes image, or interpreter"),
         ("/opt/python", "environment must be a mapping, got '/opt/python'"),
     ],
 )
@@ -395,7 +339,12 @@ def test_a_wrong_environment_is_refused(environment: Any, said: str) -> None:
     [
         {"pip_packages": ["x"]},
         {"pip_requirements_file": "x"},
+        {"conda_dependencies_file": "x"},
         {"framework_version": "2.1"},
+        {"python_version": "3.11"},
+        {"base_image": "x"},
+        {"apt_packages": ["x"]},
+        {"build_steps": ["x"]},
         {"use_gpu": True},
         {"use_gpu": "true"},
     ],
@@ -406,9 +355,143 @@ def test_an_environment_excludes_what_would_build_one(beside: dict[str, Any]) ->
     )
 
 
+def test_an_image_of_the_users_own() -> None:
+    for image in ("repo/name:tag", "host:5000/a/b", "name@sha256:" + "0" * 64):
+        assert pytorch(environment={"image": image}).environment == Environment(image=image)
+
+
 def test_what_was_not_asked_for_does_not_count_as_beside_it() -> None:
     assert job(environment=INTERPRETER, use_gpu=False, pip_packages=[]).environment.interpreter == "/opt/python"
     assert job(environment=INTERPRETER, use_gpu="False").environment.interpreter == "/opt/python"
+
+
+@pytest.mark.parametrize(("use_gpu", "package"), [(False, "tensorflow-cpu"), (True, "tensorflow[and-cuda]")])
+def test_tensorflow_comes_for_cpus_or_gpus(use_gpu: bool, package: str) -> None:
+    assert job(framework="tensorflow", use_gpu=use_gpu).environment.packages == (package,)
+    version = job(framework="tensorflow", use_gpu=use_gpu, framework_version="2.21.0").environment.packages
+    assert version == (f"{package}==2.21.0",)
+
+
+@pytest.mark.parametrize("named", ["tensorflow-cpu==2.21.0", "tensorflow[and-cuda]", "TF_Nightly"])
+def test_tensorflow_by_any_of_its_names_is_not_named_again(named: str) -> None:
+    assert job(framework="tensorflow", pip_packages=[named]).environment.packages == (named,)
+    assert "leave out one" in refusal(framework="tensorflow", pip_packages=[named], framework_version="2.21")
+
+
+def test_keras_comes_by_pip_packages() -> None:
+    made = job(framework="tensorflow", pip_packages=["keras==3.12.0", "tf-keras==2.21.0"])
+    assert made.environment.packages == ("tensorflow-cpu", "keras==3.12.0", "tf-keras==2.21.0")
+
+
+@pytest.mark.parametrize("version", ["1.15", "2.15.1", "3.0"])
+def test_tensorflow_has_versions_of_its_own(version: str) -> None:
+    assert "supported: 2.16 and later, before 3.0" in refusal(framework="tensorflow", framework_version=version)
+
+
+def test_a_script_under_mpi_gets_mpi4py_and_a_command_nothing() -> None:
+    assert job(framework="mpi").environment.packages == ("mpi4py",)
+    assert job(framework="mpi", pip_packages=["numpy"]).environment.packages == ("mpi4py", "numpy")
+    assert job(framework="mpi", pip_packages=["mpi4py==4.1.2"]).environment.packages == ("mpi4py==4.1.2",)
+    assert job(framework="mpi", entry_script=None, command=["./a.out"]).environment == Environment()
+    assert job(framework="mpi", environment=INTERPRETER).environment.packages == ()
+    assert "has no version" in refusal(framework="mpi", framework_version="4.1")
+
+
+def test_a_conda_file_says_all_packages() -> None:
+    made = pytorch(conda_dependencies_file="deps/all in.yml")
+    assert made.environment.packages == ("--conda-file /dags/deps/all in.yml",)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"pip_packages": ["x"]}, {"pip_requirements_file": "x"}, {"framework_version": "2.1"}, {"conda_packages": ["x"]}]
+)
+def test_a_conda_file_excludes_other_lists(beside: dict[str, Any]) -> None:
+    said = refusal(framework="pytorch", conda_dependencies_file="x.yml", **beside)
+    assert "conda_dependencies_file" in said
+    assert next(iter(beside)) in said
+
+
+def test_wishes_for_an_image_that_is_built() -> None:
+    environment = job(
+        python_version=" 3.12 ",
+        base_image="debian:12",
+        apt_packages=["libgl1", "g++", "git=1:2.39.2-1.1"],
+        build_steps=["a && b"],
+    ).environment
+    assert environment == Environment(
+        python="3.12", base_image="debian:12", apt_packages=("libgl1", "g++", "git=1:2.39.2-1.1"), steps=("a && b",)
+    )
+
+
+@pytest.mark.parametrize("package", ["", "a b", "libgl1;id", "$(id)", "-y", "a\nb", "A", "libgl1 ", "x=1\n"])
+def test_an_apt_package_is_a_name(package: str) -> None:
+    assert refusal(apt_packages=[package]).startswith(f"apt_packages has {package!r}; give names")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"python_version": 3.1}, "put it in quotes"),
+        ({"python_version": "3.11.4"}, "without a patch"),
+        ({"python_version": "3.9"}, "3.10 or later"),
+        ({"base_image": "a b"}, "base_image 'a b' is no name of an image"),
+        ({"base_image": "a\nRUN id"}, "is no name of an image"),
+        ({"build_steps": ["a\nb"]}, "build_steps[0] must be one line of text"),
+        ({"build_steps": ["a", " "]}, "build_steps[1] must be one line of text"),
+        ({"build_steps": "a"}, "build_steps must be a list"),
+    ],
+)
+def test_wrong_wishes_for_an_image_are_refused(parameters: dict[str, Any], said: str) -> None:
+    assert said in refusal(**parameters)
+
+
+# -- what containers are given
+
+
+@pytest.mark.parametrize(
+    ("given", "mount"),
+    [
+        ("/data:/mnt", Mount(source="/data", target="/mnt")),
+        ("/data:/mnt:ro", Mount(source="/data", target="/mnt")),
+        ("//data/./x/:/mnt/../m y:rw", Mount(source="/data/x", target="/m y", read_only=False)),
+        ({"source": "/a:b", "target": "/mnt"}, Mount(source="/a:b", target="/mnt")),
+        ({"source": "/a", "target": "/mnt", "read_only": "false"}, Mount(source="/a", target="/mnt", read_only=False)),
+    ],
+)
+def test_a_mount_is_a_text_or_a_mapping(given: Any, mount: Mount) -> None:
+    assert job(mounts=[given]).mounts == (mount,)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("/data:/mnt", "mounts must be a list"),
+        (["/data"], "mounts[0] is '/data'; give"),
+        (["/data:/mnt:rwx"], "mounts[0] is '/data:/mnt:rwx'"),
+        (["data:/mnt"], "mounts[0]'s source must be an absolute path, got 'data'"),
+        (["/data:mnt"], "mounts[0]'s target must be an absolute path"),
+        (["/data:/x/.."], "can't be the root folder"),
+        (["/a:/mnt", "/b:/mnt/"], "mounts[1] has the target '/mnt' of another"),
+        ([{"source": "/a"}], "mounts[0] is {'source': '/a'}"),
+        ([{"source": "/a", "target": "/b", "type": "nfs"}], "mounts[0] has 'type'"),
+        ([3], "mounts[0] is 3"),
+        (["/a\n:/b"], "must be one line of text"),
+    ],
+)
+def test_a_wrong_mount_is_refused(given: Any, said: str) -> None:
+    assert said in refusal(mounts=given)
+
+
+def test_shared_memory_is_2_gigabytes_unless_said() -> None:
+    assert job().shm_size == 2 << 30
+    assert job(shm_size="512m").shm_size == 512 << 20
+    assert "shm_size must be more than 0" in refusal(shm_size=0)
+    assert "shm_size must be a number of bytes" in refusal(shm_size="much")
+
+
+def test_docker_arguments_are_texts(hostile: str) -> None:
+    assert job(docker_arguments=["--ulimit", "memlock=-1", hostile]).docker_arguments == ("--ulimit", "memlock=-1", hostile)
+    assert "docker_arguments must be a list" in refusal(docker_arguments="--privileged")
 
 
 # -- what a node must have

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Wheel = Callable[..., Path]
-
-
-def make_wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
-    """Make a wheel of one module that says its version."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    metadata = "".join(
-        [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", *(f"Requires-Dist: {r}\n" for r in requires)]
-    )
-    contents = {
-        f"{name}.py": f"VERSION = {version!r}\n",
-        f"{info}/METADATA": metadata,
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
-    with zipfile.ZipFile(file, "w") as packed:
-        for path, content in {**contents, f"{info}/RECORD": record}.items():
-            packed.writestr(path, content)
-    return file
+from packages import make_wheel
 
 
 @pytest.fixture

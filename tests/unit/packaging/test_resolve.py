@@ -12,6 +12,7 @@ import pytest
 from muster.core.errors import EnvironmentUnsolvable, RequestError
 from muster.core.plan import EnvironmentRef
 from muster.packaging import lock, uv_command
+from packages import make_wheel
 
 
 class Resolver:
@@ -161,3 +162,23 @@ def test_a_reason_is_one_line_without_ornaments(said: str, reason: str) -> None:
 
 def test_a_long_reason_is_cut() -> None:
     assert len(uv_command.reason(["error: " + "x" * 5000])) == uv_command.LONGEST_REASON + 1
+
+
+def test_another_python_need_not_be_here(resolve: Resolver) -> None:
+    ref = resolve("apple<2", python="3.99")
+    assert (ref.lock, ref.python) == ("apple==1.0\n", "3.99")
+    assert ref.digest != resolve("apple<2").digest
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_keras_beside_the_small_tensorflow_brings_no_large_one(resolve: Resolver, wheels: Path, in_file: bool) -> None:
+    make_wheel(wheels, "tensorflow_cpu", "2.21.0")
+    make_wheel(wheels, "tensorflow", "2.21.0")
+    make_wheel(wheels, "tf_keras", "2.21.0", "tensorflow>=2.21", "pear")
+    wishes = ["tensorflow-cpu", "tf-keras"]
+    if in_file:
+        (wheels.parent / "requirements.txt").write_text("\n".join(wishes))
+        wishes = [f"-r {wheels.parent / 'requirements.txt'}"]
+    assert resolve(*wishes).lock == "pear==1.5+cpu\ntensorflow-cpu==2.21.0\ntf-keras==2.21.0\n"
+    assert "tensorflow==2.21.0" in resolve("tf-keras").lock
+    assert "tensorflow==2.21.0" in resolve("tf-keras", "tensorflow", "tensorflow-cpu").lock

@@ -20,13 +20,12 @@ from muster.core.errors import TargetError, UnknownRun
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
-from muster.core.state import RunState
-from muster.core.verdict import Cause
-from muster.node.assignment import Assignment, AttemptRecord
-from muster.targets.claim import Claim, Found, Step, locked, next_step
+from muster.node.assignment import Assignment
+from muster.targets import uncontained
+from muster.targets.claim import Claim, Found, Step, found_of, locked, next_claim, next_step
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.local_nodes import alive, end_agents, end_event, loopback_address, start_agent, write_private
-from muster.targets.local_session import LocalSession
+from muster.targets.local.nodes import alive, end_agents, end_event, loopback_address, start_agent, write_private
+from muster.targets.local.session import LocalSession
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LEAVE_TIME = 30.0  # seconds that agents have to leave once their run's end is written
@@ -43,7 +42,11 @@ class LocalTarget:
     # -- contract
 
     def prepare(self, plan: JobPlan, log: Log) -> None:
-        """Build the environment's venv, or find it by its digest."""
+        """Build the environment's venv, or find it by its digest.
+
+        :raises RequestError: the plan wants something that only containers have.
+        """
+        uncontained.check(plan, self.name, log)
         if plan.environment.digest:
             from muster.packaging import venv
 
@@ -59,14 +62,14 @@ class LocalTarget:
             step = next_step(claim, found, submission.generation, digest)
             if step in (Step.ATTACH, Step.TAKE):
                 assert claim is not None
-                return self._handle(claim, "attached" if step is Step.ATTACH else "completed")
+                return claim.handle(self.name, "attached" if step is Step.ATTACH else "completed")
             if claim is not None and found is Found.RUNNING:
                 self._end(paths, claim, "replaced by a newer submit")
-            return self._launch(paths, self._next_claim(paths, claim, step, submission, digest), step, submission)
+            return self._launch(paths, self._next_claim(claim, step, submission, digest), step, submission)
 
     def find(self, job_id: str) -> JobHandle:
         """Give the handle of a job's newest attempt."""
-        return self._handle(self._claim(job_id), "attached")
+        return self._claim(job_id).handle(self.name, "attached")
 
     def session(self) -> Session:
         """Open a session; nothing is connected to, on this machine."""
@@ -94,7 +97,7 @@ class LocalTarget:
             submission = Submission(
                 job_id=claim.job_id, generation=claim.generation, plan=plan, archive=None, access=access, requested=time.time()
             )
-            following = self._next_claim(paths, claim, Step.COMMIT, submission, claim.plan_digest)
+            following = self._next_claim(claim, Step.COMMIT, submission, claim.plan_digest)
             return self._launch(paths, following, Step.COMMIT, submission)
 
     def release(self, handle: JobHandle) -> None:
@@ -142,45 +145,18 @@ class LocalTarget:
         end = end_event(nodes[0])
         if running and end is not None:
             running = not _left_in_time(nodes, claim.submitted)
-        if running:
-            return Found.RUNNING
-        if end is None:
-            return Found.ENDED
-        verdict = end.data["verdict"]
-        if end.data["state"] == RunState.COMPLETED.value:
-            return Found.COMPLETED
-        return Found.UNCOMMITTED if verdict and verdict["cause"] == Cause.STORE.value else Found.ENDED
+        return found_of(running=running, end=end)
 
     def _end(self, paths: JobPaths, claim: Claim, reason: str) -> None:
-        marker = f"{claim.job_id}/g{claim.generation}/a{claim.attempt}"
-        gone = end_agents(self._node_paths(claim), marker, claim.submitted, reason, claim.grace + KILL_SLACK)
+        gone = end_agents(self._node_paths(claim), claim.marker, claim.submitted, reason, claim.grace + KILL_SLACK)
         if not gone:
-            raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={marker}")
+            raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={claim.marker}")
 
     # -- launching
 
-    def _next_claim(self, paths: JobPaths, claim: Claim | None, step: Step, submission: Submission, digest: str) -> Claim:
-        now = time.time()
-        same = claim if claim is not None and step in (Step.RETRY, Step.COMMIT, Step.REPLACE) else None
-        return Claim(
-            job_id=submission.job_id,
-            generation=submission.generation,
-            attempt=same.attempt + 1 if same else 1,
-            plan_digest=digest,
-            store=submission.plan.store,
-            nodes=len(submission.plan.nodes),
-            submitted=now,
-            first_started=same.first_started if same else now,
-            grace=submission.plan.limits.grace,
-            history=(*same.history, self._attempt_record(same)) if same else (),
-        )
-
-    def _attempt_record(self, claim: Claim) -> AttemptRecord:
-        end = end_event(self._node_paths(claim)[0])
-        if end is None:
-            return AttemptRecord(attempt=claim.attempt, started=claim.submitted, state=RunState.FAILED.value)
-        state, verdict = end.data["state"], end.data["verdict"]
-        return AttemptRecord(attempt=claim.attempt, started=claim.submitted, ended=end.time, state=state, verdict=verdict)
+    def _next_claim(self, claim: Claim | None, step: Step, submission: Submission, digest: str) -> Claim:
+        end = end_event(self._node_paths(claim)[0]) if claim is not None else None
+        return next_claim(claim, end, step, submission, digest)
 
     def _launch(self, paths: JobPaths, claim: Claim, step: Step, submission: Submission) -> JobHandle:
         from muster.packaging import agent_pack, certificate
@@ -197,7 +173,7 @@ class LocalTarget:
             if step is Step.COMMIT:
                 self._take_over(claim, node, node_paths)
             start_agent(node_paths, self._assignment(paths, claim, step, submission, node), entry)
-        return self._handle(claim, "launched")
+        return claim.handle(self.name, "launched")
 
     def _lay_out(self, node: NodePaths, submission: Submission, pem: bytes) -> None:
         node.root.mkdir(parents=True, mode=0o700)
@@ -252,17 +228,6 @@ class LocalTarget:
         return sys.executable
 
     # -- small things
-
-    def _handle(self, claim: Claim, found: str) -> JobHandle:
-        return JobHandle(
-            job_id=claim.job_id,
-            generation=claim.generation,
-            attempt=claim.attempt,
-            target=self.name,
-            plan_digest=claim.plan_digest,
-            store=claim.store,
-            found=found,
-        )
 
     def _node_paths(self, claim: Claim) -> list[NodePaths]:
         paths = JobPaths(root=self.root, job_id=claim.job_id)

@@ -16,6 +16,7 @@ from muster.core.paths import NodePaths
 from muster.core.verdict import Cause
 from muster.node import processes
 from muster.node.assignment import Assignment
+from muster.targets.job_watch import last_end
 
 # what a node's processes inherit from the submitter; anything else (its credentials above all) stays behind
 INHERITED = frozenset(
@@ -105,13 +106,9 @@ def end_event(paths: NodePaths) -> Event | None:
     try:
         with paths.events.open("rb") as file:
             file.seek(max(0, paths.events.stat().st_size - TAIL_READ))
-            lines = file.read().splitlines()
+            return last_end(file.read())
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
-        if b'"k": "end"' in line:
-            return Event.from_line(line)
-    return None
 
 
 def end_agents(nodes: list[NodePaths], marker: str, submitted: float, reason: str, patience: float) -> bool:

@@ -1,0 +1,38 @@
+"""The remote shell of starters: ``python -I -S remote_shell.py NODE_FOLDER HOST WORD…`` runs a line on a node, by the agents.
+
+Like ssh it joins the words by spaces, has the line run by the node's shell, and ends with its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+FAILED = 255  # what ssh says when the line could not be run at all
+
+
+def main(folder: str, host: str, words: list[str]) -> int:
+    """Have the agent run the line; gives the exit code."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+        agent.connect(f"/proc/self/fd/{directory}/agent.sock")
+        agent.sendall(json.dumps({"shell": {"host": host, "line": " ".join(words)}}).encode() + b"\n")
+        with agent.makefile("rb") as answers:
+            for answer in map(json.loads, answers):
+                if "exit" in answer:
+                    return _end(answer)
+                os.write(1, answer["out"].encode("latin-1"))
+    return _end({"exit": FAILED, "error": "the agent went away"})
+
+
+def _end(answer: dict[str, Any]) -> int:
+    if answer.get("error"):
+        os.write(2, f"muster-remote-shell: {answer['error']}\n".encode(errors="replace"))
+    return int(answer["exit"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

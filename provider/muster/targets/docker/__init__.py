@@ -1,0 +1,1 @@
+"""One Docker engine as a target."""

@@ -1,0 +1,88 @@
+"""JobWatch: turns the bytes of a job's event logs into events and knows when the job is over; the same for all targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from muster.core.codec import to_data
+from muster.core.event import END, NODE_END, Cursor, Event
+from muster.core.handle import JobHandle
+from muster.core.state import RunState
+from muster.core.verdict import Cause, Verdict
+
+LAST_WORDS = 60.0  # seconds that nodes have to end after the run's END event is there
+
+
+class JobWatch:
+    """Reads one job's logs; holds its END back until no node is left, so that nothing comes after it.
+
+    ``leader_lost`` is what a made-up END says when node 0 was lost without a word.
+    """
+
+    leader_lost = "agent and guardian of node 0 are gone without a word; every process of the run was ended"
+
+    def __init__(self, handle: JobHandle, cursor: Cursor, nodes: int) -> None:
+        self.handle = handle
+        self.cursor = Cursor(attempt=handle.attempt, offsets=cursor.offsets if cursor.attempt == handle.attempt else ())
+        self.over = False
+        self.end: Event | None = None
+        self.orderly: set[int] = set()  # nodes that said their last word
+        self._nodes = nodes
+        self._silent: set[int] = set()
+        self._end_seen = 0.0
+
+    def take(self, node: int, data: bytes) -> Iterator[Event]:
+        """Yield the events of a log's next whole lines, END held back; the cursor is after the event that was yielded last."""
+        whole = data[: data.rfind(b"\n") + 1]
+        for line in whole.splitlines(keepends=True):
+            self.cursor = self.cursor.moved(node, self.cursor.offset(node) + len(line))
+            event = _event(line)
+            if event is None:
+                continue
+            if event.kind in (END, NODE_END):
+                self._note_end(node, event)
+            else:
+                yield event
+
+    def fall_silent(self, node: int) -> None:
+        """Note that a node is gone and its log read to the end."""
+        self._silent.add(node)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether all nodes are silent, or those that are not have had time enough after the END."""
+        waited = self.end is not None and time.monotonic() > self._end_seen + LAST_WORDS
+        return len(self._silent) == self._nodes or waited
+
+    def conclusion(self) -> Event:
+        """Give the job's END, made up if its leader was lost together with its guardian."""
+        self.over = True
+        return self.end or self._made_up_end()
+
+    def _note_end(self, node: int, event: Event) -> None:
+        if event.kind == NODE_END:
+            self.orderly.add(node)
+        elif event.kind == END:
+            self.end, self._end_seen = event, time.monotonic()
+
+    def _made_up_end(self) -> Event:
+        verdict = Verdict(cause=Cause.NODE, node=0, detail=self.leader_lost)
+        data = {"state": RunState.FAILED.value, "verdict": to_data(verdict), "manifest": None, "digest": None}
+        return Event(time=time.time(), kind=END, node=0, data={**data, "uri": "", "metrics": {}, "files": 0})
+
+
+def last_end(log: bytes) -> Event | None:
+    """Give the END event near the end of a leader's log, None if it has not been written."""
+    for line in reversed(log.splitlines()):
+        if b'"k": "end"' in line and (event := _event(line)) is not None:
+            return event
+    return None
+
+
+def _event(line: bytes) -> Event | None:
+    """Read one line; an agent killed while writing leaves at most one that is no event."""
+    try:
+        return Event.from_line(line)
+    except (ValueError, KeyError):
+        return None
