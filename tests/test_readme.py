@@ -32,7 +32,7 @@ def text_of(document: str) -> str:
 
 
 def test_the_dag_of_the_readme_loads() -> None:
-    (source,) = blocks("python")
+    source = blocks("python")[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 20
     names: dict[str, Any] = {"__file__": str(REPOSITORY / "dags" / "readme.py")}
     exec(compile(source, "README.md", "exec"), names)
@@ -41,6 +41,21 @@ def test_the_dag_of_the_readme_loads() -> None:
     assert train.downstream_task_ids == {"register"}
     assert (train.node_count, train.distributed_backend) == (2, "gloo")
     assert (REPOSITORY / "dags" / train.source_directory / train.entry_script).is_file()
+
+
+def test_the_task_of_the_readme_in_containers_can_be_planned() -> None:
+    from airflow.sdk import DAG
+
+    from muster.operators.request import requested_job
+
+    names: dict[str, Any] = {"__file__": str(REPOSITORY / "dags" / "readme.py")}
+    with DAG("readme_containers", schedule=None) as dag:
+        exec(compile(blocks("python")[1], "README.md", "exec"), names)
+    (train,) = dag.tasks
+    train.store, train.source_directory = "s3://bucket/p", str(REPOSITORY / "dags" / train.source_directory)
+    job = requested_job(train)
+    assert (job.roles.workers, job.roles.servers, job.node_count) == (2, 1, 2)
+    assert (Path(job.source_directory) / job.entry_script).is_file()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
