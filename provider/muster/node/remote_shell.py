@@ -16,16 +16,24 @@ FAILED = 255  # what ssh says when the line could not be run at all
 
 def main(folder: str, host: str, words: list[str]) -> int:
     """Have the agent run the line; gives the exit code."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
-        agent.connect(f"/proc/self/fd/{directory}/agent.sock")
-        agent.sendall(json.dumps({"shell": {"host": host, "line": " ".join(words)}}).encode() + b"\n")
-        with agent.makefile("rb") as answers:
+    try:
+        with _connect(folder) as agent, agent.makefile("rb") as answers:
+            agent.sendall(json.dumps({"shell": {"host": host, "line": " ".join(words)}}).encode() + b"\n")
             for answer in map(json.loads, answers):
                 if "exit" in answer:
                     return _end(answer)
                 os.write(1, answer["out"].encode("latin-1"))
-    return _end({"exit": FAILED, "error": "the agent went away"})
+    except OSError as error:
+        return _end({"exit": FAILED, "error": f"the agent of this node does not answer: {error.strerror}"})
+    return _end({"exit": FAILED, "error": "the agent of this node runs nothing more"})
+
+
+def _connect(folder: str) -> socket.socket:
+    """Connect to the agent; through a descriptor, since a socket's path may have 107 bytes at most."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    agent.connect(f"/proc/self/fd/{directory}/agent.sock")
+    return agent
 
 
 def _end(answer: dict[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import math
 import signal
 import socket
 import time
@@ -18,6 +18,8 @@ from muster.core.token import Bindings
 from muster.node import explain, preflight, processes
 from muster.node.assignment import Assignment
 from muster.node.door import Door
+from muster.node.ending import Ending
+from muster.node.ends import LATE_REPORTS, telling
 from muster.node.eventlog import EventLog
 from muster.node.rank_env import rank_spec, search_path
 from muster.node.ranks import STARTER, RankProcess, Ranks
@@ -31,8 +33,6 @@ METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
 # seconds after which a running follower's sync process is started: a job that is over by then never pays for the import of
 # botocore, and a longer one pays while its ranks still import their framework
 SYNC_DELAY = 0.5
-STARTER_LEAVES = 0.3  # seconds that a starter and its tools have to leave once all ranks of this node are gone
-LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
 
 Push = Callable[..., None]
 
@@ -56,6 +56,7 @@ class NodeWork:
         self._starter: StarterSide | None = None
         self._shells: Shells | None = None
         self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
+        self._ending_since = math.inf
         self._secrets = _take_secrets(paths)
         self._here: dict[str, str] = {}
         self._kernel_kills = 0
@@ -103,6 +104,7 @@ class NodeWork:
         """
         a = self.assignment
         self._ending = None
+        self._ending_since = math.inf
         self._kernel_kills = explain.kernel_kills()
         self._here.update(here[a.node], scratch=str(self.paths.tools) if here[a.node]["shared_host"] else "")
         bindings = Bindings(hosts=tuple(hosts), ports=tuple(ports), here=self._here)
@@ -132,11 +134,17 @@ class NodeWork:
 
     async def do_shell(self, number: int, line: str) -> int:
         """Run a line of shell for the starter; gives its exit code."""
-        from muster.node.shells import run_line
+        from muster.node.shells import FAILED, run_line
+
+        def tell(text: str) -> None:
+            self.push("shell_says", number=number, text=text)
 
         assert self._starter is not None
-        env = self._starter.environment("shell")
-        return await run_line(line, env, str(self.paths.work), lambda text: self.push("shell_says", number=number, text=text))
+        try:
+            return await run_line(line, self._starter.environment("shell"), str(self.paths.work), tell)
+        except OSError as error:
+            tell(f"node {self.assignment.node} can't run it: {error}\n")
+            return FAILED
 
     def show_shell(self, number: int, text: str) -> None:
         """Take what a line of shell has written."""
@@ -154,7 +162,7 @@ class NodeWork:
 
     # -- while ranks run
 
-    def _later(self, delay: float, action: Callable[[], None]) -> None:
+    def _later(self, delay: float, action: Callable[[], object]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay, action))
 
     def _look_for_metrics(self) -> None:
@@ -164,15 +172,19 @@ class NodeWork:
 
     def _on_rank_end(self, process: RankProcess) -> None:
         process.victim = self._is_victim(process)
+        report = self._report(process)
         if process.failed and process.spec.decides and not process.victim:
-            self.end_ranks()
-        self.push("rank_ended", end=self._report(process))
+            if self._starter is None or telling(report):
+                self.end_ranks()
+            else:
+                self._later(LATE_REPORTS, self.end_ranks)
+        self.push("rank_ended", end=report)
 
     def _is_victim(self, process: RankProcess) -> bool:
         """Whether somebody ended it: we, because the run was ending, or the starter, which kills shims."""
         if process.spec.rank == STARTER:
             return self._ending is not None and process.signal == signal.SIGKILL
-        return self._ending is not None or (process.vanished and self._starter is not None)
+        return process.ended >= self._ending_since or (process.vanished and self._starter is not None)
 
     def _report(self, process: RankProcess) -> dict[str, Any]:
         """Say how a rank ended; only for those that failed by themselves, why."""
@@ -205,6 +217,7 @@ class NodeWork:
     def end_ranks(self) -> asyncio.Task[list[dict[str, Any]]]:
         """Begin the end of all ranks, once; the task gives how each ended."""
         if self._ending is None:
+            self._ending_since = time.time()
             self._ending = asyncio.get_running_loop().create_task(self._end_ranks())
         return self._ending
 
@@ -212,54 +225,13 @@ class NodeWork:
         for timer in self._timers:
             timer.cancel()
         self._timers = []
-        await self._terminate(self.assignment.plan.limits.grace)
-        await self._last_reports()
-        survivors = await self._kill()
+        mark = self._starter.mark if self._starter else ""
+        survivors = await Ending(self._ranks, lambda: self.syncer.pid, mark).run(self.assignment.plan.limits.grace)
         if survivors:
             self.log.add(event.NOTE, level="error", text=f"processes {survivors} could not be ended: the kernel keeps them")
         self._door.close()
         self._ranks.close()
         return [self._report(process) for process in self._ranks.processes.values()]
-
-    def _living(self) -> list[int]:
-        """Give the ranks and all that descends from them: not the shims, nor the starter and what it runs beside them."""
-        others = {process.shim for process in self._ranks.processes.values()}
-        living = processes.descendants(os.getpid(), spare=[self.syncer.pid])
-        if self._starter is not None:
-            others |= processes.carrying(self._starter.mark, living)
-        return [pid for pid in living if pid not in others]
-
-    async def _terminate(self, grace: float) -> None:
-        """TERM every rank and descendant, also those that appear meanwhile, for at most ``grace`` seconds."""
-        told: set[int] = set()
-        give_up, pause = time.monotonic() + grace, 0.005
-        while (living := self._living()) and time.monotonic() < give_up:
-            processes.send(set(living) - told, signal.SIGTERM)
-            processes.send(set(living) - told, signal.SIGCONT)
-            told |= set(living)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
-
-    async def _last_reports(self) -> None:
-        """KILL what outlived the grace, and wait for the word on every rank; for the starter's own not as long."""
-        give_up = time.monotonic() + LAST_REPORTS
-        starters = time.monotonic() + STARTER_LEAVES
-        while (
-            open_ends := {p.spec.rank for p in self._ranks.processes.values() if not p.ended}
-        ) and time.monotonic() < give_up:
-            living = self._living()
-            if open_ends == {STARTER} and time.monotonic() > starters:
-                living.append(self._ranks.processes[STARTER].pid)
-            processes.send(living, signal.SIGKILL)
-            await asyncio.sleep(0.01)
-
-    async def _kill(self) -> list[int]:
-        """KILL whatever is left, shims included."""
-        spare = [self.syncer.pid]
-        give_up = time.monotonic() + (STARTER_LEAVES if self._starter else LAST_REPORTS)
-        while processes.descendants(os.getpid(), spare) and time.monotonic() < give_up:
-            await asyncio.sleep(0.005)  # shims leave by themselves once they have reported
-        return await asyncio.to_thread(processes.kill_descendants, os.getpid(), spare)
 
     async def do_files(self, patience: float) -> dict[str, Any]:
         """Bring every kept file of this node into the store; gives them with size and sha256."""

@@ -71,13 +71,36 @@ async def test_a_starter_that_never_leaves_spoils_nothing(monkeypatch: pytest.Mo
 
 async def test_a_rank_that_fails_decides_at_once_and_is_named() -> None:
     found = ends_of(MPIRUN)
-    found.add(end(1, 3, at=5.0))
+    found.add(end(1, 3, at=5.0, detail="ValueError"))
     assert found.decided.is_set()
     found.add(killed(0, at=4.0))
     found.add(end(STARTER, 3, at=4.5, detail="a process exited with 3"))
     named = verdict(found)
     assert named is not None
     assert (named.cause, named.rank, named.exit_code, named.others, named.host) == (Cause.RANK, 1, 3, 1, "b")
+
+
+async def test_a_wordless_end_waits_for_one_that_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "LATE_REPORTS", 0.01)
+    found = ends_of(MPIRUN)
+    found.add(end(0, 14, at=5.0))
+    assert not found.decided.is_set()
+    found.add(end(1, 3, at=5.02, detail="ValueError: no such wind"))
+    assert found.decided.is_set()
+    named = verdict(found)
+    assert named is not None
+    assert (named.rank, named.exit_code) == (1, 3)
+
+
+async def test_a_wordless_end_long_before_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "LATE_REPORTS", 0.01)
+    found = ends_of(MPIRUN)
+    found.add(end(0, 14, at=5.0))
+    await asyncio.wait_for(found.decided.wait(), 5)
+    found.add(end(1, 3, at=6.0, detail="ConnectionError: rank 0 is gone"))
+    named = verdict(found)
+    assert named is not None
+    assert (named.rank, named.exit_code) == (0, 14)
 
 
 async def test_clocks_that_are_off_do_not_change_who_was_first() -> None:

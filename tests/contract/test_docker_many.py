@@ -1,0 +1,53 @@
+"""Many MPI jobs in a row on one engine: no race at their start, and nothing of them stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from docker_lab import JOB, DockerLab
+from lab import lines
+from mpi_lab import mpi_plan
+from muster import runner
+from muster.core.state import RunState
+from muster.packaging import lock
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+JOBS = 50
+HELLO = """
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+print("sum", world.allreduce(world.rank), "of", world.size, flush=True)
+"""
+
+
+def everything(engine: DockerClient) -> dict[str, set[str]]:
+    """Give what there is on an engine, but for caches: images, and volumes with the agent."""
+    volumes = engine.volumes.list()
+    return {
+        "containers": {container.id for container in engine.containers.list(all=True, ignore_removed=True)},
+        "networks": {network.id for network in engine.networks.list()},
+        "volumes": {volume.name for volume in volumes if not volume.name.startswith("muster-agent-")},
+    }
+
+
+@pytest.mark.timeout(1200)
+def test_fifty_mpi_jobs_of_three_containers_leave_nothing(docker_lab: DockerLab, tmp_path: Path) -> None:
+    ref = lock.resolve(("mpi4py==4.1.2",), python=sys.executable, cache=tmp_path, log=print)
+    plan = mpi_plan(HELLO, docker_lab.store.uri, 3, 1, environment=dataclasses.replace(ref, mpi=True))
+    before = everything(docker_lab.engine)
+    for number in range(JOBS):
+        handle = docker_lab.submit(plan)
+        outcome, events = docker_lab.wait(handle)
+        assert outcome.state is RunState.COMPLETED, (number, outcome.verdict, lines(events))
+        assert [lines(events, rank) for rank in range(3)] == [["sum 3 of 3"]] * 3, number
+        assert handle.attempt == 1
+        runner.release(docker_lab.target, handle)
+    assert docker_lab.engine.containers.list(all=True, filters={"label": JOB}, ignore_removed=True) == []
+    assert everything(docker_lab.engine) == before
