@@ -93,6 +93,18 @@ def test_every_line_is_in_the_record_once(lab: Lab) -> None:
         assert stored == [f"line {i}" for i in range(50_000)]
 
 
+def test_a_line_that_is_being_written_is_not_cut(lab: Lab) -> None:
+    code = (
+        "import sys, time\n"
+        "for i in range(20):\n"
+        "    sys.stdout.write('half'); sys.stdout.flush(); time.sleep(0.1)\n"
+        "    sys.stdout.write(f' and half {i}\\n'); sys.stdout.flush()\n"
+    )
+    outcome, events = lab.run(code, nodes=1)
+    assert outcome.state is RunState.COMPLETED
+    assert lines(events) == [f"half and half {i}" for i in range(20)]
+
+
 def test_half_lines_and_bad_bytes_are_shown(lab: Lab) -> None:
     _, events = lab.run("import os; os.write(1, b'\\xff no end')", nodes=1)
     assert lines(events) == ["\N{REPLACEMENT CHARACTER} no end"]

@@ -57,6 +57,7 @@ class RankProcess:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     metrics: Path | None = None
     metrics_read: int = 0
+    rest_since: float = 0.0  # when the unfinished line was last added to
     flush: asyncio.TimerHandle | None = None
 
     @property
@@ -164,12 +165,20 @@ class Ranks:
             events += self._line_events(process, process.rest, unfinished=True)
             process.rest = b""
         self._log.add_all(events)
+        process.rest_since = asyncio.get_running_loop().time()
         if process.rest and process.flush is None:
-            process.flush = asyncio.get_running_loop().call_later(QUIET_FLUSH, self._flush, process)
+            self._flush_in(QUIET_FLUSH, process)
+
+    def _flush_in(self, delay: float, process: RankProcess) -> None:
+        process.flush = asyncio.get_running_loop().call_later(delay, self._flush, process)
 
     def _flush(self, process: RankProcess) -> None:
+        """Show an unfinished line that nothing was added to for a while; another one has time of its own."""
         process.flush = None
-        if process.rest:
+        quiet = asyncio.get_running_loop().time() - process.rest_since
+        if process.rest and quiet < QUIET_FLUSH:
+            self._flush_in(QUIET_FLUSH - quiet, process)
+        elif process.rest:
             self._log.add_all(self._line_events(process, process.rest, unfinished=True))
             process.rest = b""
 
