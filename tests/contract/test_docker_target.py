@@ -39,6 +39,7 @@ def test_a_run_completes_with_all_its_parts_in_the_store_and_nothing_on_the_engi
     paths = {f.path for f in docker_lab.store.open().manifest(handle.job_id, 1).files}
     assert {"outputs/only-0.txt", "outputs/only-1.txt"} <= paths
     assert [rank["exit_code"] for rank in docker_lab.record(handle)["ranks"]] == [0, 0]
+    assert {node["path"] for node in docker_lab.record(handle)["host_folders"]} == {"/muster/node"}
     docker_lab.target.release(handle)
     assert docker_lab.left(handle.job_id) == []
 

@@ -109,7 +109,9 @@ class Leader:
         except TimeoutError as error:
             detail = f"{error} ({limit:g} s); look whether they can reach node 0 at {self._a.addresses[0]}; no rank was started"
             raise Stopped(Verdict(cause=Cause.PREFLIGHT, detail=detail)) from None
-        self._record.data["nodes"] = [self._gang.facts[node] for node in sorted(self._gang.facts)]
+        nodes = [self._gang.facts[node] for node in sorted(self._gang.facts)]
+        folders = [{"node": node["node"], "path": node["folder"]} for node in nodes]
+        self._record.data.update(nodes=nodes, host_folders=folders)
         facts = [from_data(preflight.Facts, data) for data in self._gang.facts.values()]
         misfit = preflight.misfit(self._a.plan, facts)
         if misfit is not None:

@@ -48,6 +48,7 @@ class Facts:
     environment: str
     interfaces: tuple[Interface, ...] = ()
     missing: tuple[str, ...] = ()
+    folder: str = ""  # the node's own, on its host or in its container
     problem: str = ""  # set by the node itself when it sees that it can't run the job
 
 
@@ -77,6 +78,7 @@ def gather(
         snapshot=plan.snapshot,
         environment=plan.environment.digest,
         interfaces=having,
+        folder=str(work),
         missing=tuple(program for program in plan.needs.programs if shutil.which(program, path=path) is None),
         problem=problem or interpreter_problem(interpreter),
     )
