@@ -29,7 +29,7 @@ HELLO, ALLREDUCE = "mpi_hello.py", "allreduce.py"
 RESOLVES = 15
 ROUNDS = 7
 STEP_ROUNDS = 11
-STEPS, FLOATS = 20_000, 16_384  # four seconds or so; 64 KB
+STEPS, FLOATS = 100_000, 16_384  # eight seconds or so; 64 KB
 _MCA = "OMPI_MCA_"  # the peer's flags are what Muster tells mpirun by variables
 _TOLD = tuple((name.removeprefix(_MCA), str(value)) for name, value in DEFAULTS if name.startswith(_MCA))
 MPI_FLAGS = ("--bind-to", "none", "--map-by", "slot", *(word for told in _TOLD for word in ("--mca", *told)))
@@ -52,9 +52,8 @@ def measure(wanted: Sequence[str]) -> list[Row]:
     scratch = Path(tempfile.mkdtemp(prefix="containers-", dir=parent))
     base = engine.base_image()
     try:
-        with engine.store(scratch / "store", base) as store:
-            target = {"type": "docker", "base_image": base, "networks": [store.network]}
-            ours = Ours(folder=scratch, endpoint=store.endpoint, target=target)
+        with engine.store(scratch / "store") as endpoint:
+            ours = Ours(folder=scratch, endpoint=endpoint, target={"type": "docker", "base_image": base})
             return [made for name in wanted for made in _Containers(ours=ours, base=base).rows(name)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

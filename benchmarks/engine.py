@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import seaweedfs
 from benchmarks.ours import BUCKET, KEYS
 from benchmarks.peers import BenchError
 
@@ -45,19 +45,11 @@ def base_image() -> str:
 
 
 @contextmanager
-def store(folder: Path, image: str) -> Iterator[Any]:
-    """Run a store in a container for as long as the context lasts; it has an ``endpoint`` and a ``network`` to join."""
-    import docker as sdk
-
-    from engine import DockerStoreServer
-
-    keys = dict(zip(("access_key", "secret_key"), KEYS.values(), strict=True))
-    server = DockerStoreServer(folder, bucket=BUCKET, engine=sdk.from_env(), image=image, **keys)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
+def store(folder: Path) -> Iterator[str]:
+    """Run a store for as long as the context lasts; gives its endpoint, which containers reach by their gateway."""
+    gateway = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    with seaweedfs.server(folder, BUCKET, *KEYS.values(), address=gateway) as endpoint:
+        yield endpoint
 
 
 def build(name: str, dockerfile: str, files: Mapping[str, str], folder: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import children
 
 START_LIMIT = 60.0
+LOOPBACK = "127.0.0.1"
 GRPC_OFFSET = 10_000  # every port P of SeaweedFS also opens P + 10,000
 SERVICES = ("s3", "master", "volume", "filer", "admin")
 
@@ -23,14 +24,17 @@ class ServerFailed(Exception):
 
 
 @contextmanager
-def server(folder: Path, bucket: str, access_key: str, secret_key: str) -> Iterator[str]:
-    """Run a server that keeps its data in ``folder`` for as long as the context lasts; gives the endpoint URL."""
+def server(folder: Path, bucket: str, access_key: str, secret_key: str, address: str = LOOPBACK) -> Iterator[str]:
+    """Run a server that keeps its data in ``folder`` for as long as the context lasts; gives the endpoint URL.
+
+    ``address`` is listened on: loopback, or one that only this machine's containers reach.
+    """
     log = folder.with_name(folder.name + ".log")
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    ports = free_ports(len(SERVICES))
+    ports = free_ports(len(SERVICES), address)
     env = {**os.environ, "AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
-    endpoint = f"http://127.0.0.1:{ports[0]}"
-    with children.running(argv(folder / "data", bucket, ports), log, env) as child:
+    endpoint = f"http://{address}:{ports[0]}"
+    with children.running(argv(folder / "data", bucket, ports, address), log, env) as child:
         client = _client(endpoint, access_key, secret_key)
         if not children.wait_until(lambda: child.poll() is not None or _has_bucket(client, bucket), START_LIMIT):
             raise ServerFailed(f"SeaweedFS did not answer within {START_LIMIT:.0f} s; its log is {log}")
@@ -39,36 +43,36 @@ def server(folder: Path, bucket: str, access_key: str, secret_key: str) -> Itera
         yield endpoint
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, address: str = LOOPBACK) -> list[int]:
     """Give ports that are free together with their gRPC twins."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(20_000, 32_000)
-        if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
+        if port not in found and _is_free(address, port) and _is_free(address, port + GRPC_OFFSET):
             found.append(port)
     return found
 
 
-def _is_free(port: int) -> bool:
+def _is_free(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return False
     return True
 
 
-def argv(data: Path, bucket: str, ports: list[int]) -> list[str]:
+def argv(data: Path, bucket: str, ports: list[int], address: str = LOOPBACK) -> list[str]:
     """Give the command line; the first port is that of S3."""
     given = (f"-{service}.port={port}" for service, port in zip(SERVICES, ports, strict=True))
-    return [weed(), *options(str(data), bucket, bind="127.0.0.1"), *given]
+    return [weed(), *options(str(data), bucket, bind=address, ip=address), *given]
 
 
-def options(data: str, bucket: str, bind: str) -> list[str]:
-    """Give the arguments that do not depend on ports; ``bind`` is the address listened on, the parts talk over loopback."""
+def options(data: str, bucket: str, bind: str, ip: str = LOOPBACK) -> list[str]:
+    """Give the arguments that do not depend on ports; ``bind`` is the address listened on, over ``ip`` the parts talk."""
     return [
-        *("mini", f"-dir={data}", f"-bucket={bucket}", "-ip=127.0.0.1", f"-ip.bind={bind}"),
+        *("mini", f"-dir={data}", f"-bucket={bucket}", f"-ip={ip}", f"-ip.bind={bind}"),
         *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
     ]
 

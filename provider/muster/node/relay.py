@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
 import time
+from pathlib import Path
 
 from muster.node import processes
+from muster.node.changes import Changes
 
-FASTEST, SLOWEST = 0.01, 0.15  # seconds between two looks, while something happens and while nothing does
+LISTENER = 0  # our standard input, closed when nobody listens any more
+FASTEST = 0.003  # seconds between two looks, however fast the log grows; a container goes soon after its last word
+LIVENESS = 1.0  # seconds between two looks whether somebody writes still
 READ_SIZE = 1 << 20
 LAST_WORD = b'"k": "node_end"'
 BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid
@@ -18,7 +21,9 @@ BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid
 
 def main(folder: str, offset: int) -> int:
     """Relay ``folder``'s event log from byte ``offset``; 0 after its last event, or when nobody listens; 1 if nobody writes."""
-    log, pause, born = os.path.join(folder, "events.jsonl"), FASTEST, time.monotonic()
+    log, born = os.path.join(folder, "events.jsonl"), time.monotonic()
+    os.close(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600))  # what is to be watched must be there
+    changes = Changes(Path(log))
     while True:
         living = _living(folder, born)  # before reading: what was written before a death is still read
         whole = _read(log, offset)
@@ -28,9 +33,11 @@ def main(folder: str, offset: int) -> int:
             return 0
         if not whole and not living:
             return 1
-        pause = FASTEST if whole else min(pause * 1.3, SLOWEST)
-        if len(whole) < READ_SIZE // 2 and _is_left_alone(pause):
-            return 0
+        if whole:
+            changes.seen()
+            time.sleep(FASTEST)
+        if changes.wait([LISTENER], 0.0 if whole else LIVENESS) and not os.read(LISTENER, 4096):
+            return 0  # whoever started us has closed our input
 
 
 def _read(log: str, offset: int) -> bytes:
@@ -44,12 +51,6 @@ def _read(log: str, offset: int) -> bytes:
     except FileNotFoundError:
         return b""
     return data[: data.rfind(b"\n") + 1]
-
-
-def _is_left_alone(pause: float) -> bool:
-    """Wait a little; True if whoever started us has closed our input, which says that nobody listens any more."""
-    readable, _, _ = select.select([sys.stdin], [], [], pause)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
 def _write(data: bytes) -> None:

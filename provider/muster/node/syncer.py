@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SYNC_GONE = "the sync process has ended; see agent.log in the node's folder"
+NICENESS = 10  # of the sync process while ranks run: its import of botocore alone would take a tenth from them for a while
 
 
 class Syncer:
@@ -44,6 +46,12 @@ class Syncer:
         theirs.close()
         self._socket = ours
         self._on_start(self.pid)
+
+    def start_behind_ranks(self) -> None:
+        """Start the process unless it is there, and let it have only the processor time that the ranks leave."""
+        self.start()
+        with contextlib.suppress(OSError):  # it has died, which the next request tells
+            os.setpriority(os.PRIO_PGRP, self.pid, NICENESS)  # the group is all its threads; it leads a session of its own
 
     async def ask(self, do: str, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its reply, which has at least ``ok``; a dead process answers ``ok: False``."""

@@ -119,7 +119,7 @@ class NodeWork:
             for rank in a.plan.nodes[a.node].ranks:
                 self._ranks.start(rank_spec(a, self.paths, rank, bindings, self._secrets))
         self._later(METRICS_INTERVAL, self._look_for_metrics)
-        self._later(SYNC_DELAY, self.syncer.start)
+        self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
 
     # -- where a starter starts the ranks
 

@@ -1,0 +1,49 @@
+"""Changes: sleeps until a file grows, woken by the kernel where it tells of that, else by looking again every so often."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from collections.abc import Sequence
+from pathlib import Path
+
+MODIFY = 0x2  # of <sys/inotify.h>
+BLIND_FASTEST, BLIND_SLOWEST = 0.01, 0.15  # seconds between two looks where the kernel does not tell
+
+
+class Changes:
+    """Watches one file. A network file system does not tell of what other machines write: there one is late by the limit."""
+
+    def __init__(self, file: Path) -> None:
+        self._fd = _watched(file)
+        self._pause = BLIND_FASTEST
+
+    def wait(self, others: Sequence[int], limit: float) -> list[int]:
+        """Sleep until the file may have grown, one of ``others`` is readable or ``limit`` seconds are over.
+
+        Gives those of the others that are readable.
+        """
+        if self._fd < 0:
+            limit, self._pause = min(limit, self._pause), min(self._pause * 1.3, BLIND_SLOWEST)
+        ready, _, _ = select.select([*others, *([self._fd] if self._fd >= 0 else [])], [], [], limit)
+        if self._fd in ready:
+            os.read(self._fd, 1 << 16)
+        return [fd for fd in ready if fd != self._fd]
+
+    def seen(self) -> None:
+        """Say that the file had grown, so that more may come soon."""
+        self._pause = BLIND_FASTEST
+
+
+def _watched(file: Path) -> int:
+    """Give a descriptor that is readable once the file has grown; -1 where the kernel offers none."""
+    try:
+        libc = ctypes.CDLL(None)
+        fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(file), ctypes.c_uint32(MODIFY)) < 0:
+            os.close(fd)
+            return -1
+    except (OSError, AttributeError):
+        return -1
+    return fd
