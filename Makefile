@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-gpu demo bench lock
+.PHONY: help setup check test test-gpu contract demo bench lock
 
 BIN := .venv/bin
 BENCH ?= launch
@@ -23,6 +23,10 @@ test: setup  ## every test that needs no GPU (TESTS=… to choose some); with CI
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+contract: setup  ## the contract suite on every target, shown as a table and written to benchmarks/results/contract.json
+	@scripts/system.sh
+	$(BIN)/python -m pytest tests/contract/suite --contract-results=benchmarks/results/contract.json $(TESTS)
 
 demo: setup  ## train a model on two nodes of this machine through Airflow and register it (UI=1 keeps Airflow's UI up)
 	@$(BIN)/python scripts/demo.py $(if $(filter-out 0,$(UI)),--ui)

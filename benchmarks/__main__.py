@@ -12,7 +12,7 @@ from benchmarks import report
 ROOT = Path(__file__).resolve().parent.parent
 BORROWED = ("scripts", "tests")  # have the server of the store, on this machine and in a container
 
-BENCHES = ("launch", "containers")
+BENCHES = ("launch", "containers", "clusters")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -57,3 +57,12 @@ def processor_seconds(pid: int) -> float:
     """Give the processor time that all threads of a process have taken, to the nanosecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def processor_seconds_with_children(pid: int) -> float:
+    """Give the processor time of a process and of its children that have ended and been waited for; 0 if it is gone."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[13:15]
+        return processor_seconds(pid) + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0

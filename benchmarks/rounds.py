@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def in_turn(contenders: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Let each do it once unmeasured, then in turn A B C A B C …; gives what each one took."""
+def in_turn(contenders: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
+    """Let each do it once unmeasured, then in turn A B C A B C …; gives what each one measured."""
     for contender in contenders:
         contender()
     return list(map(list, zip(*([contender() for contender in contenders] for _ in range(rounds)), strict=True)))

@@ -1,7 +1,7 @@
 #!/bin/sh
-# See to it that the tests find a Docker engine with a base image in it, Open MPI and a registry. Installs by apt what is missing
-# and starts dockerd if no engine answers; never stops or changes one that runs. What it can't do it says, and goes on: the tests
-# that need it are skipped then, and in CI they fail.
+# See to it that the tests find a Docker engine with a base image in it, Open MPI, sshd, Slurm and a registry. Installs by apt what
+# is missing and starts dockerd if no engine answers; never stops or changes one that runs. What it can't do it says, and goes on:
+# the tests that need it are skipped then, and in CI they fail.
 set -u
 cd "$(dirname "$0")/.."
 cache=${MUSTER_TOOLS:-.muster/tools}
@@ -39,6 +39,21 @@ unpack_registry() {
         >>"$cache/apt.log" 2>&1 || say "can't fetch docker-registry; tests of registries can't run  (what it said: $cache/apt.log)"
 }
 
+# The tests start their own Slurm: what installing these starts as services is stopped again.
+install_slurm() {
+    new=
+    for part in slurmctld slurmd slurmdbd munge:munged slurm-client:sbatch mariadb-server:mariadbd; do
+        has "${part#*:}" || new="$new ${part%:*}"
+    done
+    [ -n "$new" ] || return 0
+    # shellcheck disable=SC2086 # one word each
+    install $new
+    [ -d /run/systemd/system ] || return 0
+    for package in $new; do
+        as_root systemctl disable --quiet --now "${package%-server}" >>"$cache/apt.log" 2>&1 || true
+    done
+}
+
 start_engine() {
     [ -z "${DOCKER_HOST:-}" ] || { say "no engine answers at DOCKER_HOST=$DOCKER_HOST; start it, or unset DOCKER_HOST"; return; }
     has dockerd || { say "there is no dockerd to start"; return; }
@@ -62,8 +77,12 @@ if has apt-get; then
     engine_answers || has dockerd || missing="docker.io iptables"
     has mpirun || missing="$missing openmpi-bin"
     has debootstrap || missing="$missing debootstrap"
+    has sshd || missing="$missing openssh-server openssh-client"
+    { has ip && has unshare; } || missing="$missing iproute2 util-linux"
+    ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
     # shellcheck disable=SC2086 # one word each
     [ -z "$missing" ] || install $missing
+    install_slurm
     has docker-registry || [ -x "$cache/registry/usr/bin/docker-registry" ] || unpack_registry
 fi
 engine_answers || start_engine

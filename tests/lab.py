@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ class Lab:
     ) -> JobHandle:
         """Submit a plan, by a new job id unless one is given."""
         submission = Submission(
-            job_id=job_id or f"lab-{next(_numbers)}",
+            job_id=job_id or f"lab-{os.getpid()}-{next(_numbers)}",
             generation=generation,
             plan=plan,
             archive=None,

@@ -19,7 +19,7 @@ from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.job import TrainingJob
-from muster.core.plan import ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
+from muster.core.plan import CONTINUE, END_RUN, ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Verdict
 from muster.launchers import MPI, launcher_of
@@ -107,6 +107,8 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
             max_run_duration=job.max_run_duration_seconds, grace=job.grace_seconds, store_patience=job.store_patience_seconds
         ),
         resume_from=job.resume_from,
+        on_node_loss=CONTINUE if job.elastic else END_RUN,
+        min_nodes=job.min_node_count,
         tags=tuple(job.tags.items()),
         source=source.describe(folder) if folder else (),
     )

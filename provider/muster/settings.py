@@ -19,6 +19,11 @@ One muster.toml is read: of the job file's folder or the nearest one above it, e
     tls_ca_cert = "certs/ca.pem"        # relative to muster.toml; and tls_client_cert, tls_client_key
     base_image = "python:3.11-slim"     # and gpu_base_image, image_repository, networks, gpus
     registry_login = { server = "registry.example.org", username = "me", password = "secret" }
+
+    [targets.hosts]
+    type = "ssh"
+    hosts = ["gpu-1 host=10.0.0.11 gpus=4", "gpu-2 host=10.0.0.12 gpus=4"]   # the first keeps the queue
+    user = "train"                      # and key_file, known_hosts_file (relative to muster.toml), slots, python
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from muster.core.layout import split_uri
 STORE = "MUSTER_STORE"
 TARGET = "MUSTER_TARGET"
 FILE_NAME = "muster.toml"
-PATHS = ("root", "tls_ca_cert", "tls_client_cert", "tls_client_key")  # of a target; relative to muster.toml
+PATHS = ("root", "tls_ca_cert", "tls_client_cert", "tls_client_key", "key_file", "known_hosts_file")  # relative to muster.toml
 _KEYS_OF_ONE_PAIR = ("access_key", "secret_key", "session_token")
 _ACCESS = tuple(f.name for f in dataclasses.fields(StoreAccess))
 
@@ -138,7 +143,9 @@ def _table(data: Mapping[str, Any], name: str, file: Path | None) -> dict[str, A
 def _target(config: dict[str, Any], file: Path | None) -> dict[str, Any]:
     if file is None:
         return config
-    paths = {name: config[name] for name in PATHS if isinstance(config.get(name), str) and config[name]}
+    elsewhere = {"root"} if config.get("type", "local") != "local" else set()  # a folder of other machines is as it is written
+    ours = [name for name in PATHS if name not in elsewhere]
+    paths = {name: config[name] for name in ours if isinstance(config.get(name), str) and config[name]}
     return {**config, **{name: str(file.parent / Path(path).expanduser()) for name, path in paths.items()}}
 
 

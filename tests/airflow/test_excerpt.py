@@ -20,6 +20,14 @@ def test_rank_0_is_shown_and_other_ranks_are_not() -> None:
     assert shown(Excerpt("r"), line(0, "loss 1.0"), line(1, "loss 1.0"), line(2, "")) == ["[rank 0] loss 1.0"]
 
 
+def test_in_an_elastic_run_the_rank_is_shown_that_counts_as_0_for_now() -> None:
+    def start(rank: int, number: int) -> Event:
+        return Event(time=0.0, kind="rank_start", node=rank, data={"rank": rank, "pid": 1, "number": number})
+
+    rounds = [start(0, 1), start(1, 0), line(0, "a"), line(1, "b"), start(0, 0), line(0, "c"), line(1, "d")]
+    assert shown(Excerpt("r"), *rounds) == ["[rank 1] b", "[rank 0] c"]
+
+
 def test_a_whole_traceback_of_another_rank_is_shown() -> None:
     traceback = ["Traceback (most recent call last):", '  File "train.py", line 1', "    fail()", "ValueError: no"]
     events = [line(3, "fine"), *(line(3, text) for text in traceback), line(3, "fine again")]

@@ -117,6 +117,19 @@ def test_counts_and_lists_are_templates() -> None:
     assert job.environment.apt_packages == ("git",)
 
 
+def test_elastic_bounds_are_templates_and_survive_serialization() -> None:
+    known: dict[str, Any] = {"entry_script": "train.py", "store": "s3://b", "distributed_backend": "gloo"}
+    with DAG("elastic", schedule=None) as dag:
+        train = PyTorchTrainOperator(task_id="train", elastic=("{{ least }}", "{{ least + 2 }}"), **known)
+        PyTorchTrainOperator.partial(task_id="mapped", **known).expand(elastic=[(1, 2), "2:3"])
+    again = round_trip(dag)
+    assert again.task_dict["mapped"].is_mapped
+    train.render_template_fields({"least": 2})  # type: ignore[typeddict-unknown-key]
+    job = requested_job(train)
+    assert (job.min_node_count, job.node_count) == (2, 4)
+    assert launcher_of(job).name == "torchrun"
+
+
 def test_operators_survive_serialization() -> None:
     with DAG("serialized", schedule=None) as dag:
         train = PyTorchTrainOperator(task_id="train", **ANYTHING)

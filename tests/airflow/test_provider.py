@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ def test_the_connection_type_has_a_hook_and_a_form() -> None:
     [form] = [form for form in HookMetaService.hook_meta_data() if form.connection_type == "muster"]
     assert form.extra_fields is not None
     assert {"target", "root", "url", "base_image", "docker_conn_id", "networks", "gpus"} <= set(form.extra_fields)
-    assert form.extra_fields["target"]["schema"]["enum"] == ["local", "docker"]
+    assert form.extra_fields["target"]["schema"]["enum"] == ["local", "docker", "ssh", "slurm"]
     assert form.standard_fields is not None
     assert form.standard_fields.host is not None
     assert form.standard_fields.host.hidden
@@ -95,7 +98,8 @@ def test_testing_a_connection_looks_at_the_target(tmp_path: Path) -> None:
     assert "root folder: ok" in said
     fine, said = press_test({"target": "local", "root": str(in_the_way / "root")})
     assert not fine
-    assert "root folder: FAILED" in said
+    assert "root folder: UNFIT" in said
+    assert said.startswith("UNFIT: ")
     fine, said = press_test({"target": "moon"})
     assert not fine
     assert "unknown target 'moon'" in said
@@ -104,6 +108,25 @@ def test_testing_a_connection_looks_at_the_target(tmp_path: Path) -> None:
 def press_test(extra: dict[str, str]) -> tuple[bool, str]:
     """Press the button of the connection form."""
     return Connection(conn_id="tested", conn_type="muster", extra=json.dumps(extra)).test_connection()
+
+
+@pytest.mark.usefixtures("airflow_db")
+def test_doctor_takes_a_connection_from_airflows_database(tmp_path: Path) -> None:
+    from airflow.configuration import conf
+    from airflow.models.connection import Connection as Row
+    from airflow.utils.session import create_session
+
+    extra = json.dumps({"target": "local", "root": str(tmp_path / "root")})
+    with create_session() as session:
+        session.add(Row(conn_id="stored-rack", conn_type="muster", extra=extra))
+    asked = [sys.executable, "-m", "muster.cli", "doctor", "stored-rack", "--json"]
+    key = {"AIRFLOW__CORE__FERNET_KEY": conf.get("core", "fernet_key")}  # of this process only, in Airflow's test mode
+    done = subprocess.run(
+        asked, cwd=tmp_path, env={**os.environ, **key}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+    assert found["root folder"]["text"] == f"{tmp_path}/root is writable"
 
 
 def test_an_aws_connection_gives_access_to_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,19 +240,17 @@ def test_an_engine_that_does_not_answer_is_named(docker_lab: DockerLab, tmp_path
     docker_lab.url = "tcp://127.0.0.1:9"
     with pytest.raises(TargetError, match="Connection refused"):
         docker_lab.submit(plan_of("", docker_lab.store.uri))
-    [(what, fine, finding)] = docker_lab.target.check()
-    assert (what, fine) == ("engine", False)
-    assert "Connection refused" in finding
+    [finding] = docker_lab.target.check()
+    assert (finding.what, finding.fine) == ("docker engine", False)
+    assert "Connection refused" in finding.text
+    assert finding.remedy
     docker_lab.jobs.clear()
 
 
 def test_the_check_names_what_is_missing(docker_lab: DockerLab) -> None:
     docker_lab.fields.update(networks=["no-such-network"], gpus="0")
-    findings = {what: (fine, text) for what, fine, text in docker_lab.target.check()}
-    assert findings["engine"][0]
-    assert findings["base image"][0]
-    assert not findings["network"][0]
-    assert not findings["gpus"][0]
+    fine = {finding.what: finding.fine for finding in docker_lab.target.check()}
+    assert fine == {"docker engine": True, "clock": True, "base image": True, "network": False, "gpus": False}
 
 
 def test_nothing_is_left_running_by_a_relay(docker_lab: DockerLab) -> None:

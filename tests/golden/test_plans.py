@@ -35,6 +35,13 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "network_interface": "ib0",
         "environment_variables": {"OMP_NUM_THREADS": "4"},
     },
+    "pytorch-elastic-2to3x2": {
+        "framework": "pytorch",
+        "entry_script": "train.py",
+        "process_count_per_node": 2,
+        "distributed_backend": "gloo",
+        "elastic": ["2", "3"],
+    },
     "tensorflow-1x1": {"framework": "tensorflow", "entry_script": "train.py"},
     "tensorflow-ps": {
         "framework": "tensorflow",

@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "jobfile": {"core"},
     "settings": {"core"},
     "runner": {"core", "launchers", "node", "packaging", "registry", "store", "targets"},
-    "cli": {"core", "jobfile", "registry", "runner", "settings", "store", "targets", "cli"},
+    "doctor": {"core", "packaging", "store", "targets"},
+    "cli": {"core", "doctor", "jobfile", "registry", "runner", "settings", "store", "targets", "cli"},
 }
-# the one file that starts all processes of a node, the sync process among them
-HANDS_OVER = {"node/start.py": {"store"}}
+# the one file that starts all processes of a node, the sync process among them; the one command that may be given a connection
+HANDS_OVER = {"node/start.py": {"store"}, "cli/doctor.py": {"hooks"}}
 STANDARD_LIBRARY_ONLY = ("core", "launchers", "node", "tracking")
 
 LAUNCHER_NAMES = {"pytorch", "tensorflow", "mpi", "torchrun"}

@@ -107,3 +107,11 @@ def test_certificates_of_an_engine_lie_beside_the_file_that_names_them(tmp_path:
     config = load(tmp_path, {"HOME": str(tmp_path)}).choose_target("rack")
     assert (config["tls_ca_cert"], config["tls_client_key"]) == (str(tmp_path / "certs/ca.pem"), "/key.pem")
     assert config["url"] == "tcp://rack:2376"
+
+
+def test_a_root_on_other_machines_stays_as_it_is_written(tmp_path: Path) -> None:
+    text = '[targets.hosts]\ntype = "ssh"\nroot = "~/jobs"\nkey_file = "keys/id"\nhosts = ["a"]\n'
+    (tmp_path / "muster.toml").write_text(text)
+    config = load(tmp_path, {}).choose_target("hosts")
+    assert config["root"] == "~/jobs"
+    assert config["key_file"] == str(tmp_path / "keys" / "id")

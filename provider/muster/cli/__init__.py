@@ -87,6 +87,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from muster.cli import control
 
         return control.COMMANDS[arguments.command](arguments)
+    if arguments.command == "doctor":
+        from muster.cli.doctor import doctor
+
+        return doctor(arguments)
     from muster.cli import read
 
     return read.COMMANDS[arguments.command](arguments)
@@ -111,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_readers(commands)
     _add_controls(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -149,6 +154,19 @@ def _add_controls(commands: argparse._SubParsersAction[_Parser]) -> None:
     commit = _command(commands, "commit", "Store and commit the outputs that could not be stored when the run ended.")
     for command in (cancel, commit):
         command.add_argument("--target", metavar="NAME", help="where the run is: local, or a target of muster.toml")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    doctor = _command(
+        commands, "doctor", "Look whether a target and the store can be used; exit 1 if anything is unfit.", run=False
+    )
+    doctor.add_argument(
+        "target",
+        nargs="?",
+        metavar="CONNECTION_OR_TARGET",
+        help="local, a target of muster.toml, or the id of an airflow connection",
+    )
+    doctor.add_argument("--json", action="store_true", help="one finding a line: what, fine, text, remedy")
 
 
 def _positive(text: str) -> int:

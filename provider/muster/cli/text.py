@@ -18,7 +18,8 @@ def event_line(item: Event) -> str | None:
     if item.kind == event.LINE:
         return f"[node {item.node} rank {item.data['rank']}] {item.data['text']}"
     if item.kind == event.STATE:
-        return f"[muster] {item.data['state']}"
+        reason = f": {item.data['reason']}" if item.data.get("reason") else ""
+        return f"[muster] {item.data['state']}{reason}"
     if item.kind == event.NOTE:
         return f"[{'muster' if item.node == HERE else f'node {item.node}'}] {item.data['text']}"
     if item.kind == event.METRIC:
@@ -95,6 +96,11 @@ def record_lines(record: Mapping[str, Any]) -> Iterable[str]:
     yield from (f"  file {f['path']}  {size(f['size'])}" for f in record.get("outputs") or ())
 
 
+def _lost(entry: Mapping[str, Any]) -> str:
+    back = f", back {moment(entry['back'])}" if entry.get("back") else ""
+    return f"node {entry['node']} ({entry['host']}) {moment(entry['at'])}{back}"
+
+
 def _facts(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     environment = record.get("environment") or {}
     yield "generation", f"{record['generation']}, attempt {record.get('attempt')}"
@@ -106,6 +112,7 @@ def _facts(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "snapshot", record.get("snapshot") or ""
     yield "metrics", ", ".join(f"{name}={value:g}" for name, value in (record.get("metrics") or {}).items())
     yield "manifest", record.get("manifest") or ""
+    yield "lost", "; ".join(map(_lost, record.get("lost") or ()))
 
 
 def _nodes(record: Mapping[str, Any]) -> Iterable[str]:

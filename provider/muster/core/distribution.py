@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from muster.core import coerce, configurations
+from muster.core import coerce, configurations, elastic
 from muster.core.configurations import Configuration, MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from muster.core.errors import RequestError
 from muster.core.frameworks import Framework
@@ -18,9 +18,12 @@ COUNTS = ("node_count", "process_count_per_node")
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """Counts from 1 on. ``backend`` is lower case, None where one process needs none."""
+    """Counts from 1 on; ``min_node_count`` is 0 where the loss of a node ends the run. ``backend`` is lower case, None where
+    one process needs none.
+    """
 
     node_count: int
+    min_node_count: int
     process_count_per_node: int
     backend: str | None
     roles: Roles
@@ -34,6 +37,7 @@ def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution
     """
     if "distributed_training" in given:
         given = _spelled_out(given, framework)
+    given, least = elastic.spelled_out(given, framework)
     nodes, processes = (coerce.whole(name, given.get(name, 1), least=1) for name in COUNTS)
     backend = _backend(given.get("distributed_backend"), framework)
     if backend is None and framework.needs_backend and nodes * processes > 1:
@@ -41,8 +45,11 @@ def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution
             f"distributed_backend is None with node_count {nodes} and process_count_per_node {processes}; "
             f"set it to {_choice(framework)}"
         )
+    if least:
+        elastic.check_backend(backend)
     return Distribution(
         node_count=nodes,
+        min_node_count=least,
         process_count_per_node=processes,
         backend=backend,
         roles=roles(given, framework, backend, nodes=nodes, processes=processes),

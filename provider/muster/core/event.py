@@ -15,8 +15,8 @@ EVENT_VERSION = 1
 
 # kinds of events, and the fields each carries beside t, k and n
 LINE = "line"  # rank, text, [part]: one line of a rank's output; part=True when a longer line goes on
-STATE = "state"  # state: the run is in this state from now (leader's log only)
-RANK_START = "rank_start"  # rank, pid
+STATE = "state"  # state, [reason]: the run is in this state from now (leader's log, or the target: what it waits for)
+RANK_START = "rank_start"  # rank, pid, [number]: what torchrun counts the rank as, which may be another in each round
 RANK_END = "rank_end"  # rank, exit_code | signal, seconds
 METRIC = "metric"  # rank, name, value, [step]
 FACTS = "facts"  # facts: what preflight saw on this node

@@ -18,7 +18,8 @@ class Framework:
     first is the framework, in the versions from ``oldest`` up to, not including, ``end``. ``same`` are other names of it.
 
     ``backends``: how several processes may talk; ``needs_backend``: they must say which; ``only_backend``: it is always this
-    one. ``roles``: whether its tasks are workers, servers and so on. ``for_scripts``: a command gets no packages.
+    one. ``roles``: whether its tasks are workers, servers and so on. ``for_scripts``: a command gets no packages. ``elastic``:
+    a job of it can go on without some of its nodes.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Framework:
     only_backend: str | None = None
     roles: bool = False
     for_scripts: bool = False
+    elastic: bool = False
 
     def wanted(self, *, use_gpu: bool, script: bool) -> tuple[str, ...]:
         """Give the packages that an environment needs, the framework first."""
@@ -70,6 +72,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
                 end=(3, 0),
                 backends=("gloo", "nccl", "mpi"),
                 needs_backend=True,
+                elastic=True,
             ),
             Framework(
                 name="tensorflow",

@@ -73,6 +73,7 @@ class TrainingJob:
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     node_count: int = 1
+    min_node_count: int = 0  # of an elastic job, which goes on while so many nodes are left; 0: it ends with the first lost one
     process_count_per_node: int = 1
     distributed_backend: str | None = None
     roles: Roles = Roles()
@@ -98,3 +99,8 @@ class TrainingJob:
     def world_size(self) -> int:
         """Number of ranks over all nodes."""
         return self.node_count * self.process_count_per_node
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the job survives the loss of nodes."""
+        return self.min_node_count > 0

@@ -26,7 +26,10 @@ class ManifestFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The committed result of a run. ``uri`` is ``s3://bucket/prefix/runs/…`` of the run's generation."""
+    """The committed result of a run. ``uri`` is ``s3://bucket/prefix/runs/…`` of the run's generation.
+
+    ``missing`` are the nodes of an elastic run that were lost and not there at its end: files of theirs are not in it.
+    """
 
     run: str
     generation: int
@@ -36,11 +39,15 @@ class Manifest:
     snapshot: str = ""
     environment: str = ""
     metrics: dict[str, float] | None = None
+    missing: tuple[int, ...] = ()
     version: int = MANIFEST_VERSION
 
     def digest(self) -> str:
         """Give ``sha256:<hex>`` of the manifest; the identity of a registered model."""
-        return digest(from_data(Manifest, to_data(self)))  # as a reader sees it: a metric logged as 1 is 1.0 there
+        seen = to_data(from_data(Manifest, to_data(self)))  # as a reader sees it: a metric logged as 1 is 1.0 there
+        if not self.missing:
+            del seen["missing"]  # as releases that did not know it counted
+        return digest(seen)
 
     def file(self, path: str) -> ManifestFile:
         """Give the file of that path.

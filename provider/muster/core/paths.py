@@ -99,6 +99,56 @@ class NodePaths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchPaths:
+    """Files beside the node folders of an attempt that a batch engine starts on nodes of its own choice."""
+
+    root: Path
+
+    @property
+    def template(self) -> Path:
+        """The assignment (0600) but for what only the nodes know."""
+        return self.root / "template.json"
+
+    @property
+    def certificate(self) -> Path:
+        return self.root / "mesh.pem"
+
+    @property
+    def access(self) -> Path:
+        """Store endpoint and credentials (0600); removed once the run has ended."""
+        return self.root / "access.json"
+
+    @property
+    def secrets(self) -> Path:
+        """Values for the ranks (0600); removed once the run has ended."""
+        return self.root / "secrets.json"
+
+    @property
+    def cancel(self) -> Path:
+        """The wish to end, with its reason, for nodes that are only starting."""
+        return self.root / "cancel.json"
+
+    @property
+    def script(self) -> Path:
+        """The batch script, as it was submitted."""
+        return self.root / "batch.sh"
+
+    @property
+    def submitted(self) -> Path:
+        """The engine's own number of the job."""
+        return self.root / "submitted.json"
+
+    @property
+    def output(self) -> Path:
+        """What the batch script and the nodes' first program say."""
+        return self.root / "batch.log"
+
+    def leader(self, number: str) -> Path:
+        """Where node 0 of the engine's job of this number is, written by itself."""
+        return self.root / f"leader-{number}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobPaths:
     """Files of one job below a target's root folder."""
 
@@ -125,3 +175,46 @@ class JobPaths:
     def node(self, generation: int, attempt: int, node: int) -> NodePaths:
         """Files of one node of one attempt."""
         return NodePaths(root=self.attempt(generation, attempt) / f"node-{node}")
+
+    @property
+    def turns(self) -> Path:
+        """Where no lock can be had: every claim there ever was, each a file of its own with the next number as its name."""
+        return self.job / "claims"
+
+    def started(self, generation: int) -> Path:
+        """When the generation's first attempt began on its nodes, where jobs may wait in a queue of the engine's own."""
+        return self.job / f"g{generation}.started"
+
+    def batch(self, generation: int, attempt: int) -> BatchPaths:
+        """What a batch job finds that was submitted for this attempt; one that is started again finds the same."""
+        return BatchPaths(root=self.attempt(generation, attempt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPaths:
+    """Files of a host below Muster's root folder there; the queue lies on the inventory's first host."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, root: str) -> HostPaths:
+        """Give the files below a folder; ``~`` is the user's home."""
+        return cls(root=Path(root).expanduser())
+
+    @property
+    def queue(self) -> Path:
+        """Gangs that wait for hosts, or hold some."""
+        return self.root / "queue.json"
+
+    @property
+    def keeper_lock(self) -> Path:
+        """Held while claims and the queue are looked at or changed."""
+        return self.root / "keeper.lock"
+
+    def job(self, job_id: str) -> JobPaths:
+        """Files of one job."""
+        return JobPaths(root=self.root, job_id=job_id)
+
+    def parcel(self, job_id: str, name: str) -> Path:
+        """What a queued attempt is launched with (0600): plan, access, secrets."""
+        return self.job(job_id).job / f"parcel-{name}"

@@ -9,6 +9,7 @@ from muster.core.job import Mount
 from muster.core.token import Text
 
 PLAN_VERSION = 1
+END_RUN, CONTINUE = "end", "continue"  # what the loss of a node means for the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,9 @@ class Starter:
     ``REMOTE_SHELL HOST COMMAND``, which runs a line of shell on the node of that host name; node ``i`` is called ``node-<i>``.
     A shim tells which rank it is by ``rank_variable`` and ``local_rank_variable`` of its environment, and a rank keeps, besides
     its own variables, those beginning with one of ``keeps``.
+
+    With ``per_node`` (torchrun) every node has a starter, which starts that node's ranks only. Who is rank 0 of how many
+    (``world_size_variable``) is then the starters' to say; ``RankPlan.rank`` is the place that a rank keeps.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Starter:
     rank_variable: str
     local_rank_variable: str
     keeps: tuple[str, ...] = ()
+    per_node: bool = False
+    world_size_variable: str = ""
 
 
 REMOTE_SHELL = "muster-remote-shell"
@@ -64,7 +70,9 @@ def host_name(node: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class NodePlan:
-    """What one node runs. ``ranks`` are started together once every node is ready; by node 0's ``starter`` if it has one."""
+    """What one node runs. ``ranks`` are started together once every node is ready; by node 0's ``starter`` if it has one, or by
+    the node's own.
+    """
 
     node: int
     ranks: tuple[RankPlan, ...]
@@ -128,7 +136,8 @@ class JobPlan:
     """A whole job, ready to submit. The digest of it says whether a running job is the same one.
 
     ``snapshot`` is the digest of the code, "" for none. ``env`` are the user's variables for every rank; ``secrets`` only
-    their names, the values travel beside the plan. ``store`` is ``s3://bucket/prefix``; ``resume_from`` an earlier run.
+    their names, the values travel beside the plan. ``store`` is ``s3://bucket/prefix``; ``resume_from`` an earlier run. With
+    ``on_node_loss`` "continue" the run goes on as long as ``min_nodes`` are left, node 0 always among them.
     """
 
     name: str
@@ -144,6 +153,8 @@ class JobPlan:
     container: ContainerOptions = ContainerOptions()
     limits: Limits = Limits()
     resume_from: str = ""
+    on_node_loss: str = END_RUN
+    min_nodes: int = 0
     tags: tuple[tuple[str, str], ...] = ()
     source: tuple[tuple[str, str], ...] = ()  # git remote, branch, commit, dirty: a record, not part of the digest
     version: int = PLAN_VERSION
@@ -155,8 +166,13 @@ class JobPlan:
 
     @property
     def starter(self) -> Starter | None:
-        """The program that starts all ranks, None where the agents do."""
+        """The program that starts all ranks, None where the agents do; with one on each node, that of node 0."""
         return self.nodes[0].starter
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the run survives the loss of nodes."""
+        return self.on_node_loss == CONTINUE
 
     def digest(self) -> str:
         """Give ``sha256:<hex>`` of everything that decides what the job does."""

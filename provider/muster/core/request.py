@@ -29,6 +29,7 @@ PARAMETERS = (
     "muster_conn_id",
     "node_count",
     "process_count_per_node",
+    "elastic",
     "distributed_backend",
     "distributed_training",
     "distributed_job_config",
@@ -67,7 +68,6 @@ PARAMETERS = (
 NOT_OFFERED = {
     "conda_packages": "use pip_packages, apt_packages, or an image of your own",
     "inputs": "fetch the data in the script, or read it from a folder that every node sees",
-    "elastic": "node_count is fixed",
     "stall_timeout": "use max_run_duration_seconds",
 }
 """Parameters that a later release will take, with what to do until then."""
@@ -103,6 +103,7 @@ def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str])
         arguments=arguments,
         command=command,
         node_count=layout.node_count,
+        min_node_count=layout.min_node_count,
         process_count_per_node=layout.process_count_per_node,
         distributed_backend=layout.backend,
         roles=layout.roles,

@@ -27,10 +27,11 @@ class PortOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """Something of the very node: ``interpreter``, ``workdir``, ``node`` (its number) and ``scratch`` (a folder of its own
-    where several nodes share a machine, else empty); of the training network, which is chosen once for all nodes,
-    ``interface`` (its name on this node), ``common_interface`` (the same, but empty where the names differ or it is
-    loopback) and ``network`` (its address range, such as ``10.1.0.0/24``); or of the very rank: ``local_rank``.
+    """Something of the very node: ``interpreter``, ``workdir``, ``attempt`` (the job's name with generation and attempt),
+    ``node`` (its number) and ``scratch`` (a folder of its own where several nodes share a machine, else empty); of the training
+    network, which is chosen once for all nodes, ``interface`` (its name on this node), ``common_interface`` (the same, but
+    empty where the names differ or it is loopback) and ``network`` (its address range, such as ``10.1.0.0/24``); of an elastic
+    run, ``nodes`` (how many there are) and ``round`` (how often ranks have been started); or of the very rank: ``local_rank``.
     """
 
     here: str

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+MOST_TOLD = 3  # nodes whose reasons are in the one line; a verdict has them all as values
 
 
 class Cause(str, Enum):
@@ -22,10 +25,24 @@ class Cause(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """A node that does not fit its job, with the reason in words. ``host`` as the node calls itself, "" if it said nothing."""
+
+    node: int
+    host: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node}{f' ({self.host})' if self.host else ''} does not fit: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The first failure of a run. ``others`` counts the ranks that were stopped because of it.
 
-    ``detail`` is one line: for a rank the exception line of its own log, else the reason in words.
+    ``detail`` is one line: for a rank the exception line of its own log, else the reason in words. ``misfits`` are all nodes
+    that were found unfit before a rank was started, each once, the one named by ``node`` and ``host`` first; a target that
+    has other hosts for them may try again with those.
     """
 
     cause: Cause
@@ -38,6 +55,7 @@ class Verdict:
     out_of_memory: bool = False
     others: int = 0
     hint: str = ""
+    misfits: tuple[Misfit, ...] = ()
 
     def summary(self) -> str:
         """Give the one line for the person at 3 a.m."""
@@ -56,6 +74,15 @@ class Verdict:
         if self.signal is not None:
             return f"signal {self.signal} {signal_name(self.signal)}"
         return f"exit {self.exit_code}"
+
+
+def unfit(misfits: Sequence[Misfit]) -> Verdict:
+    """Give the verdict on nodes that don't fit, one at least; it is named by the first of them."""
+    first, *_ = misfits
+    told = "; ".join(str(misfit) for misfit in misfits[:MOST_TOLD])
+    left = ", ".join(str(misfit.node) for misfit in misfits[MOST_TOLD:])
+    detail = told + (f"; nor do nodes {left}" if left else "") + "; no rank was started"
+    return Verdict(cause=Cause.PREFLIGHT, node=first.node, host=first.host, detail=detail, misfits=tuple(misfits))
 
 
 def signal_name(number: int) -> str:

@@ -8,13 +8,19 @@ from typing import Any
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from muster import targets
+from muster import doctor, targets
 from muster.core.errors import MusterError, RequestError
+from muster.hooks.hosts import refuse_secrets, with_hosts, with_login_node
 from muster.targets.contract import ComputeTarget
 
 THIS_MACHINE = "local"
+SLURM = "slurm"
 DOCKER = "docker"  # the docker provider's connections
 DOCKER_CONN_ID = "docker_conn_id"
+
+
+class NoConnection(RequestError):
+    """There is no airflow connection of that id."""
 
 
 class ComputeHook(BaseHook):
@@ -39,16 +45,22 @@ class ComputeHook(BaseHook):
         if isinstance(self.muster_conn_id, Mapping):
             if "registry_login" in self.muster_conn_id:  # it would be shown with the task's fields and travel with its trigger
                 raise RequestError(f"compute_target: registry_login is a secret; name a docker connection by {DOCKER_CONN_ID}")
-            return with_login(dict(self.muster_conn_id), self._connection)
+            refuse_secrets(self.muster_conn_id)
+            return self._with_logins(dict(self.muster_conn_id))
         if self.muster_conn_id in (None, "", THIS_MACHINE):
             return {"type": THIS_MACHINE}
-        return with_login(target_config(self._connection(str(self.muster_conn_id))), self._connection)
+        return self._with_logins(target_config(self._connection(str(self.muster_conn_id))))
+
+    def _with_logins(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Put what other connections know in the place of their ids."""
+        logged_in = with_login(config, self._connection)
+        return (with_login_node if config.get("type") == SLURM else with_hosts)(logged_in, self._connection)
 
     def _connection(self, conn_id: str) -> Connection:
         try:
             return self.get_connection(conn_id)
         except AirflowNotFoundException as error:
-            raise RequestError(
+            raise NoConnection(
                 f"compute_target: there is no airflow connection {conn_id!r}; create it, or use 'local'"
             ) from error
 
@@ -64,13 +76,13 @@ class ComputeHook(BaseHook):
         return self.get_target()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Look whether the target can be used, and say what was found, thing by thing."""
+        """Look whether the target can be used, as ``muster doctor`` does; what is unfit is said first, with its remedy."""
         try:
-            findings = self.get_target().check()
+            page = doctor.examine(self.get_target_config())
         except MusterError as error:
             return False, str(error)
-        fine = all(ok for _, ok, _ in findings)
-        return fine, "; ".join(f"{what}: {'ok' if ok else 'FAILED'}, {finding}" for what, ok, finding in findings)
+        told = sorted(page.findings, key=lambda finding: finding.fine)
+        return page.fit, "; ".join([page.summary(), *(str(finding) for finding in told)])
 
 
 def with_login(config: dict[str, Any], connection_of: Callable[[str], Connection]) -> dict[str, Any]:

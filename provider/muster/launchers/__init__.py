@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from muster.core.job import TrainingJob
-from muster.launchers import mpi, plain, pytorch, tensorflow
+from muster.launchers import mpi, plain, pytorch, tensorflow, torchrun
 from muster.launchers.contract import Launcher
 
 MPI = "mpi"
+TORCHRUN = "torchrun"
 
 LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
     {
@@ -17,6 +18,7 @@ LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
         for launcher in (
             Launcher(name="any", layout=plain.plan, reserved=plain.RESERVED),
             Launcher(name="pytorch", layout=pytorch.plan, reserved=pytorch.RESERVED),
+            Launcher(name=TORCHRUN, layout=torchrun.plan, reserved=torchrun.RESERVED),
             Launcher(name=MPI, layout=mpi.plan, reserved=mpi.RESERVED, programs=mpi.PROGRAMS),
             Launcher(name="tensorflow", layout=tensorflow.plan, reserved=tensorflow.RESERVED),
         )
@@ -25,8 +27,12 @@ LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
 
 
 def launcher_of(job: TrainingJob) -> Launcher:
-    """Give the launcher of a job: MPI's if that is the backend, whatever the framework; else the framework's own."""
-    return LAUNCHERS[MPI if job.distributed_backend == MPI else job.framework]
+    """Give the launcher of a job: MPI's if that is the backend, whatever the framework; torchrun if it is elastic; else the
+    framework's own.
+    """
+    if job.distributed_backend == MPI:
+        return LAUNCHERS[MPI]
+    return LAUNCHERS[TORCHRUN if job.elastic else job.framework]
 
 
 def check(job: TrainingJob) -> None:

@@ -46,12 +46,12 @@ def _rank(job: TrainingJob, node: int, local_rank: int) -> RankPlan:
         (LOCAL_RANK, str(local_rank)),
         (LOCAL_WORLD_SIZE, str(job.process_count_per_node)),
         *((name, interface) for name in INTERFACES),
-        *_threads(job),
+        *threads(job),
     )
     return RankPlan(rank=rank, local_rank=local_rank, argv=program(job), env=env)
 
 
-def _threads(job: TrainingJob) -> tuple[tuple[str, Text], ...]:
+def threads(job: TrainingJob) -> tuple[tuple[str, Text], ...]:
     """Keep several processes of one node from taking all its cores each, as torchrun does."""
     said = THREADS in job.environment_variables or THREADS in job.secrets
     return () if said or job.process_count_per_node == 1 else ((THREADS, "1"),)

@@ -17,7 +17,7 @@ from typing import NoReturn
 from muster.core import event
 from muster.core.paths import NodePaths
 from muster.core.verdict import Cause, Verdict
-from muster.node import processes
+from muster.node import processes, wishes
 from muster.node.assignment import Assignment
 from muster.node.eventlog import EventLog
 from muster.node.guardian import BEAT
@@ -113,6 +113,7 @@ class Agent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the guardian had it held back until now
         slack = 0.0 if self._a.node == 0 else FOLLOWER_SLACK
         loop.call_later(max(0.0, self._a.deadline + slack - time.time()), self._on_deadline)
+        self._log.on_full = self._on_full_disk
         if self._paths.cancel.exists():
             self._on_term()
         self._check_claim()
@@ -124,17 +125,18 @@ class Agent:
         self._end(Verdict(cause=Cause.NODE, node=self._a.node, host=socket.gethostname(), detail=detail))
 
     def _on_term(self) -> None:
-        try:
-            wish = json.loads(self._paths.cancel.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            detail = f"node {self._a.node} ({socket.gethostname()}) is being shut down (SIGTERM)"
-            self._end(Verdict(cause=Cause.NODE, node=self._a.node, host=socket.gethostname(), detail=detail))
-            return
-        self._end(Verdict(cause=Cause(wish["cause"]), detail=wish["reason"]))
+        detail = f"node {self._a.node} ({socket.gethostname()}) is being shut down (SIGTERM)"
+        shut_down = Verdict(cause=Cause.NODE, node=self._a.node, host=socket.gethostname(), detail=detail)
+        self._end(wishes.read(self._paths.cancel) or shut_down)
 
     def _on_deadline(self) -> None:
-        limit = self._a.plan.limits.max_run_duration
-        self._end(Verdict(cause=Cause.DEADLINE, detail=f"max_run_duration_seconds = {limit:g} passed; all ranks were ended"))
+        ours = f"max_run_duration_seconds = {self._a.plan.limits.max_run_duration:g} passed; all ranks were ended"
+        self._end(Verdict(cause=Cause.DEADLINE, detail=self._a.deadline_reason or ours))
+
+    def _on_full_disk(self, words: str) -> None:
+        host = socket.gethostname()
+        detail = f"node {self._a.node} ({host}): {words}: the disk of {self._paths.root} is full; all ranks were ended"
+        self._end(Verdict(cause=Cause.NODE, node=self._a.node, host=host, detail=detail))
 
     def _check_claim(self) -> None:
         """Agents of an older attempt don't go on once a newer one owns the job."""

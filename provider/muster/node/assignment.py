@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 
 ASSIGNMENT_VERSION = 1
+LEAST_PATIENCE = 20.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,9 @@ class Assignment:
     ``addresses``: every node's address on the training network, "" where only the node itself knows. ``deadline``: seconds
     since the epoch. ``gpus``: devices that this node may use. ``interpreter``: the environment's Python; ``muster_python``
     has boto3 for the sync process. ``claim``: the claim file, "" if this node can't see it. ``archive``: the packed code on
-    this node, "" if none. ``commit_only``: the ranks have completed in this attempt; only store what they left.
+    this node, "" if none. ``commit_only``: the ranks have completed in this attempt; only store what they left. ``notes``: what
+    the target has to say of this attempt, told by node 0 at its start (a host that was replaced, and why). ``deadline_reason``:
+    whose limit the deadline is, "" for the plan's own. ``term_patience``: seconds that the reason for a SIGTERM may come late.
     """
 
     job_id: str
@@ -52,6 +56,9 @@ class Assignment:
     archive: str = ""
     history: tuple[AttemptRecord, ...] = ()
     commit_only: bool = False
+    notes: tuple[str, ...] = ()
+    deadline_reason: str = ""
+    term_patience: float = 0.0
     version: int = ASSIGNMENT_VERSION
 
     @classmethod
@@ -63,6 +70,11 @@ class Assignment:
     def marker(self) -> str:
         """Value of MUSTER_JOB in the environment of every process of this attempt."""
         return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+
+    def mesh_patience(self) -> float:
+        """Give the seconds from now that the nodes have to come together; some are left however wrong this node's clock is."""
+        limit = self.plan.limits.mesh
+        return min(max(self.submitted + limit - time.time(), LEAST_PATIENCE), limit)
 
     @property
     def resumes(self) -> tuple[str, int]:

@@ -1,30 +1,69 @@
-"""EventLog: the node's append-only log of events, written in whole lines."""
+"""EventLog: the node's append-only log of events, written in whole lines, with room kept on the disk for a run's last words."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from muster.core.event import Event
 
+RESERVE = 1 << 20  # bytes of disk that are the log's own beyond its end, which nobody else can fill
+KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: blocks are taken, readers see no longer file
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class EventLog:
-    """Appends events of one node to its file; one write per batch, so a reader meets half a line at the very end at most."""
+    """Appends events of one node to its file; one write per batch, so a reader meets half a line at the very end at most.
+
+    ``on_full`` is called once, with the system's words, when the disk has no room: what is left of the reserve is for the end.
+    """
 
     def __init__(self, path: Path, node: int) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._node = node
+        self._size = os.fstat(self._fd).st_size
+        self._reserved: float = 0
+        self._full = False
+        self.on_full: Callable[[str], None] = lambda words: None
 
     def add(self, kind: str, **data: Any) -> None:
         """Append one event that happened now."""
         self.add_all([(kind, data)])
 
     def add_all(self, events: list[tuple[str, dict[str, Any]]]) -> None:
-        """Append events that happened now, in order."""
+        """Append events that happened now, in order; on a full disk what the reserve doesn't hold is dropped."""
         now = time.time()
         text = "".join(Event(time=now, kind=kind, node=self._node, data=data).to_line() for kind, data in events)
         data = text.encode("utf-8", errors="surrogatepass" if text.isascii() else "replace")
-        while data:
-            data = data[os.write(self._fd, data) :]
+        try:
+            while data:
+                written = os.write(self._fd, data)
+                data, self._size = data[written:], self._size + written
+        except OSError as error:
+            self.note_full(error)
+        if self._reserved - self._size < RESERVE / 2:
+            self._reserve()
+
+    def note_full(self, error: OSError) -> None:
+        """Note that the node's disk has no room; any other error is raised again."""
+        if error.errno not in FULL:
+            raise error
+        if not self._full:
+            self._full = True
+            self.on_full(os.strerror(error.errno or errno.ENOSPC))
+
+    def _reserve(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.fallocate(self._fd, KEEP_SIZE, ctypes.c_longlong(self._size), ctypes.c_longlong(RESERVE)) == 0:
+            self._reserved = self._size + RESERVE
+            return
+        self._reserved = math.inf  # not tried again: there is no room, or the file system can't
+        number = ctypes.get_errno()
+        if number in FULL:
+            self.note_full(OSError(number, os.strerror(number)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from muster.core import event
@@ -45,6 +46,8 @@ class Finalizer:
         # a store that refused us at the start is not waited for at the end
         patience = 0.0 if verdict is not None and verdict.cause is Cause.REQUEST else LAST_PATIENCE
         await self._take_last_words(patience)
+        if self._gang.survival is not None:
+            self._gang.survival.conclude()
         await self._work.syncer.tell("record", record=self._record.data)
         self._work.log.add(event.END, **self._end_data())
         await self._work.do_last_words(patience=patience)
@@ -63,6 +66,8 @@ class Finalizer:
         try:
             keeping.result()
         except (StoreAway, PeerLost) as error:
+            if isinstance(error, PeerLost) and verdict is None and self._gang.survives():
+                return await self._keep_files(None, halt)
             self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
             return verdict or self._gang.lost_verdict() or self._away_verdict(str(error), patience)
         return verdict
@@ -75,19 +80,28 @@ class Finalizer:
 
     async def _store_and_commit(self, patience: float, commit: bool) -> None:
         answers = await self._gang.ask_all("files", patience=patience)
-        if commit and len(answers) < len(self._a.plan.nodes):
+        if commit and not self._gang.suffice(answers):
             raise PeerLost("a node was lost before its files were stored")
         _raise_if_away(answers.values())
-        placement = place(entry for answer in answers.values() for entry in answer["files"])
+        lost = self._gang.survival is not None and self._gang.survival.ever
+        placement = place((entry for answer in answers.values() for entry in answer["files"]), others_wrote=lost)
         for note in placement.notes:
             self._work.log.add(event.NOTE, level="warning", text=note)
         orders = [self._gang.ask(n, "place", files=files, patience=patience) for n, files in placement.orders.items()]
         _raise_if_away(await asyncio.gather(*orders))
         self._record.data["outputs"] = to_data(placement.files)
         if commit:
-            await self._commit(placement, patience)
+            await self._commit(placement, patience, self._missing(answers))
 
-    async def _commit(self, placement: Placement, patience: float) -> None:
+    def _missing(self, present: Collection[int]) -> tuple[int, ...]:
+        """Give the nodes whose files are not to be had, and say so."""
+        missing = tuple(node.node for node in self._a.plan.nodes if node.node not in present)
+        for node in missing:
+            text = f"node {node} ({self._gang.host(node)}) was lost and is not back: what it kept is not in the manifest"
+            self._work.log.add(event.NOTE, level="warning", text=text)
+        return missing
+
+    async def _commit(self, placement: Placement, patience: float, missing: tuple[int, ...]) -> None:
         manifest = Manifest(
             run=self._a.job_id,
             generation=self._a.generation,
@@ -97,6 +111,7 @@ class Finalizer:
             snapshot=self._a.plan.snapshot,
             environment=self._a.plan.environment.digest,
             metrics=dict(self._gang.metrics),
+            missing=missing,
         )
         answer = await self._work.syncer.ask("commit", manifest=to_data(manifest), patience=patience)
         _raise_if_away([answer])
@@ -109,7 +124,11 @@ class Finalizer:
         for node, log in zip(others, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(log, str) and log:
                 path = self._work.paths.root / f"events-of-node-{node}.jsonl"
-                path.write_text(log, encoding="utf-8")
+                try:
+                    path.write_text(log, encoding="utf-8")
+                except OSError as error:
+                    self._work.log.note_full(error)
+                    continue
                 await self._work.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=patience)
 
     def _end_data(self) -> dict[str, Any]:

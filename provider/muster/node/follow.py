@@ -11,6 +11,7 @@ from muster.core.codec import to_data
 from muster.core.verdict import Verdict
 from muster.node import mesh
 from muster.node.assignment import Assignment
+from muster.node.bell import Bell
 from muster.node.work import NodeWork
 
 HALT_PATIENCE = 60.0  # seconds for the leader to end the run that this node wants ended
@@ -32,11 +33,14 @@ class Follower:
         :raises PeerLost: there was no leader in the first place.
         """
         facts = asyncio.ensure_future(self._work.do_facts())
-        give_up = time.monotonic() + max(5.0, self._a.submitted + self._a.plan.limits.mesh - time.time())
-        connecting = asyncio.ensure_future(
-            mesh.connect(self._a.addresses[0], self._a.marker, self._work.paths.certificate, give_up)
-        )
-        await asyncio.wait(_futures(connecting, self._halt), return_when=asyncio.FIRST_COMPLETED)
+        give_up = time.monotonic() + self._a.mesh_patience()
+        certificate = self._work.paths.certificate
+        bell = Bell(self._a, certificate)
+        opening = asyncio.ensure_future(bell.open_after())
+        connecting = asyncio.ensure_future(mesh.connect(self._a.addresses[0], self._a.marker, certificate, give_up, bell.tell))
+        await asyncio.wait(_futures(connecting, self._halt, bell.over), return_when=asyncio.FIRST_COMPLETED)
+        opening.cancel()
+        bell.close()
         if not connecting.done():
             connecting.cancel()  # nothing has been started here yet
             return
@@ -69,7 +73,8 @@ class Follower:
         why = self._halt.result().detail if self._halt.done() else f"the leader was lost: {peer.lost.result()}"
         self._work.log.add(event.NOTE, level="error", text=f"node {self._a.node} ends its ranks: {why}")
         await self._work.do_stop()
-        await self._work.do_files(patience=ORPHAN_PATIENCE)
+        if not self._a.plan.elastic:  # there the others go on, and a file of theirs may have the name of one of ours
+            await self._work.do_files(patience=ORPHAN_PATIENCE)
         await self._work.do_last_words(patience=ORPHAN_PATIENCE)
 
 

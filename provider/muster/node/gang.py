@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
+from muster.node.elastic_ends import ElasticEnds
 from muster.node.ends import End, Ends
 from muster.node.mesh import PeerLost
 from muster.node.work import NodeWork
+
+if TYPE_CHECKING:
+    from muster.node.survival import Survival
 
 
 class Member(Protocol):
@@ -50,7 +55,8 @@ class Gang:
         self._changed = asyncio.Event()
         self._clock_offsets: dict[int, float] = {}
         self.facts: dict[int, dict[str, Any]] = {}
-        self.ends = Ends(plan)
+        self.ends = ElasticEnds(plan) if plan.elastic else Ends(plan)
+        self.survival: Survival | None = None
         self.metrics: dict[str, float] = {}
         self._work = work
         work.push = self._on_push
@@ -72,13 +78,30 @@ class Gang:
 
     def _welcome(self, peer: mesh.Peer, message: dict[str, Any]) -> bool:
         node = int(message["node"])
-        if node in self._members and not self._members[node].lost.done():
+        comes_back = self.survival is not None and self.survival.begun
+        if (node in self._members and not self._members[node].lost.done()) or (comes_back and not self._may_come_back()):
             return False
         self._members[node] = peer
+        peer.lost.add_done_callback(lambda lost: self._on_lost(node, peer, lost.result()))
         self._clock_offsets[node] = message["clock"] - time.time()
         self.facts[node] = message["facts"]
         self._changed.set()
+        if self.survival is not None and comes_back:
+            self.survival.back(node)
         return True
+
+    def _may_come_back(self) -> bool:
+        return self.survival is not None and self.survival.admits()
+
+    def _on_lost(self, node: int, peer: mesh.Peer, why: str) -> None:
+        if self.survival is not None and self._members[node] is peer:
+            self.survival.lost(node, why)
+
+    def dismiss(self, node: int, why: str) -> None:
+        """Do without a node that is there; it counts as lost."""
+        member = self._members[node]
+        if isinstance(member, mesh.Peer):
+            member.give_up(why)
 
     async def gather(self, give_up: float) -> None:
         """Wait until every node is there; ``give_up`` in seconds since the epoch.
@@ -86,12 +109,20 @@ class Gang:
         :raises TimeoutError: some are missing; the message names them.
         """
         self.facts[0] = await self._members[0].ask("facts")
-        while missing := [node.node for node in self._plan.nodes if node.node not in self.facts]:
+        while missing := self.missing():
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), timeout=max(give_up - time.time(), 0.1))
             except asyncio.TimeoutError:
                 raise TimeoutError(f"nodes {missing} did not report in time") from None
+
+    def missing(self) -> list[int]:
+        """Give the nodes that have not reported."""
+        return [node.node for node in self._plan.nodes if node.node not in self.facts]
+
+    def clocks(self) -> dict[int, float]:
+        """Give how many seconds each node's clock was ahead of ours when it reported."""
+        return {0: 0.0, **self._clock_offsets}
 
     # -- asking
 
@@ -122,8 +153,10 @@ class Gang:
         """Give the nodes that are there."""
         return sorted(node for node, member in self._members.items() if not member.lost.done())
 
-    def losses(self) -> list[asyncio.Future[str]]:
-        """Give what becomes done when a node is lost."""
+    def losses(self) -> list[asyncio.Future[Any]]:
+        """Give what becomes done when a node is lost without which the run can't go on."""
+        if self.survival is not None and self.survival.begun:
+            return [self._members[0].lost, self.survival.broken]
         return [member.lost for member in self._members.values()]
 
     async def stop(self, within: float) -> None:
@@ -135,17 +168,25 @@ class Gang:
         for node in sorted(answers, reverse=True):
             self.metrics.update(answers[node]["metrics"])
             for end in answers[node]["ranks"]:
-                self.ends.by_rank[end["rank"]] = end
+                self.ends.note(end)
 
     # -- deciding
 
     def _on_push(self, do: str, **fields: Any) -> None:
-        if do == "halt" and not self._halt.done():
-            self._halt.set_result(from_data(Verdict, fields["verdict"]))
+        if do == "halt":
+            self._on_halt(from_data(Verdict, fields["verdict"]))
         if do == "shell_says":
             self._work.show_shell(**fields)
         if do == "rank_ended":
             self.ends.add(fields["end"])
+
+    def _on_halt(self, verdict: Verdict) -> None:
+        """End the run as a node wishes; a node that has to leave is only lost where that is survived."""
+        survived = self.survival is not None and self.survival.begun and verdict.cause is Cause.NODE
+        if survived and verdict.node:
+            self.dismiss(verdict.node, verdict.detail)
+        elif not self._halt.done():
+            self._halt.set_result(verdict)
 
     def first_failed_end(self) -> End | None:
         """Give the end of the deciding rank that failed first, None if none failed."""
@@ -156,12 +197,27 @@ class Gang:
         return self.ends.verdict(self._clock_offsets, {node: self.host(node) for node in self.facts})
 
     def lost_verdict(self) -> Verdict | None:
-        """Give the verdict on the first node found lost; None while all are there."""
+        """Give the verdict on the first node found lost; None while all are there that the run needs."""
+        if self.survival is not None and self.survival.begun:
+            return self.survival.broken.result() if self.survival.broken.done() else None
         for node, member in sorted(self._members.items()):
             if member.lost.done():
                 detail = f"node {node} ({self.host(node)}) was lost: {member.lost.result()}; all ranks were ended"
                 return Verdict(cause=Cause.NODE, node=node, host=self.host(node), detail=detail)
         return None
+
+    def survives(self) -> bool:
+        """Whether the run goes on without the nodes that have been lost up to now."""
+        return self.survival is not None and self.survival.begun and not self.survival.broken.done()
+
+    def suffice(self, nodes: Collection[int]) -> bool:
+        """Whether these nodes are enough for a result."""
+        return len(nodes) >= (self._plan.min_nodes if self._plan.elastic else len(self._plan.nodes))
+
+    def shared_host(self) -> str:
+        """Say "yes" if several nodes are one machine, else ""."""
+        hosts = [facts["host"] for facts in self.facts.values()]
+        return "yes" if len(set(hosts)) < len(hosts) else ""
 
     def host(self, node: int) -> str:
         """Give a node's host name."""

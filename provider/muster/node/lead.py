@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any
 
 from muster.core import event
-from muster.core.codec import from_data
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
-from muster.node import mesh, network, preflight
+from muster.node import facts, mesh, network, wishes
 from muster.node.assignment import Assignment
+from muster.node.elastic_ends import ElasticEnds
 from muster.node.finalize import Finalizer
 from muster.node.gang import Gang
+from muster.node.inspection import Inspection, Refused
 from muster.node.mesh import PeerLost
 from muster.node.record import RunRecord
+from muster.node.survival import Survival
 from muster.node.work import NodeWork
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
@@ -44,15 +45,19 @@ class Leader:
         self._gang = Gang(assignment.plan, work, halt)
         self._record = RunRecord(assignment, work.paths.root.parent)
         self._network: network.Choice | None = None
+        if isinstance(self._gang.ends, ElasticEnds):
+            self._gang.survival = Survival(assignment, work, self._gang, self._gang.ends, self._record)
 
     async def run(self) -> None:
         """Lead the attempt to its end."""
         self._work.syncer.start()
         self._log.add(event.STATE, state=RunState.STARTING.value)
-        address = self._a.addresses[0] and await asyncio.to_thread(preflight.resolved, self._a.addresses[0])
+        for note in self._a.notes:
+            self._log.add(event.NOTE, level="warning", text=note)
+        address = self._a.addresses[0] and await asyncio.to_thread(facts.resolved, self._a.addresses[0])
         server = await mesh.listen(address, self._a.marker, self._work.paths.certificate, self._gang.on_peer)
         finalizer = Finalizer(self._a, self._work, self._gang, self._record)
-        verdict = await self._train()
+        verdict = await wishes.explained(await self._train(), self._work.paths.cancel, self._a.term_patience)
         await finalizer.run(verdict, self._halt)
         await self._gang.close()
         server.close()
@@ -89,7 +94,7 @@ class Leader:
     async def _prepare(self) -> None:
         check = asyncio.ensure_future(self._check_store())
         try:
-            await self._gather()
+            await self._inspect()
             await check
         finally:
             check.cancel()
@@ -102,39 +107,25 @@ class Leader:
             raise Stopped(Verdict(cause=Cause.REQUEST, detail=answer["error"]))
         await self._save()
 
-    async def _gather(self) -> None:
-        limit = self._a.plan.limits.mesh
+    async def _inspect(self) -> None:
+        """Gather the nodes and choose their network; the record tells of those that came, whether they fit or not."""
+        inspection = Inspection(self._a, self._gang, self._log, self._work.paths.certificate)
         try:
-            await self._gang.gather(self._a.submitted + limit)
-        except TimeoutError as error:
-            detail = f"{error} ({limit:g} s); look whether they can reach node 0 at {self._a.addresses[0]}; no rank was started"
-            raise Stopped(Verdict(cause=Cause.PREFLIGHT, detail=detail)) from None
-        nodes = [self._gang.facts[node] for node in sorted(self._gang.facts)]
-        folders = [{"node": node["node"], "path": node["folder"]} for node in nodes]
-        self._record.data.update(nodes=nodes, host_folders=folders)
-        facts = [from_data(preflight.Facts, data) for data in self._gang.facts.values()]
-        misfit = preflight.misfit(self._a.plan, facts)
-        if misfit is not None:
-            raise Stopped(misfit)
-        for note in preflight.differences(facts, time.time()):
-            self._log.add(event.NOTE, level="warning", text=note)
-        self._choose_network(facts)
-
-    def _choose_network(self, facts: list[preflight.Facts]) -> None:
-        try:
-            self._network = network.choose(self._a.plan.network_interface, facts)
-        except network.NoNetwork as error:
-            unfit = next(node for node in facts if node.node == error.node)
-            raise Stopped(preflight.unfit(unfit, str(error))) from None
-        self._record.data["networks"] = list(self._network.networks)
-        if self._network.note:
-            self._log.add(event.NOTE, level="info", text=self._network.note)
+            self._network = await inspection.run()
+        except Refused as refused:
+            raise Stopped(refused.verdict) from None
+        finally:
+            nodes = [self._gang.facts[node] for node in sorted(self._gang.facts)]
+            folders = [{"node": node["node"], "path": node["folder"]} for node in nodes]
+            self._record.data.update(nodes=nodes, host_folders=folders)
+        if self._network is not None:
+            self._record.data["networks"] = list(self._network.networks)
 
     async def _restore(self) -> None:
         run, generation = self._a.resumes
         if not run:
             return
-        answers = await self._gang.ask_all("restore", run=run, generation=generation)
+        answers = await self._gang.ask_all("restore", run=run, generation=generation, newest=self._a.plan.elastic)
         failed = [answer["error"] for answer in answers.values() if not answer["ok"]]
         if failed:
             raise Stopped(Verdict(cause=Cause.NODE, detail=f"the checkpoints of {run} can't be put in place: {failed[0]}"))
@@ -149,7 +140,8 @@ class Leader:
         await self._or_halt(self._start())
         verdict = await self._until_ended()
         first = self._gang.first_failed_end()
-        if verdict is None or verdict.cause is not Cause.RANK or first is None or not first["port_taken"]:
+        again = first is not None and first["port_taken"] and not self._a.plan.elastic
+        if verdict is None or verdict.cause is not Cause.RANK or first is None or not again:
             return verdict
         text = f"rank {first['rank']} on node {first['node']} lost the race for a port; the gang is started once more"
         self._log.add(event.NOTE, level="warning", text=text)
@@ -160,26 +152,31 @@ class Leader:
 
     async def _start(self) -> None:
         assert self._network is not None
-        hosts = [facts["host"] for facts in self._gang.facts.values()]
-        shared = {"shared_host": "yes" if len(set(hosts)) < len(hosts) else ""}
-        here = [{**known, **shared} for known in self._network.here()]
-        await self._gang.ask_all("start", hosts=self._network.addresses, ports=await self._ports(), here=here)
-        if self._a.plan.starter is not None:
-            await self._gang.ask(0, "starter")
+        if self._gang.survival is not None:
+            await self._gang.survival.begin(self._network)
+        else:
+            await self._start_once(self._network)
         self._record.enter(RunState.RUNNING)
         self._log.add(event.STATE, state=RunState.RUNNING.value)
         await self._save()
 
+    async def _start_once(self, choice: network.Choice) -> None:
+        here = [{**known, "shared_host": self._gang.shared_host()} for known in choice.here()]
+        await self._gang.ask_all("start", hosts=choice.addresses, ports=await self._ports(), here=here)
+        if self._a.plan.starter is not None:
+            await self._gang.ask(0, "starter")
+
     async def _ports(self) -> list[dict[str, int]]:
         """Give every node's ports, found free on the address that it trains over."""
         assert self._network is not None
-        return [await self._ports_of(node, address) for node, address in enumerate(self._network.addresses)]
+        asked = (self._ports_of(node, address) for node, address in enumerate(self._network.addresses))
+        return list(await asyncio.gather(*asked))
 
     async def _ports_of(self, node: int, address: str) -> dict[str, int]:
-        facts = self._gang.facts[node]
-        if address != facts["address"] and facts["ports"]:
-            facts["ports"] = await self._gang.ask(node, "ports", address=address)
-        ports: dict[str, int] = facts["ports"]
+        known = self._gang.facts[node]
+        if address != known["address"] and known["ports"]:
+            known["ports"] = await self._gang.ask(node, "ports", address=address)
+        ports: dict[str, int] = known["ports"]
         return ports
 
     async def _until_ended(self) -> Verdict | None:
@@ -187,6 +184,8 @@ class Leader:
         decided = asyncio.ensure_future(self._gang.ends.decided.wait())
         await self._first_of(decided)
         decided.cancel()
+        if self._gang.survival is not None:
+            self._gang.survival.close()
         lost = self._gang.lost_verdict()
         await self._stop()
         if self._halt.done():

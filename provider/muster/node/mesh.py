@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
+import os
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +20,12 @@ PORT_CANDIDATES = 6
 PORT_BASE, PORT_SPAN = 21000, 11000  # below the usual ephemeral range
 HEARTBEAT = 3.0  # seconds between two signs of life
 SILENCE = 20.0  # seconds without one after which a peer counts as lost
+CONNECT_LIMIT = 1.5  # seconds for the kernel to connect, in which it tries twice; a firewall's silence would take minutes
+SILENT_LIMIT = 30.0  # seconds without any answer, not even a refusal, after which a leader's host counts as out of reach
 MAX_MESSAGE = 64 << 20  # bytes; lists of files can be long
+
+NO_ANSWER = "no answer"
+SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -130,6 +138,12 @@ class Peer:
                 waiting.set_exception(PeerLost(reason))
         self._waiting.clear()
 
+    def give_up(self, reason: str) -> None:
+        """Count the other side as lost, and let it know by closing."""
+        self._lose(reason)
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.close()
+
     async def close(self) -> None:
         """Send what is left and close."""
         self._lose("closed here")
@@ -155,20 +169,60 @@ async def listen(
 
 
 async def connect(
-    address: str, job: str, certificate: Path, give_up: float
+    address: str, job: str, certificate: Path, give_up: float, tell: Callable[[str], None] = lambda why: None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a job's leader, who may not be there yet; trying until ``give_up`` (monotonic seconds).
+
+    ``tell`` hears, after each round over all ports, why none of them answered.
 
     :raises PeerLost: no leader of this job was found in time.
     """
     context = tls(certificate, server=False)
-    pause = 0.01
-    while time.monotonic() < give_up:
+    pause, reasons = 0.01, dict[int, str]()
+    heard = time.monotonic()
+    while time.monotonic() < min(give_up, heard + SILENT_LIMIT):
         for port in ports_of(job):
             try:
-                return await asyncio.open_connection(address, port, ssl=context, limit=MAX_MESSAGE)
-            except (OSError, ssl.SSLError):
-                continue
+                return await call(address, port, context)
+            except (OSError, asyncio.TimeoutError) as error:
+                reasons[port] = reason(error)
+                heard = heard if is_silent(error) else time.monotonic()
+        tell(_told(address, reasons))
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 1.0)
-    raise PeerLost(f"no leader of this job answered on {address}, ports {ports_of(job)}")
+    raise PeerLost(f"no leader of this job answered on {_told(address, reasons)}")
+
+
+async def call(address: str, port: int, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to one port; only the connection has a limit, as the other side may be slow with the rest.
+
+    :raises OSError: it is not there.
+    :raises asyncio.TimeoutError: nothing came back within the limit.
+    """
+    caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    caller.setblocking(False)
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(caller, (address, port)), CONNECT_LIMIT)
+        return await asyncio.open_connection(sock=caller, ssl=context, server_hostname="", limit=MAX_MESSAGE)
+    except BaseException:
+        caller.close()
+        raise
+
+
+def is_silent(error: BaseException) -> bool:
+    """Whether nothing came back from the host, which tells of its network and not of what runs there."""
+    return isinstance(error, (TimeoutError, asyncio.TimeoutError)) or getattr(error, "errno", None) in SILENT
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words why a connection was not made."""
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return NO_ANSWER
+    code = getattr(error, "errno", None)
+    return os.strerror(code).lower() if code and code > 0 and not isinstance(error, ssl.SSLError) else str(error).lower()
+
+
+def _told(address: str, reasons: dict[int, str]) -> str:
+    """Give ``10.0.0.1: connection refused on ports 21010, 25321``."""
+    ports = {why: ", ".join(str(port) for port, other in reasons.items() if other == why) for why in reasons.values()}
+    return f"{address}: " + ", ".join(f"{why} on ports {numbers}" for why, numbers in ports.items())

@@ -187,7 +187,9 @@ def _place(name: str, seat: Seat, met: Interface) -> Interface:
         if interface.name == name:
             return interface
     has = ", ".join(dict.fromkeys(interface.name for interface in seat.interfaces)) or "none"
-    raise NoNetwork(seat.node, f"it has no network interface {name!r} with an IPv4 address; it has {has}")
+    raise NoNetwork(
+        seat.node, f"it has no network interface {name!r} with an IPv4 address; it has {has}; name one that every node has"
+    )
 
 
 def _twin(places: Sequence[Interface]) -> tuple[int, int] | None:

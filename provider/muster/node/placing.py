@@ -19,10 +19,11 @@ class Placement:
     notes: tuple[str, ...]
 
 
-def place(reported: Iterable[dict[str, Any]]) -> Placement:
+def place(reported: Iterable[dict[str, Any]], others_wrote: bool = False) -> Placement:
     """Decide names for all reported files (path, size, sha256, key, node).
 
-    Only paths that several nodes have need an order: their common key may hold any of the contents.
+    Only paths that several nodes have need an order: their common key may hold any of the contents. With ``others_wrote``
+    nodes that report nothing any more have stored files too, and every path needs one.
     """
     by_path: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(reported, key=lambda e: (e["path"], e["node"])):
@@ -33,7 +34,7 @@ def place(reported: Iterable[dict[str, Any]]) -> Placement:
     for path, entries in by_path.items():
         owner, rest = entries[0], _differing(entries)
         files.append(_file(owner, path, owner["key"]))
-        if len(entries) > 1:
+        if len(entries) > 1 or others_wrote:
             orders.setdefault(owner["node"], []).append({"path": path, "key": owner["key"]})
         for entry in rest:
             other = _beside(path, entry["node"], by_path)

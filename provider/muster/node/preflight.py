@@ -1,200 +1,170 @@
-"""Preflight: what this node is and has, and whether it fits the job; a misfit is named before any rank is started."""
+"""Preflight: whether every node fits the job and the others; who doesn't is named before any rank is started."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from muster.core.plan import JobPlan, PortWish
-from muster.core.verdict import Cause, Verdict
-from muster.node import explain, network
-from muster.node.network import Interface
+from muster.core.plan import JobPlan
+from muster.core.verdict import Misfit
+from muster.node import explain
+from muster.node.facts import MAX_CLOCK_SKEW, Facts
+from muster.node.reach import NO_ANSWER, Blocked
 
 MIN_FREE_DISK = 64 << 20  # bytes; below it not even logs are safe
-MAX_CLOCK_SKEW = 30.0  # seconds between a node's clock and the leader's; more is noted, not refused
-PORTS_APART = 16  # between the first ports of two nodes of one machine
-PORTS_TRIED = 512
+NOTED_SKEW = 2.0  # seconds; clocks that are more apart are told, those beyond MAX_CLOCK_SKEW refused
+_SET_CLOCK = "set its clock and keep it set (chrony or systemd-timesyncd)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What one node reports. ``memory`` and ``disk`` in free bytes, ``clock`` in seconds since the epoch.
+def misfits(
+    plan: JobPlan, facts: Iterable[Facts], clocks: Mapping[int, float] | None = None, submitter: float = 0.0
+) -> tuple[Misfit, ...]:
+    """Give the nodes that don't fit, each with its first reason, by node; () when all do.
 
-    ``address`` and ``interface`` are those that the agents meet over. ``gpus`` has one line for each device (index, name,
-    memory); ``ports`` those found free by the wishes' names; ``missing`` the wanted programs that are not on the PATH.
+    ``clocks``: seconds that each node's clock is ahead of the leader's; ``submitter`` those of the machine that submitted.
     """
-
-    node: int
-    host: str
-    address: str
-    interface: str
-    cpus: int
-    memory: int
-    disk: int
-    gpus: tuple[str, ...]
-    driver: str
-    ports: dict[str, int]
-    clock: float
-    python: str
-    kernel: str
-    snapshot: str
-    environment: str
-    interfaces: tuple[Interface, ...] = ()
-    missing: tuple[str, ...] = ()
-    folder: str = ""  # the node's own, on its host or in its container
-    problem: str = ""  # set by the node itself when it sees that it can't run the job
+    nodes = sorted(facts, key=lambda node: node.node)
+    reasons: dict[int, str] = {}
+    for number, reason in (*_alone(plan, nodes), *_clocks_off(clocks or {}, submitter), *_other_drivers(nodes)):
+        reasons.setdefault(number, reason)
+    return misfits_of(reasons, nodes)
 
 
-def gather(
-    *, node: int, address: str, plan: JobPlan, work: Path, interpreter: str, devices: tuple[str, ...], path: str = os.defpath
-) -> Facts:
-    """Look at this node. ``address`` may be a name; ``devices`` limits which GPUs count, empty for all of them; ``path`` is
-    the PATH of the ranks.
-    """
-    gpus, driver, problem = gpu_report(devices) if plan.needs.gpus else ((), "", "")
-    address = resolved(address or socket.gethostname())
-    having = network.interfaces()
-    return Facts(
-        node=node,
-        host=socket.gethostname(),
-        address=address,
-        interface=network.own_interface(address, having),
-        cpus=len(os.sched_getaffinity(0)),
-        memory=free_memory(),
-        disk=shutil.disk_usage(work).free,
-        gpus=gpus,
-        driver=driver,
-        ports=find_ports(address, shifted(plan.nodes[node].ports, address, node)),
-        clock=time.time(),
-        python=platform.python_version(),
-        kernel=platform.release(),
-        snapshot=plan.snapshot,
-        environment=plan.environment.digest,
-        interfaces=having,
-        folder=str(work),
-        missing=tuple(program for program in plan.needs.programs if shutil.which(program, path=path) is None),
-        problem=problem or interpreter_problem(interpreter),
-    )
+def misfits_of(reasons: Mapping[int, str], nodes: Iterable[Facts]) -> tuple[Misfit, ...]:
+    """Give reasons by node as misfits."""
+    hosts = {node.node: node.host for node in nodes}
+    return tuple(Misfit(node=number, host=hosts.get(number, ""), reason=reasons[number]) for number in sorted(reasons))
 
 
-def resolved(address: str, patience: float = 10.0) -> str:
-    """Give the IPv4 address of a host name; names of containers may appear a moment after the containers.
-
-    :raises OSError: nobody knows the name.
-    """
-    give_up = time.monotonic() + patience
-    while True:
-        try:
-            return socket.gethostbyname(address)
-        except OSError as error:
-            if time.monotonic() > give_up:
-                raise OSError(f"this node's own name {address!r} can't be resolved: {error}") from error
-            time.sleep(0.05)
+# -- a node alone
 
 
-def interpreter_problem(interpreter: str) -> str:
-    """Say what is wrong with the ranks' interpreter, "" if it can be run."""
-    if not interpreter or os.access(interpreter, os.X_OK):
-        return ""
-    return f"its Python interpreter {interpreter!r} is missing or not executable"
+def _alone(plan: JobPlan, nodes: Sequence[Facts]) -> Iterator[tuple[int, str]]:
+    return ((node.node, reason) for node in nodes if (reason := _reason(plan, node)))
 
 
-def gpu_report(devices: tuple[str, ...]) -> tuple[tuple[str, ...], str, str]:
-    """Ask nvidia-smi for devices and driver; gives (one line a device, driver version, problem or "")."""
-    query = ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        return (), "", "GPUs were asked for, but there is no nvidia-smi on its PATH"
-    except subprocess.TimeoutExpired:
-        return (), "", "nvidia-smi did not answer in 60 s; the driver may hang"
-    if done.returncode != 0:
-        return (), "", f"nvidia-smi failed: {(done.stdout + done.stderr).strip()[:300]}"
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    wanted = [row for row in rows if not devices or row[0] in devices]
-    return tuple(", ".join(row[:3]) for row in wanted), rows[0][3] if rows else "", ""
-
-
-def shifted(wishes: Iterable[PortWish], address: str, node: int) -> Iterable[PortWish]:
-    """Keep nodes that share a machine apart: some programs listen on all of its addresses, whichever they were given."""
-    step = node * PORTS_APART if address.startswith("127.") else 0
-    return tuple(replace(wish, near=wish.near + step) for wish in wishes)
-
-
-def find_ports(address: str, wishes: Iterable[PortWish]) -> dict[str, int]:
-    """Find a free port for each wish, from its ``near`` upwards; all differ."""
-    found: dict[str, int] = {}
-    for wish in wishes:
-        for port in range(wish.near, min(wish.near + PORTS_TRIED, 65536)):
-            if port not in found.values() and port_free(address, port):
-                found[wish.name] = port
-                break
-    return found
-
-
-def port_free(address: str, port: int) -> bool:
-    """Whether a port can be bound on an address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_memory() -> int:
-    """Give the memory in bytes that could be had without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def misfit(plan: JobPlan, facts: Iterable[Facts]) -> Verdict | None:
-    """Give the verdict on the first node that doesn't fit, by name; None when all do."""
-    for node in sorted(facts, key=lambda f: f.node):
-        problem = _misfit_of(plan, node)
-        if problem:
-            return unfit(node, problem)
-    return None
-
-
-def unfit(node: Facts, problem: str) -> Verdict:
-    """Give the verdict on a node that does not fit."""
-    detail = f"node {node.node} ({node.host}) does not fit: {problem}; no rank was started"
-    return Verdict(cause=Cause.PREFLIGHT, node=node.node, host=node.host, detail=detail)
-
-
-def _misfit_of(plan: JobPlan, node: Facts) -> str:
+def _reason(plan: JobPlan, node: Facts) -> str:
     needs = plan.needs
-    missing = [wish.name for wish in plan.nodes[node.node].ports if wish.name not in node.ports]
+    taken = [wish.name for wish in plan.nodes[node.node].ports if wish.name not in node.ports]
+    ask_less = "ask for fewer, or take a host that has them"
     checks = (
         (bool(node.problem), node.problem),
-        (len(node.gpus) < needs.gpus, f"{needs.gpus} GPUs were asked for, it has {len(node.gpus)} for this job"),
-        (node.cpus < needs.cpus, f"{needs.cpus:g} CPUs were asked for, it has {node.cpus}"),
-        (node.memory < needs.memory, f"{needs.memory} bytes of memory were asked for, {node.memory} are free"),
-        (node.disk < MIN_FREE_DISK, f"its disk has {node.disk} bytes free, at least {MIN_FREE_DISK} are needed"),
-        (bool(missing), f"no free port for {', '.join(missing)}"),
+        (len(node.gpus) < needs.gpus, f"{needs.gpus} GPUs were asked for, it has {len(node.gpus)} for this job; {ask_less}"),
+        (node.cpus < needs.cpus, f"{needs.cpus:g} CPUs were asked for, it has {node.cpus}; {ask_less}"),
+        (node.memory < needs.memory, f"{needs.memory} bytes of memory were asked for, {node.memory} are free; ask for less"),
+        (
+            node.disk < MIN_FREE_DISK,
+            f"its disk is full: {node.disk} bytes are free in {node.folder}, {MIN_FREE_DISK} are needed; make room there",
+        ),
+        (bool(taken), f"no free port for {', '.join(taken)}; end what holds so many of them there"),
         (bool(node.missing), f"it has no {' and no '.join(node.missing)} on its PATH{explain.remedy(node.missing)}"),
+        (
+            node.snapshot != plan.snapshot,
+            f"its code is not what was submitted: {node.snapshot[:19]} instead of {plan.snapshot[:19]}; "
+            f"look what changes files below {node.folder}, or empty Muster's folder there",
+        ),
     )
     return next((problem for bad, problem in checks if bad), "")
 
 
-def differences(facts: Iterable[Facts], now: float) -> list[str]:
-    """Give what is odd between nodes but no reason to refuse: clocks apart, drivers that differ."""
-    nodes = list(facts)
-    notes = [
-        f"clock of node {f.node} ({f.host}) is {f.clock - now:+.0f} s off the leader's"
-        for f in nodes
-        if abs(f.clock - now) > MAX_CLOCK_SKEW
+# -- a node beside the others
+
+
+def _clocks_off(clocks: Mapping[int, float], submitter: float) -> Iterator[tuple[int, str]]:
+    """Name the clocks that are off what most show; the submitter's counts as one more.
+
+    It may have been a while ago that it submitted, so that a single node is only refused if it is behind it.
+    """
+    if len(clocks) == 1:
+        usual = max(submitter, next(iter(clocks.values())))
+        whose = "that of the machine that submitted the job"
+    else:
+        usual, whose = _usual(clocks, submitter), "the other nodes'"
+    for node, offset in clocks.items():
+        if abs(offset - usual) > MAX_CLOCK_SKEW:
+            way = "ahead of" if offset > usual else "behind"
+            yield node, f"its clock is {abs(offset - usual):.0f} s {way} {whose}; {_SET_CLOCK}"
+
+
+def _usual(clocks: Mapping[int, float], submitter: float) -> float:
+    """Give the node's clock that is nearest to the median of all, the submitter's included."""
+    median = statistics.median_low([*clocks.values(), submitter])
+    return min(clocks.values(), key=lambda offset: abs(offset - median), default=0.0)
+
+
+def _other_drivers(nodes: Sequence[Facts]) -> Iterator[tuple[int, str]]:
+    drivers = {node.node: node.driver for node in nodes if node.driver}
+    for number, usual in odd_ones(drivers):
+        others = "all nodes of a job need the same; install it there, or take another host"
+        yield number, f"its GPU driver is {drivers[number]}, that of the others {usual}; {others}"
+
+
+def other_packages(plan: JobPlan, nodes: Iterable[Facts]) -> list[tuple[int, int]]:
+    """Give the nodes whose environment is not that of most, each with one that has the usual.
+
+    Only where the job says what its environment is: what else a host's own Python has is nobody's promise.
+    """
+    if not (plan.environment.digest or plan.environment.interpreter):
+        return []
+    found = {node.node: node.packages for node in sorted(nodes, key=lambda node: node.node) if node.packages}
+    return [(number, next(n for n in found if found[n] == usual)) for number, usual in odd_ones(found)]
+
+
+def odd_ones(values: Mapping[int, str]) -> list[tuple[int, str]]:
+    """Give the nodes whose value is not the most frequent one, each with that; of two as frequent, the lowest node's is."""
+    if not values:
+        return []
+    usual = Counter(values[node] for node in sorted(values)).most_common(1)[0][0]
+    return [(node, usual) for node, value in sorted(values.items()) if value != usual]
+
+
+def notes(clocks: Mapping[int, float], submitter: float, facts: Iterable[Facts]) -> list[str]:
+    """Give what is odd between nodes but no reason to refuse: clocks a little apart."""
+    if len(clocks) < 2:
+        return []
+    usual = _usual(clocks, submitter)
+    hosts = {node.node: node.host for node in facts}
+    return [
+        f"clock of node {node} ({hosts.get(node, '')}) is {offset - usual:+.0f} s off the other nodes'; {_SET_CLOCK}"
+        for node, offset in sorted(clocks.items())
+        if abs(offset - usual) > NOTED_SKEW
     ]
-    drivers = {f.driver for f in nodes if f.driver}
-    return [*notes, *([f"GPU drivers differ between nodes: {', '.join(sorted(drivers))}"] if len(drivers) > 1 else [])]
+
+
+# -- between two nodes
+
+
+def culprits(pairs: Iterable[Blocked], nodes: Sequence[Facts]) -> tuple[Misfit, ...]:
+    """Name the fewest nodes without which no pair is blocked: always the one that most pairs have.
+
+    Between two with as many it is the one that was not reached, as its own firewall is the likeliest reason, then the higher
+    number.
+    """
+    left = list(pairs)
+    reasons: dict[int, str] = {}
+    hosts = {node.node: node.host for node in nodes}
+    while left:
+        worst = _worst(left)
+        reasons[worst] = _path_reason([pair for pair in left if worst in (pair.source, pair.node)], worst, hosts)
+        left = [pair for pair in left if worst not in (pair.source, pair.node)]
+    return misfits_of(reasons, nodes)
+
+
+def _worst(pairs: Sequence[Blocked]) -> int:
+    ends, targets = Counter[int](), Counter(pair.node for pair in pairs)
+    for source, node in {(pair.source, pair.node) for pair in pairs}:
+        ends.update((source, node))
+    return max(ends, key=lambda node: (ends[node], targets[node], node))
+
+
+def _path_reason(pairs: Sequence[Blocked], culprit: int, hosts: Mapping[int, str]) -> str:
+    """Tell of one failed pair: one that says more than silence, one in which the culprit was not reached."""
+    first = min(pairs, key=lambda pair: (pair.why == NO_ANSWER, pair.node != culprit, pair.source, pair.node))
+    other = first.source if first.node == culprit else first.node
+    name = f"node {other} ({hosts.get(other, '')})"
+    port = f"port {first.port} of {first.address}"
+    line = f"{name} can't reach {port}" if first.node == culprit else f"it can't reach {port}, {name}"
+    peers = {pair.source for pair in pairs} | {pair.node for pair in pairs}
+    more = f" (and so with {len(peers) - 2} more nodes)" if len(peers) > 2 else ""
+    return f"{line}: {first.why}{more}; open its firewall for the nodes of a job, or name another network by network_interface"

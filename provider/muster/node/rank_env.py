@@ -28,8 +28,10 @@ def rank_spec(
     secrets: Mapping[str, str],
     *,
     kept: Mapping[str, str] = MappingProxyType({}),
+    told: Mapping[str, str] = MappingProxyType({}),
 ) -> RankSpec:
-    """Give one rank ready to run; ``kept`` are variables that its starter has given it.
+    """Give one rank ready to run; ``kept`` are variables that its starter has given it, ``told`` what of its identity the
+    starter knows better.
 
     ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
     any other dollar sign, and every secret, stays as it was written.
@@ -37,7 +39,7 @@ def rank_spec(
     here = {**bindings.here, "local_rank": str(rank.local_rank), "node": str(assignment.node)}
     bindings = dataclasses.replace(bindings, here=here)
     launcher = {name: value for name, text in rank.env if (value := resolve(text, bindings))}
-    known = {**dict(assignment.plan.env), **launcher, **kept, **identity(assignment, paths, rank, bindings)}
+    known = {**dict(assignment.plan.env), **launcher, **kept, **identity(assignment, paths, rank, bindings), **told}
     argv = [expand(resolve(text, bindings), known) for text in rank.argv]
     env = {**inherited(assignment), **known, **secrets}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [library_path(), known.get("PYTHONPATH", "")]))

@@ -36,6 +36,7 @@ class RankSpec:
     local_rank: int = 0
     decides: bool = True
     name: str = ""  # of the raw log, where it is not the rank's own
+    number: int | None = None  # what its starter counts it as, where that may be another
 
 
 @dataclass(kw_only=True)
@@ -96,8 +97,14 @@ class Ranks:
     def _expect(self, spec: RankSpec) -> RankProcess:
         path = self._paths.ranks / f"{spec.name}.log" if spec.name else self._paths.rank_log(spec.rank)
         process = RankProcess(spec=spec, log=path.open("ab", buffering=0), metrics=self._metrics_file(spec))
+        process.metrics_read = self._metrics_taken(process)
         self.processes[spec.rank] = process
         return process
+
+    @staticmethod
+    def _metrics_taken(process: RankProcess) -> int:
+        """Give how many bytes of metrics an earlier process of this rank has left, which have been taken by now."""
+        return process.metrics.stat().st_size if process.metrics is not None and process.metrics.exists() else 0
 
     @staticmethod
     def _metrics_file(spec: RankSpec) -> Path | None:
@@ -141,7 +148,8 @@ class Ranks:
         process.started = time.time()
         process.output = fds[0]
         os.set_blocking(process.output, False)
-        self._log.add(event.RANK_START, rank=process.spec.rank, pid=process.pid)
+        number = {} if process.spec.number is None else {"number": process.spec.number}
+        self._log.add(event.RANK_START, rank=process.spec.rank, pid=process.pid, **number)
         asyncio.get_running_loop().add_reader(process.output, self._read, process)
 
     def _read(self, process: RankProcess) -> bool:
@@ -153,7 +161,10 @@ class Ranks:
         if not data:
             self._close_output(process)
             return False
-        process.log.write(data)
+        try:
+            process.log.write(data)
+        except OSError as error:
+            self._log.note_full(error)
         self._take(process, data)
         return True
 

@@ -1,10 +1,18 @@
-"""Entry of all that runs on a node: ``python -I [-S] start.py guardian|agent|sync|relay|compile FOLDER …``; parses anywhere."""
+"""Entry of all that runs on a node: ``python -I [-S] start.py guardian|agent|sync|relay|… FOLDER …``; parses anywhere."""
 
 # No syntax here that only newer Pythons know: in an image whose Python is too old, this file says so.
 import os
 import sys
 
 OLDEST = (3, 10)
+# parts that take their arguments as they are, by their modules
+PARTS = {
+    "hub": "muster.node.hub",
+    "keeper": "muster.node.keeper",
+    "steward": "muster.node.steward",
+    "slurm": "muster.node.slurm_node",
+    "slurm-desk": "muster.node.slurm_desk",
+}
 LIBRARIES = "libraries"  # beside the package: what the sync process needs and ranks must not see
 
 
@@ -37,12 +45,22 @@ def run(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
         from muster.node import relay
 
         return relay.main(arguments[0], int(arguments[1]))
-    if part == "compile":
-        import compileall
+    if part in PARTS:
+        return int(__import__("importlib").import_module(PARTS[part]).main(arguments))
+    return compile_all(arguments[0]) if part == "compile" else unknown(part)
 
-        mode = __import__("py_compile").PycInvalidationMode.UNCHECKED_HASH
-        return 0 if compileall.compile_dir(arguments[0], quiet=1, invalidation_mode=mode) else 1
-    say("start.py: unknown part", repr(part) + "; it is guardian, agent, sync, relay or compile")
+
+def compile_all(folder: str) -> int:
+    """Compile every module below a folder."""
+    import compileall
+
+    mode = __import__("py_compile").PycInvalidationMode.UNCHECKED_HASH
+    return 0 if compileall.compile_dir(folder, quiet=1, invalidation_mode=mode) else 1
+
+
+def unknown(part: str) -> int:
+    """Refuse a part that there is not."""
+    say("start.py: unknown part", repr(part) + "; it is guardian, agent, sync, relay, compile,", ", ".join(PARTS))
     return 2
 
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from muster.core.paths import NodePaths
 from muster.core.plan import REMOTE_SHELL, RankPlan, Starter
@@ -39,8 +40,15 @@ class StarterSide:
         self._secrets = secrets
         self._ranks = {rank.rank: rank for node in assignment.plan.nodes for rank in node.ranks}
 
+    @property
+    def per_node(self) -> bool:
+        """Whether it starts this node's ranks only."""
+        return self._starter.per_node
+
     def lay_out(self) -> None:
         """Write the remote shell; tools of other nodes than 0 don't use it, but Open MPI 4's look whether it is there."""
+        if self.per_node:
+            return
         program = self._paths.tools / REMOTE_SHELL
         client = Path(__file__).with_name("remote_shell.py")
         words = [sys.executable, "-I", "-S", str(client), str(self._paths.root)]
@@ -49,7 +57,7 @@ class StarterSide:
         program.chmod(0o700)
 
     def starter_spec(self) -> RankSpec:
-        """Give the starter ready to run; node 0 only."""
+        """Give the starter ready to run; node 0 only, unless each node has one."""
         argv = [resolve(text, self._bindings) for text in self._starter.argv]
         return RankSpec(
             rank=STARTER,
@@ -57,7 +65,7 @@ class StarterSide:
             env=self.environment("starter"),
             cwd=str(self._paths.work),
             decides=False,
-            name=self._starter.name,
+            name=f"{self._starter.name}-{self._a.node}" if self.per_node else self._starter.name,
         )
 
     def environment(self, scratch: str) -> dict[str, str]:
@@ -78,14 +86,29 @@ class StarterSide:
 
         :raises ValueError: the job has no such rank.
         """
+        if self.per_node:
+            return self._own_rank(told)
         rank = self._ranks.get(int(told.get(self._starter.rank_variable, STARTER)))
         if rank is None:
             raise ValueError("a process that is no rank of this job")
         landed = dataclasses.replace(rank, local_rank=int(told.get(self._starter.local_rank_variable, rank.local_rank)))
         return self._spec(landed, {name: told[name] for name in self._kept(told)})
 
-    def _spec(self, rank: RankPlan, kept: Mapping[str, str]) -> RankSpec:
-        return rank_spec(self._a, self._paths, rank, self._bindings, self._secrets, kept=kept)
+    def _own_rank(self, told: Mapping[str, str]) -> RankSpec:
+        """Give the rank of this node that has the local rank it was told; its number and how many there are may be new."""
+        local_rank = int(told.get(self._starter.local_rank_variable, STARTER))
+        known = {rank.local_rank: rank for rank in self._a.plan.nodes[self._a.node].ranks}
+        if local_rank not in known:
+            raise ValueError("a process that is no rank of this node")
+        identity = {
+            "MUSTER_RANK": told[self._starter.rank_variable],
+            "MUSTER_WORLD_SIZE": told[self._starter.world_size_variable],
+        }
+        spec = self._spec(known[local_rank], {name: told[name] for name in self._kept(told)}, identity)
+        return dataclasses.replace(spec, number=int(told[self._starter.rank_variable]))
+
+    def _spec(self, rank: RankPlan, kept: Mapping[str, str], told: Mapping[str, str] = MappingProxyType({})) -> RankSpec:
+        return rank_spec(self._a, self._paths, rank, self._bindings, self._secrets, kept=kept, told=told)
 
     def _kept(self, told: Iterable[str]) -> list[str]:
         return [name for name in told if name.startswith(self._starter.keeps)]

@@ -8,14 +8,16 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core import event
 from muster.core.codec import to_data
 from muster.core.paths import NodePaths
+from muster.core.plan import PortWish
 from muster.core.token import Bindings
-from muster.node import explain, preflight, processes
+from muster.node import contents, explain, facts, processes
 from muster.node.assignment import Assignment
 from muster.node.door import Door
 from muster.node.ending import Ending
@@ -23,11 +25,14 @@ from muster.node.ends import LATE_REPORTS, telling
 from muster.node.eventlog import EventLog
 from muster.node.rank_env import rank_spec, search_path
 from muster.node.ranks import STARTER, RankProcess, Ranks
+from muster.node.reach import Door as OpenDoor
+from muster.node.reach import Doors, tried
+from muster.node.reports import report
 from muster.node.syncer import Syncer
 
 if TYPE_CHECKING:
-    from muster.node.shells import Ask, Shells
-    from muster.node.starter import StarterSide
+    from muster.node.shells import Ask
+    from muster.node.starting import Starting
 
 METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
 # seconds after which a running follower's sync process is started: a job that is over by then never pays for the import of
@@ -53,14 +58,15 @@ class NodeWork:
         self.ask: Ask | None = None
         self._ranks = Ranks(paths, log, self._on_rank_end)
         self._door = Door(paths.socket, {"rank": self._ranks.serve, "joins": self._on_join, "shell": self._on_shell})
-        self._starter: StarterSide | None = None
-        self._shells: Shells | None = None
+        self._starter: Starting | None = None
         self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
         self._ending_since = math.inf
-        self._secrets = _take_secrets(paths)
+        self.secrets = _take_secrets(paths)
         self._here: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
+        self._doors = Doors()
+        self._facts: facts.Facts | None = None
 
     async def handle(self, message: dict[str, Any]) -> Any:
         """Answer a request of the leader's, by its name."""
@@ -68,10 +74,11 @@ class NodeWork:
         return await getattr(self, f"do_{message['do']}")(**fields)
 
     async def do_facts(self) -> dict[str, Any]:
-        """Look at this node and record what was seen."""
+        """Look at this node and record what was seen; the code is looked at once, before ranks can write beside it."""
         a = self.assignment
-        facts = await asyncio.to_thread(  # nvidia-smi can take many seconds, in which the mesh must be kept alive
-            preflight.gather,
+        self._doors.close()
+        seen = await asyncio.to_thread(  # nvidia-smi can take many seconds, in which the mesh must be kept alive
+            facts.gather,
             node=a.node,
             address=a.addresses[a.node],
             plan=a.plan,
@@ -79,30 +86,67 @@ class NodeWork:
             interpreter=a.interpreter,
             devices=a.gpus,
             path=search_path(a),
+            code=self._untouched_code(),
         )
-        data: dict[str, Any] = to_data(facts)
         self._here = {
             "interpreter": a.interpreter or "python3",
             "workdir": str(self.paths.work),
+            "attempt": a.marker.replace("/", "-"),
         }
-        self.log.add(event.FACTS, facts=data)
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, processes.reap)
+        try:
+            self.log.add(event.FACTS, facts=to_data(seen))
+        except OSError as error:
+            seen = facts.broken(a.node, f"its event log can't be written: {error.strerror}; make room on its disk")
+        self._facts = seen
+        data: dict[str, Any] = to_data(seen)
         return data
 
-    async def do_restore(self, run: str, generation: int) -> dict[str, Any]:
-        """Put the last committed checkpoints of a run in place."""
-        return await self.syncer.ask("restore", run=run, generation=generation, nodes=len(self.assignment.plan.nodes))
+    def _untouched_code(self) -> Path | None:
+        """Give the folder of the code; None if it may have been written to, by ranks or as a mount of the container."""
+        a = self.assignment
+        inside = any(mount.target.startswith(str(self.paths.work)) for mount in a.plan.container.mounts)
+        ran = any(self.paths.ranks.glob("rank-*"))  # before this agent: the node has come back to its run
+        return None if self._facts is not None or a.commit_only or inside or ran else self.paths.work
+
+    async def do_packages(self) -> list[str]:
+        """Give what is installed beside the ranks' interpreter, for saying in what nodes differ."""
+        return list(await asyncio.to_thread(contents.packages, self.assignment.interpreter))
+
+    async def do_open_doors(self, address: str, spare: bool) -> list[int]:
+        """Listen where the others are to try this node: on its wished ports, and with ``spare`` on any other one."""
+        wished = facts.find_ports(address, self._wishes(address))
+        return list(self._doors.open(address, [*wished.values(), *([0] if spare else [])]))
+
+    async def do_try_doors(self, doors: list[tuple[int, str, list[int]]]) -> list[dict[str, Any]]:
+        """Try all other nodes; gives those that were not reached."""
+        others = [OpenDoor(node=node, address=address, ports=tuple(ports)) for node, address, ports in doors]
+        return [to_data(blocked) for blocked in await asyncio.to_thread(tried, self.assignment.node, others)]
+
+    async def do_restore(self, run: str, generation: int, newest: bool = False) -> dict[str, Any]:
+        """Put the last committed checkpoints of a run in place; with ``newest`` those that are newer than what is here."""
+        nodes = len(self.assignment.plan.nodes)
+        return await self.syncer.ask("restore", run=run, generation=generation, nodes=nodes, newest=newest)
 
     async def do_ports(self, address: str) -> dict[str, int]:
         """Find the node's ports on another address than the mesh's."""
-        return preflight.find_ports(address, self.assignment.plan.nodes[self.assignment.node].ports)
+        self._doors.close()
+        return facts.find_ports(address, self._wishes(address))
 
-    async def do_start(self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]]) -> None:
-        """Start the ranks of this node, or be ready for those that the plan's starter starts.
+    def _wishes(self, address: str) -> Iterable[PortWish]:
+        node = self.assignment.node
+        return facts.shifted(self.assignment.plan.nodes[node].ports, address, node)
 
-        ``hosts``, ``ports`` and ``here``, what the leader knows better, by node.
+    async def do_start(
+        self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]], secrets: dict[str, str] | None = None
+    ) -> None:
+        """Start the ranks of this node, or be ready for those that a starter starts.
+
+        ``hosts``, ``ports`` and ``here``, what the leader knows better, by node; ``secrets`` for a node that came back.
         """
         a = self.assignment
+        self.secrets = {**self.secrets, **(secrets or {})}
+        self._doors.close()
         self._ending = None
         self._ending_since = math.inf
         self._kernel_kills = explain.kernel_kills()
@@ -111,54 +155,45 @@ class NodeWork:
         self._ranks.begin()
         self._door.open()
         if a.plan.starter is not None:
-            from muster.node.starter import StarterSide
+            from muster.node.starting import Node, Starting, starter_side
 
-            self._starter = StarterSide(a, self.paths, a.plan.starter, bindings, self._secrets)
-            self._starter.lay_out()
+            side = starter_side(a, self.paths, bindings, self.secrets)
+            node = Node(number=a.node, nodes=len(a.plan.nodes), work=str(self.paths.work))
+            self._starter = Starting(side, self._ranks, node, ask=self.ask, push=self._push)
         else:
             for rank in a.plan.nodes[a.node].ranks:
-                self._ranks.start(rank_spec(a, self.paths, rank, bindings, self._secrets))
+                self._ranks.start(rank_spec(a, self.paths, rank, bindings, self.secrets))
         self._later(METRICS_INTERVAL, self._look_for_metrics)
         self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
 
     # -- where a starter starts the ranks
 
     async def do_starter(self) -> None:
-        """Start the starter; every node is ready for its ranks. Node 0 only."""
-        from muster.node.shells import Shells
-
+        """Start the starter; every node is ready for its ranks. Node 0 only, unless each node has one."""
         assert self._starter is not None
-        assert self.ask is not None
-        self._shells = Shells(len(self.assignment.plan.nodes), self.ask)
-        self._ranks.start(self._starter.starter_spec())
+        self._starter.start()
 
     async def do_shell(self, number: int, line: str) -> int:
         """Run a line of shell for the starter; gives its exit code."""
-        from muster.node.shells import FAILED, run_line
-
-        def tell(text: str) -> None:
-            self.push("shell_says", number=number, text=text)
-
         assert self._starter is not None
-        try:
-            return await run_line(line, self._starter.environment("shell"), str(self.paths.work), tell)
-        except OSError as error:
-            tell(f"node {self.assignment.node} can't run it: {error}\n")
-            return FAILED
+        return await self._starter.run_shell(number, line)
 
     def show_shell(self, number: int, text: str) -> None:
         """Take what a line of shell has written."""
-        if self._shells is not None:
-            self._shells.show(number, text)
+        if self._starter is not None:
+            self._starter.show_shell(number, text)
 
     async def _on_shell(self, connection: socket.socket, wish: dict[str, str]) -> None:
-        if self._shells is not None and self._ending is None:
-            await self._shells.serve(connection, wish)
+        if self._starter is not None and self._ending is None:
+            await self._starter.serve_shell(connection, wish)
 
     async def _on_join(self, connection: socket.socket, told: dict[str, Any]) -> None:
         """Let a rank in that the starter has started; none any more once the end has begun."""
         if self._starter is not None and self._ending is None:
-            await self._ranks.join(connection, self._starter.rank_spec(told["env"]), told["pid"])
+            await self._starter.join(connection, told)
+
+    def _push(self, do: str, **fields: Any) -> None:
+        self.push(do, **fields)
 
     # -- while ranks run
 
@@ -173,7 +208,7 @@ class NodeWork:
     def _on_rank_end(self, process: RankProcess) -> None:
         process.victim = self._is_victim(process)
         report = self._report(process)
-        if process.failed and process.spec.decides and not process.victim:
+        if process.failed and process.spec.decides and not process.victim and not self.assignment.plan.elastic:
             if self._starter is None or telling(report):
                 self.end_ranks()
             else:
@@ -187,27 +222,7 @@ class NodeWork:
         return process.ended >= self._ending_since or (process.vanished and self._starter is not None)
 
     def _report(self, process: RankProcess) -> dict[str, Any]:
-        """Say how a rank ended; only for those that failed by themselves, why."""
-        tail = list(process.tail)
-        why = explain.first_words if process.spec.rank == STARTER else explain.exception_line
-        detail = why(tail) if process.failed else ""
-        killed = process.signal == signal.SIGKILL and explain.kernel_kills() > self._kernel_kills
-        return {
-            "node": self.assignment.node,
-            "rank": process.spec.rank,
-            "local_rank": process.spec.local_rank,
-            "decides": process.spec.decides,
-            "pid": process.pid,
-            "started": process.started,
-            "ended": process.ended or time.time(),
-            "exit_code": process.exit_code,
-            "signal": process.signal,
-            "victim": process.victim,
-            "detail": detail,
-            "hint": explain.hint(detail),
-            "out_of_memory": process.failed and (killed or explain.out_of_memory(tail)),
-            "port_taken": process.failed and explain.port_taken(tail),
-        }
+        return report(process, self.assignment.node, self._kernel_kills)
 
     async def do_stop(self) -> dict[str, Any]:
         """End every rank and descendant of this node, verified; gives how each rank ended, and the last metrics."""

@@ -26,6 +26,8 @@ class JobOperator(BaseOperator):
     :param muster_conn_id: another name of ``compute_target``
     :param node_count: number of nodes
     :param process_count_per_node: number of ranks on each node
+    :param elastic: ``(min, max)`` for PyTorch: trains on ``max`` nodes and, when some are lost, goes on from the newest
+        checkpoint while ``min`` are left; ``node_count`` is then left out
     :param distributed_backend: how ranks talk, needed with more than one node or process: ``"gloo"``, ``"nccl"``, ``"mpi"``,
         ``"ps"``, of which each framework has its own
     :param distributed_training: the object form of the counts and the backend
@@ -83,6 +85,7 @@ class JobOperator(BaseOperator):
         muster_conn_id: str | dict[str, Any] | None = None,
         node_count: int | str = 1,
         process_count_per_node: int | str = 1,
+        elastic: Any = None,
         distributed_backend: str | None = None,
         distributed_training: Any = None,
         distributed_job_config: Any = None,
@@ -130,6 +133,7 @@ class JobOperator(BaseOperator):
         self.muster_conn_id = muster_conn_id
         self.node_count = node_count
         self.process_count_per_node = process_count_per_node
+        self.elastic = elastic
         self.distributed_backend = distributed_backend
         self.distributed_training = distributed_training
         self.distributed_job_config = distributed_job_config

@@ -62,15 +62,16 @@ class CheckpointSync:
         """Give what the last final pass found, as the agent wants it."""
         return [{key: value for key, value in file.items() if key != "mtime"} for file in self._present]
 
-    def restore(self, run: str, generation: int, nodes: int) -> int:
+    def restore(self, run: str, generation: int, nodes: int, newest: bool = False) -> int:
         """Put the last committed sets of all nodes of a run in place, this node's own version first; gives how many files.
 
-        Generation 0 is the run's newest.
+        Generation 0 is the run's newest. With ``newest``, of a file that several nodes have the one changed last is taken, and
+        only if it is newer than what is in place.
 
         :raises StoreError: the run isn't there, or a file could not be had; then nothing was put in place.
         """
         with self._lock:
-            files = self._committed(run, generation, nodes)
+            files = self._committed(run, generation, nodes, newest)
             waiting = self._paths.root / "restore"
             shutil.rmtree(waiting, ignore_errors=True)
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
@@ -149,15 +150,24 @@ class CheckpointSync:
 
     # -- restoring
 
-    def _committed(self, run: str, generation: int, nodes: int) -> list[dict[str, Any]]:
+    def _committed(self, run: str, generation: int, nodes: int, newest: bool) -> list[dict[str, Any]]:
         keys = RunKeys(job_id=run, generation=generation or self._newest(run))
         others = [node for node in range(max(nodes, self._width(keys))) if node != self._node]
         by_path: dict[str, dict[str, Any]] = {}
         for node in [self._node, *others]:
             found = self._bucket.get_json(keys.checkpoint_marker(node))
             for file in found[0]["files"] if found else ():
-                by_path.setdefault(file["path"], file)
-        return list(by_path.values())
+                known = by_path.setdefault(file["path"], file)
+                if newest and _changed(file) > _changed(known):
+                    by_path[file["path"]] = file
+        return [file for file in by_path.values() if not newest or self._is_newer(file)]
+
+    def _is_newer(self, file: dict[str, Any]) -> bool:
+        """Say whether a committed file was changed after the one in place; times are rounded on some file systems."""
+        try:
+            return _changed(file) > (self._paths.work / safe(file["path"])).stat().st_mtime + 1e-3
+        except FileNotFoundError:
+            return True
 
     def _newest(self, run: str) -> int:
         found = self._bucket.get_json(latest_generation(run))
@@ -175,6 +185,10 @@ class CheckpointSync:
         fetch(self._bucket, file["key"], target, Content(size=file["size"], sha256=file["sha256"]))
         if "mtime" in file:
             os.utime(target, (file["mtime"], file["mtime"]))
+
+
+def _changed(file: dict[str, Any]) -> float:
+    return float(file.get("mtime", 0.0))
 
 
 def _move(waiting: Path, work: Path, path: str) -> None:

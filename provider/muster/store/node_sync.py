@@ -19,6 +19,7 @@ from muster.core.errors import StoreError
 from muster.core.layout import RunKeys, run_index
 from muster.core.manifest import Manifest
 from muster.core.paths import NodePaths
+from muster.core.plan import CONTINUE
 from muster.store.access_file import AccessFile
 from muster.store.checking import put_snapshot, raise_generation
 from muster.store.checkpoints import CheckpointSync
@@ -69,6 +70,7 @@ class NodeSync:
         self._snapshot: tuple[str, Path] | None = None
         self._alone = False
         self._refused = False  # the check failed: nothing was launched, and there is nothing to keep trying for
+        self._is_left_behind = self._node > 0 and a.get("plan", {}).get("on_node_loss") == CONTINUE
         self._begun = threading.Lock()
 
     def begin(self) -> None:
@@ -98,10 +100,10 @@ class NodeSync:
             raise
         return {}
 
-    def do_restore(self, run: str, generation: int, nodes: int) -> dict[str, Any]:
+    def do_restore(self, run: str, generation: int, nodes: int, newest: bool = False) -> dict[str, Any]:
         """Put the last committed checkpoints of a run in place."""
-        restore = self._checkpoints.restore
-        return {"files": self._outage.insist(lambda: restore(run, generation, nodes), RESTORE_PATIENCE)}
+        restore = partial(self._checkpoints.restore, run, generation, nodes, newest)
+        return {"files": self._outage.insist(restore, RESTORE_PATIENCE)}
 
     def do_files(self, patience: float) -> dict[str, Any]:
         """Store every file as it is now; afterwards nothing is stored but on request, so that the manifest stays true."""
@@ -173,7 +175,12 @@ class NodeSync:
     # -- background
 
     def _sync_files(self, final: bool) -> None:
-        """Store files, and the packed code if it still has to be; checkpoints of a gang that was killed may be half written."""
+        """Store files, and the packed code if it still has to be; checkpoints of a gang that was killed may be half written.
+
+        What a lost node of an elastic run has is left: the others go on, and a file of theirs may have the same name.
+        """
+        if self._alone and self._is_left_behind:
+            return
         self._put_snapshot()
         self._folders.sync(final)
         if not self._alone:

@@ -54,6 +54,18 @@ def _open_docker(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
     return DockerTarget.from_fields(name, fields)
 
 
+def _open_ssh(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
+    from muster.targets.ssh.target import SshTarget
+
+    return SshTarget.from_fields(name, fields)
+
+
+def _open_slurm(name: str, fields: Mapping[str, Any]) -> ComputeTarget:
+    from muster.targets.slurm.target import SlurmTarget
+
+    return SlurmTarget.from_fields(name, fields)
+
+
 DOCKER_FIELDS = (
     "url",
     "tls_ca_cert",
@@ -68,9 +80,67 @@ DOCKER_FIELDS = (
     "gpus",
 )
 
+# of the inventory: ``hosts``, and what holds for all of them that do not say otherwise
+SSH_FIELDS = (
+    "hosts",
+    "slots",
+    "gpus",
+    "root",
+    "python",
+    "host_key_check",
+    "port",
+    "user",
+    "key",
+    "key_file",
+    "passphrase",
+    "password",
+    "known_hosts",
+    "known_hosts_file",
+)
+
+LOGIN_FIELDS = (
+    "host",
+    "port",
+    "user",
+    "key",
+    "key_file",
+    "passphrase",
+    "password",
+    "known_hosts",
+    "known_hosts_file",
+    "host_key",
+    "host_key_check",
+)
+SLURM_FIELDS = (
+    "login",
+    "root",
+    "python",
+    *LOGIN_FIELDS,
+    "bin",
+    "partition",
+    "qos",
+    "account",
+    "time_limit",
+    "constraint",
+    "nodelist",
+    "exclude",
+    "gres",
+    "memory",
+    "cpus_per_task",
+    "modules",
+    "prologue",
+    "wrapper",
+    "srun_options",
+    "sbatch_options",
+    "requeue",
+    "poll_interval",
+)
+
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "local": Kind(fields=("root",), open=_open_local),
         "docker": Kind(fields=DOCKER_FIELDS, open=_open_docker),
+        "ssh": Kind(fields=SSH_FIELDS, open=_open_ssh),
+        "slurm": Kind(fields=SLURM_FIELDS, open=_open_slurm),
     }
 )

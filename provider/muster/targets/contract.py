@@ -9,6 +9,7 @@ from typing import Protocol
 
 from muster.core.access import StoreAccess
 from muster.core.event import Cursor, Event
+from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
 from muster.node.assignment import AttemptRecord
@@ -105,6 +106,9 @@ class ComputeTarget(Protocol):
         """
         ...
 
-    def check(self) -> list[tuple[str, bool, str]]:
-        """Look whether the target can be used: (what, fine, finding or remedy) for each thing looked at."""
+    def check(self) -> tuple[Finding, ...]:
+        """Look whether the target can be used, thing by thing; never raises for what can be said in a finding.
+
+        Where a place has several hosts, ``what`` begins with the host's name: ``gpu-b: clock``.
+        """
         ...

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from muster.core.codec import to_data
-from muster.core.event import END, NODE_END, Cursor, Event
+from muster.core.event import END, NODE_END, NOTE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
@@ -29,12 +29,16 @@ class JobWatch:
         self.end: Event | None = None
         self.orderly: set[int] = set()  # nodes that said their last word
         self._nodes = nodes
+        self.lost: dict[int, int] = {}  # nodes that the run has gone on without, and how often
         self._silent: set[int] = set()
         self._end_seen = 0.0
 
     def take(self, node: int, data: bytes) -> Iterator[Event]:
         """Yield the events of a log's next whole lines, END held back; the cursor is after the event that was yielded last."""
         whole = data[: data.rfind(b"\n") + 1]
+        if whole:  # a node that was lost may be back
+            self._silent.discard(node)
+            self.orderly.discard(node)
         for line in whole.splitlines(keepends=True):
             self.cursor = self.cursor.moved(node, self.cursor.offset(node) + len(line))
             event = _event(line)
@@ -43,11 +47,16 @@ class JobWatch:
             if event.kind in (END, NODE_END):
                 self._note_end(node, event)
             else:
+                self._note_loss(event)
                 yield event
 
     def fall_silent(self, node: int) -> None:
         """Note that a node is gone and its log read to the end."""
         self._silent.add(node)
+
+    def is_silent(self, node: int) -> bool:
+        """Whether a node is gone and its log read to the end."""
+        return node in self._silent
 
     @property
     def concluded(self) -> bool:
@@ -59,6 +68,11 @@ class JobWatch:
         """Give the job's END, made up if its leader was lost together with its guardian."""
         self.over = True
         return self.end or self._made_up_end()
+
+    def _note_loss(self, event: Event) -> None:
+        """Keep which nodes of an elastic run its leader does without, and how often each was lost."""
+        if event.kind == NOTE and "lost" in event.data:
+            self.lost[event.data["lost"]] = self.lost.get(event.data["lost"], 0) + 1
 
     def _note_end(self, node: int, event: Event) -> None:
         if event.kind == NODE_END:

@@ -33,6 +33,7 @@ class Excerpt:
         self._run = run
         self._gate = Gate(per_second, clock)
         self._tracebacks: set[int] = set()
+        self._first = 0  # the rank that is rank 0, which in an elastic run may be on any node
 
     def lines(self, event: Event) -> Iterator[Line]:
         """Give the lines to show for an event: most often one or none."""
@@ -53,10 +54,13 @@ class Excerpt:
 
     def _line(self, event: Event) -> Line | None:
         data = event.data
+        if event.kind == kinds.RANK_START and data.get("number") == 0:
+            self._first = data["rank"]
         if event.kind == kinds.LINE:
             return self._rank_line(data["rank"], data["text"])
         if event.kind in (kinds.STATE, kinds.END):
-            return Line(level=logging.INFO, text=f"run {self._run} is {data['state']}")
+            reason = f": {data['reason']}" if data.get("reason") else ""  # what a queued run waits for
+            return Line(level=logging.INFO, text=f"run {self._run} is {data['state']}{reason}")
         if event.kind == kinds.NOTE:
             return Line(level=_LEVELS.get(data.get("level", ""), logging.INFO), text=f"[node {event.node}] {data['text']}")
         if event.kind == kinds.RANK_END:
@@ -65,7 +69,7 @@ class Excerpt:
 
     def _rank_line(self, rank: int, text: str) -> Line | None:
         error = self._is_error(rank, text)
-        if rank != 0 and not error:
+        if rank != self._first and not error:
             return None
         return Line(level=logging.ERROR if error else logging.INFO, text=f"[rank {rank}] {text}")
 

@@ -58,7 +58,6 @@ class TrainingTrigger(BaseTrigger):
         """Do it over an open target."""
         handle = self._handle()
         try:
-            await asyncio.to_thread(target.find, handle.job_id)
             async for end in self._watch(target, handle):
                 yield self._event(outcome=to_data(runner.Outcome.from_event(handle, end)))
                 return

@@ -28,6 +28,7 @@ BINDINGS = Bindings(
         "node": "0",
     },
 )
+STARTED = ("mpi", "torchrun")  # whose starters have most of the variables
 BY_NODE = [name for name in LAUNCHERS if name != "tensorflow"]  # which deals its tasks out to the nodes one by one
 
 
@@ -62,7 +63,7 @@ def test_ranks_are_counted_node_by_node(framework: str, nodes: int, processes: i
     assert all(rank.decides for node in plan for rank in node.ranks)
 
 
-@pytest.mark.parametrize("framework", [name for name in LAUNCHERS if name != "mpi"])  # whose starter has most of them
+@pytest.mark.parametrize("framework", [name for name in LAUNCHERS if name not in STARTED])
 def test_no_variable_is_set_that_is_neither_owned_nor_a_default(framework: str) -> None:
     launcher = LAUNCHERS[framework]
     names = {name for rank in variables(launcher.plan(job_of(framework))) for name in rank}
@@ -80,7 +81,7 @@ def test_an_owned_variable_is_refused(framework: str, parameter: str) -> None:
 
 
 def test_every_framework_has_a_launcher() -> None:
-    assert set(LAUNCHERS) == set(FRAMEWORKS)
+    assert set(LAUNCHERS) == {*FRAMEWORKS, "torchrun"}
     assert all(name == launcher.name for name, launcher in LAUNCHERS.items())
 
 

@@ -22,6 +22,14 @@ def test_same_content_is_kept_once_and_looked_after_by_the_lowest_node() -> None
     assert placement.notes == ()
 
 
+def test_every_file_is_looked_after_where_a_lost_node_may_have_stored_its_own_under_the_same_key() -> None:
+    placement = place([entry("outputs/a.bin", "aa", 0), entry("outputs/b.bin", "bb", 1)], others_wrote=True)
+    assert {node: [file["path"] for file in files] for node, files in placement.orders.items()} == {
+        0: ["outputs/a.bin"],
+        1: ["outputs/b.bin"],
+    }
+
+
 def test_other_content_is_kept_beside_and_reported() -> None:
     placement = place([entry("outputs/a.bin", "aa", 0), entry("outputs/a.bin", "bb", 1), entry("outputs/a.bin", "aa", 2)])
     assert [(f.path, f.node, f.beside) for f in placement.files] == [

@@ -131,6 +131,24 @@ def test_restore_gives_the_union_with_the_own_version_first(make_node: MakeNode)
     assert (again.paths.checkpoints / "shard-2").stat().st_mtime == 1_000_002
 
 
+def test_restore_of_the_newest_takes_what_was_changed_last_and_leaves_what_is_newer(make_node: MakeNode) -> None:
+    for number in range(3):
+        node = make_node(node=number).start()
+        write(node, last=f"of node {number}", **{f"shard-{number}": "committed"})
+        os.utime(node.paths.checkpoints / "last", (1_000_000, 1_000_000 + number))
+        assert node.ask("files", patience=20)["ok"]
+    again = make_node(node=0, attempt=2).start()
+    write(again, **{"shard-1": "newer than what is committed"})
+    answer = again.ask("restore", run="run-1", generation=1, nodes=3, newest=True)
+    assert answer == {"re": "restore", "ok": True, "files": 3}
+    assert contents_of(again.paths.checkpoints) == {
+        "checkpoints/last": b"of node 2",
+        "checkpoints/shard-0": b"committed",
+        "checkpoints/shard-1": b"newer than what is committed",
+        "checkpoints/shard-2": b"committed",
+    }
+
+
 def test_restore_from_another_run_takes_its_newest_generation(make_node: MakeNode, store: Store) -> None:
     for generation in (1, 2):
         earlier = make_node(job="earlier", generation=generation).start()

@@ -81,14 +81,14 @@ def _state(client: APIClient, container: Container) -> str:
 
 
 def _quietly(action: object, *arguments: object) -> None:
-    """Do something to a container; one that is gone or has just stopped doesn't matter."""
+    """Do something to a container; one that is gone, has just stopped or has a full disk doesn't matter."""
     import docker.errors
 
     assert callable(action)
     try:
         action(*arguments)
     except docker.errors.APIError as error:
-        if error.status_code not in (404, 409):
+        if error.status_code not in (404, 409) and "no space left" not in str(error.explanation):
             raise
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from muster.core.access import StoreAccess
 from muster.core.errors import RequestError, TargetError, UnknownRun
+from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
@@ -153,7 +154,7 @@ class DockerTarget:
         self._jobs.remove(attempts)
         self._jobs.remove_networks(handle.job_id)
 
-    def check(self) -> list[tuple[str, bool, str]]:
+    def check(self) -> tuple[Finding, ...]:
         """Look at engine, images, networks and GPUs."""
         return check(self.engine, self.images, self.networks, self.gpus)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,35 +17,9 @@ from muster.core.paths import NodePaths
 from muster.core.verdict import Cause
 from muster.node import processes
 from muster.node.assignment import Assignment
+from muster.node.clean import clean_environment
 from muster.targets.job_watch import last_end
 
-# what a node's processes inherit from the submitter; anything else (its credentials above all) stays behind
-INHERITED = frozenset(
-    {
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TMPDIR",
-        "LD_LIBRARY_PATH",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "CUDA_HOME",
-        "NVIDIA_VISIBLE_DEVICES",
-    }
-)
 BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid
 TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last event is looked for
 
@@ -53,12 +28,6 @@ def loopback_address(job: str, node: int) -> str:
     """Give a node's own address in 127/8, so that jobs of one machine don't meet on the same ports."""
     seed = hashlib.sha256(job.encode()).digest()
     return f"127.{1 + seed[0] % 254}.{seed[1]}.{1 + node % 254}"
-
-
-def clean_environment(marker: str) -> dict[str, str]:
-    """Give the environment in which a guardian starts."""
-    kept = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
-    return {**kept, "MUSTER_JOB": marker}
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -78,6 +47,25 @@ def start_agent(paths: NodePaths, assignment: Assignment, entry: Path) -> None:
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
     shell = os.posix_spawn("/bin/sh", argv, clean_environment(assignment.marker), file_actions=actions, setsid=True)
     os.waitpid(shell, 0)
+
+
+def start_again(paths: NodePaths, entry: Path) -> None:
+    """Start the agent of a lost node again, with what it was told before; waits until it has been born."""
+    assignment = Assignment.read(paths.assignment)
+    _end_leftovers(assignment, paths.root)
+    paths.agent.unlink(missing_ok=True)
+    paths.guardian.unlink(missing_ok=True)
+    start_agent(paths, assignment, entry)
+    give_up = time.monotonic() + BIRTH_TIME
+    while not paths.guardian.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+def _end_leftovers(assignment: Assignment, folder: Path) -> None:
+    """Kill what ranks of a node have left behind, where agent and guardian died at once."""
+    of_job = set(processes.marked(f"MUSTER_JOB={assignment.marker}"))
+    of_node = {*processes.marked(f"MUSTER_NODE={assignment.node}"), *processes.marked(f"MUSTER_SHIM_FOLDER={folder}")}
+    processes.send(of_job & of_node, signal.SIGKILL)
 
 
 def living(paths: NodePaths) -> list[int]:
@@ -115,7 +103,8 @@ def end_agents(nodes: list[NodePaths], marker: str, submitted: float, reason: st
     """Have all agents end their ranks and leave; what outlives ``patience`` seconds is killed. True when nothing is left."""
     wish = json.dumps({"cause": Cause.CANCEL.value, "reason": reason}).encode()
     for paths in nodes:
-        write_private(paths.cancel, wish)
+        with contextlib.suppress(OSError):  # a full disk takes no reason; they leave without one too
+            write_private(paths.cancel, wish)
         processes.send(living(paths), signal.SIGTERM)
     give_up = time.monotonic() + patience
     while any(alive(paths, submitted) for paths in nodes) and time.monotonic() < give_up:

@@ -2,13 +2,20 @@
 
 Offered: GPUs (each node its own share of the devices), CPU and memory checks, environments as cached venvs, user-managed
 interpreters. Not offered: limits on CPU and memory, other users, containers; the nodes share one file system and one kernel.
+Of the contract suite's cases:
+
+| case | not offered because |
+| --- | --- |
+| lost connection | there is none: whoever submits or watches reads the nodes' files on the machine itself |
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -17,19 +24,19 @@ from pathlib import Path
 from muster.core.access import StoreAccess
 from muster.core.codec import canonical
 from muster.core.errors import TargetError, UnknownRun
+from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.node.assignment import Assignment
-from muster.targets import uncontained
+from muster.targets import checks, uncontained
 from muster.targets.claim import Claim, Found, Step, found_of, locked, next_claim, next_step
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.local.nodes import alive, end_agents, end_event, loopback_address, start_agent, write_private
+from muster.targets.local.nodes import alive, end_agents, end_event, loopback_address, start_again, start_agent, write_private
 from muster.targets.local.session import LocalSession
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LEAVE_TIME = 30.0  # seconds that agents have to leave once their run's end is written
-OLDEST_PYTHON = (3, 10)  # of the ranks' interpreter, when it imports muster.tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,7 @@ class LocalTarget:
 
     def session(self) -> Session:
         """Open a session; nothing is connected to, on this machine."""
-        return LocalSession(self._nodes_of)
+        return LocalSession(self._nodes_of, self._bring_back)
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until nothing of it is left."""
@@ -111,20 +118,23 @@ class LocalTarget:
                 raise TargetError(f"run {handle.job_id} is still running; cancel it first")
             shutil.rmtree(paths.job, ignore_errors=True)
 
-    def check(self) -> list[tuple[str, bool, str]]:
-        """Look at root folder, disk and Python."""
+    def check(self) -> tuple[Finding, ...]:
+        """Look at root folder, disk, Python, and the devices that there are."""
+        remedy = "make it writable, or set another root"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            writable = os.access(self.root, os.W_OK)
         except OSError as error:
-            return [("root folder", False, f"{self.root} can't be made: {error.strerror}; set another root in the connection")]
-        free = shutil.disk_usage(self.root).free
-        return [
-            ("root folder", writable, f"{self.root} is {'writable' if writable else 'not writable; set another root'}"),
-            ("disk", free > 1 << 30, f"{free >> 20} MiB free below {self.root}"),
-            ("python", sys.version_info >= OLDEST_PYTHON, f"{sys.executable} is {sys.version.split()[0]}"),
-            ("cpus", True, f"{os.cpu_count()} CPUs on {os.uname().nodename}"),
-        ]
+            return (
+                Finding(what="root folder", fine=False, text=f"{self.root} can't be made: {error.strerror}", remedy=remedy),
+            )
+        writable = os.access(self.root, os.W_OK)
+        return (
+            Finding.of("root folder", writable, f"{self.root} is {'writable' if writable else 'not writable'}", remedy),
+            checks.disk("disk", shutil.disk_usage(self.root).free, str(self.root), "make room there, or set another root"),
+            checks.python("python", f"Python {platform.python_version()}", sys.executable),
+            Finding(what="cpus", fine=True, text=f"{len(os.sched_getaffinity(0))} on {os.uname().nodename}"),
+            checks.gpus("gpus", _devices(), 0),
+        )
 
     # -- what became of an attempt
 
@@ -151,6 +161,22 @@ class LocalTarget:
         gone = end_agents(self._node_paths(claim), claim.marker, claim.submitted, reason, claim.grace + KILL_SLACK)
         if not gone:
             raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={claim.marker}")
+
+    def _bring_back(self, handle: JobHandle, node: int) -> bool:
+        """Start the agent of a node that an elastic run has lost again; not if the run has ended or is another attempt's."""
+        from muster.packaging import agent_pack
+
+        paths = JobPaths(root=self.root, job_id=handle.job_id)
+        with locked(paths.lock):
+            claim = Claim.read(paths.claim)
+            if claim is None or (claim.generation, claim.attempt) != (handle.generation, handle.attempt):
+                return False
+            nodes = self._node_paths(claim)
+            runs = alive(nodes[0], claim.submitted) and end_event(nodes[0]) is None and not nodes[0].cancel.exists()
+            if runs and not alive(nodes[node], claim.submitted):
+                start_again(nodes[node], agent_pack.unpack_agent(self.root))
+                return True
+        return False
 
     # -- launching
 
@@ -257,6 +283,13 @@ def _unpack(archive: Path, work: Path) -> None:
     from muster.packaging import snapshot
 
     snapshot.unpack(archive, work)
+
+
+def _devices() -> str:
+    try:
+        return subprocess.run(checks.NVIDIA_SMI, capture_output=True, text=True, timeout=checks.LIMIT, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def _share_of_gpus(count: int, node: int) -> tuple[str, ...]:

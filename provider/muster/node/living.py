@@ -1,0 +1,77 @@
+"""Whether a node lives: its guardian or agent, by process id and birth time; and ending what both left when they died."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+from muster.node import processes
+
+BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid, once there is an assignment for it
+BOOT = "boot_id"  # in a node folder: the boot of the host in which its agent was started
+
+
+def lives(folder: str) -> bool:
+    """Whether guardian or agent of a node folder live, or may still be about to be born."""
+    guardian = os.path.join(folder, "guardian.json")
+    if os.path.exists(guardian):
+        return bool(pids(folder))
+    try:
+        age = time.time() - os.stat(os.path.join(folder, "assignment.json")).st_mtime
+    except OSError:
+        return False
+    return age < BIRTH_TIME and not was_rebooted(folder)
+
+
+def pids(folder: str) -> list[int]:
+    """Give the process ids of a node's guardian and agent, those that live."""
+    return [pid for name in ("guardian.json", "agent.json") if (pid := _living_pid(os.path.join(folder, name)))]
+
+
+def boot_id() -> str:
+    """Give the id of this boot of the host, "" if its kernel tells none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def was_rebooted(folder: str) -> bool:
+    """Whether the host was started anew since the node's agent was."""
+    try:
+        with open(os.path.join(folder, BOOT), encoding="ascii") as file:
+            return file.read().strip() not in ("", boot_id())
+    except OSError:
+        return False
+
+
+def sweep(folder: str) -> bool:
+    """Kill every process of the node's attempt that is left on this host; True once there is none."""
+    marker = marker_of(folder)
+    left = processes.marked(f"MUSTER_JOB={marker}") if marker else []
+    processes.send(left, signal.SIGKILL)
+    return not left
+
+
+def marker_of(folder: str) -> str:
+    """Give the value of MUSTER_JOB of the node's attempt; "" if its assignment can't be read."""
+    try:
+        with open(os.path.join(folder, "assignment.json"), encoding="utf-8") as file:
+            told = json.load(file)
+    except (OSError, ValueError):
+        return ""
+    return f"{told['job_id']}/g{told['generation']}/a{told['attempt']}"
+
+
+def _living_pid(file: str) -> int:
+    try:
+        with open(file, encoding="utf-8") as text:
+            born = json.load(text)
+    except (OSError, ValueError):
+        return 0
+    pid, start = int(born["pid"]), int(born["start"])
+    # start times are counted from the boot: after another boot they may agree by accident, and then the boot's id does not
+    return pid if start and processes.start_time(pid) == start and not was_rebooted(os.path.dirname(file)) else 0

@@ -1,0 +1,225 @@
+"""The steward: what a target asks of a host for its jobs: lay out a node and start its agent, look at nodes, end, remove them.
+
+One JSON line on the standard input, for ``start`` followed by a tar of the node's files; one JSON answer. Its argument is the
+root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from muster.core.paths import NodePaths
+from muster.node import living, processes
+from muster.node.clean import clean_environment
+
+LAUNCH = "launch"  # in a node folder: which try to launch the attempt has laid it out
+TAIL_READ = 1 << 20  # bytes from the end of an event log in which its END is looked for
+KILL_TIME = 20.0  # seconds for the kernel to end what was killed
+
+
+def main(arguments: list[str]) -> int:
+    """Answer the request on the standard input; the root folder is the argument."""
+    steward = Steward(Path(arguments[0]).expanduser())
+    request = json.loads(sys.stdin.buffer.readline())
+    fields = {name: value for name, value in request.items() if name != "do"}
+    if request["do"] == "start":
+        fields["files"] = sys.stdin.buffer
+    json.dump(getattr(steward, f"do_{request['do']}")(**fields), sys.stdout)
+    return 0
+
+
+class Steward:
+    """The nodes below one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._jobs = root / "jobs"
+
+    # -- start
+
+    def do_start(
+        self, *, folder: str, launch: int, marker: str, mounts: list[str], archive: str, before: str, files: IO[bytes]
+    ) -> dict[str, Any]:
+        """Lay out a node and start its guardian, unless a later launch has been here; an earlier one is ended first.
+
+        ``archive``: the packed code, "" for none; ``before``: the folder of the attempt whose ranks' work is taken over.
+        """
+        node = self._own(folder)
+        missing = [mount for mount in mounts if not os.path.isdir(mount)]
+        if missing:
+            return {"ok": False, "error": f"mounts: there is no folder {missing[0]!r}; mount or make it first"}
+        if _launch_of(node) == launch:  # asked again, the connection having been lost meanwhile
+            return {"ok": True}
+        if _launch_of(node) > launch:
+            return {"ok": False, "error": "another launch of the same attempt was faster", "stale": True}
+        if node.exists():
+            self.do_end(folders=[folder], reason="its launch was broken off", cause="fenced", patience=5.0)
+            shutil.rmtree(node)
+        self._lay_out(node, files, launch, archive, before)
+        _start_guardian(node, marker)
+        return {"ok": True}
+
+    @staticmethod
+    def _lay_out(node: Path, files: IO[bytes], launch: int, archive: str, before: str) -> None:
+        scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
+        paths = NodePaths(root=scratch)
+        try:
+            scratch.mkdir(parents=True, mode=0o700)
+            for folder in (paths.outputs, paths.logs, paths.checkpoints, paths.ranks):
+                folder.mkdir(parents=True)
+            if archive:
+                _unpack(archive, paths.work)
+            with tarfile.open(fileobj=files, mode="r|") as packed:
+                packed.extractall(scratch, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(scratch)
+            (scratch / LAUNCH).write_text(str(launch))
+            (scratch / living.BOOT).write_text(living.boot_id())
+            if before:
+                _take_over(NodePaths(root=Path(before)), paths)
+            scratch.rename(node)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def do_facts(
+        self, *, plan: dict[str, Any], node: int, address: str, interpreter: str, devices: list[str]
+    ) -> dict[str, Any]:
+        """Look at this host as its agent would, before anything is started; gives the facts, and this host's clock."""
+        from muster.core.codec import from_data, to_data
+        from muster.core.plan import JobPlan
+        from muster.node import facts
+
+        wanted = from_data(JobPlan, plan)
+        path = dict(wanted.env).get("PATH") or os.environ.get("PATH") or os.defpath
+        path = os.pathsep.join([os.path.dirname(interpreter), path]) if interpreter else path
+        os.makedirs(self._jobs, exist_ok=True)
+        found = facts.gather(
+            node=node,
+            address=address,
+            plan=wanted,
+            work=self._jobs,
+            interpreter=interpreter,
+            devices=tuple(devices),
+            path=path,
+        )
+        return {"facts": to_data(found), "clock": time.time()}
+
+    # -- look, end, remove
+
+    def do_look(self, folders: list[str]) -> dict[str, Any]:
+        """Say of each node whether it is there, lives, was lost by a reboot, and what END its log has."""
+        return {"nodes": [_seen(folder) for folder in folders]}
+
+    def do_assignment(self, folder: str) -> dict[str, Any]:
+        """Give what a node was told to do."""
+        try:
+            return {"assignment": json.loads(NodePaths(root=self._own(folder)).assignment.read_text(encoding="utf-8"))}
+        except FileNotFoundError:
+            return {"assignment": None}
+
+    def do_end(self, *, folders: list[str], reason: str, cause: str, patience: float) -> dict[str, Any]:
+        """Have agents end their ranks and leave; what outlives ``patience`` seconds is killed. ``left``: what could not be."""
+        wish = json.dumps({"cause": cause, "reason": reason})
+        there = [folder for folder in folders if os.path.isdir(self._own(folder))]
+        for folder in there:
+            _write_private(NodePaths(root=Path(folder)).cancel, wish)
+            processes.send(living.pids(folder), signal.SIGTERM)
+        give_up = time.monotonic() + patience
+        while any(living.lives(folder) for folder in there) and time.monotonic() < give_up:
+            time.sleep(0.02)
+        for folder in there:
+            processes.send(living.pids(folder), signal.SIGKILL)
+        give_up = time.monotonic() + KILL_TIME
+        while (left := [folder for folder in there if not living.sweep(folder)]) and time.monotonic() < give_up:
+            time.sleep(0.02)
+        return {"left": left}
+
+    def do_remove(self, folders: list[str]) -> dict[str, Any]:
+        """Delete nodes that have ended; ``alive`` are those that have not."""
+        alive = [folder for folder in folders if living.lives(str(self._own(folder)))]
+        for folder in folders if not alive else ():
+            node = Path(folder)
+            shutil.rmtree(node, ignore_errors=True)
+            for parent in (node.parent, node.parent.parent):
+                _remove_if_empty(parent)
+        return {"alive": alive}
+
+    def _own(self, folder: str) -> Path:
+        """Give a node folder.
+
+        :raises ValueError: it is not below our jobs.
+        """
+        path = Path(folder)
+        if self._jobs not in path.parents or ".." in path.parts:
+            raise ValueError(f"{folder} is not below {self._jobs}")
+        return path
+
+
+def _start_guardian(node: Path, marker: str) -> None:
+    """Start a guardian that lives on without us and the connection."""
+    paths = NodePaths(root=node)
+    guardian = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(node)]
+    # the shell leaves at once, so the guardian becomes init's child; nothing of the connection stays open in it
+    argv = ["/bin/sh", "-c", '"$@" &', "sh", *guardian]
+    log = (os.POSIX_SPAWN_OPEN, 1, str(paths.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    shell = os.posix_spawn("/bin/sh", argv, clean_environment(marker), file_actions=actions, setsid=True)
+    os.waitpid(shell, 0)
+
+
+def _seen(folder: str) -> dict[str, Any]:
+    alive = living.lives(folder)  # first: what was written before a death is still read
+    return {
+        "there": os.path.exists(os.path.join(folder, "assignment.json")),
+        "alive": alive,
+        "rebooted": living.was_rebooted(folder),
+        "end": _end_line(folder),
+    }
+
+
+def _end_line(folder: str) -> str:
+    """Give the line of the END event in a node's log, "" if there is none."""
+    try:
+        with open(NodePaths(root=Path(folder)).events, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_READ))
+            lines = [line for line in file.read().splitlines() if b'"k": "end"' in line]
+    except OSError:
+        return ""
+    return lines[-1].decode(errors="replace") if lines else ""
+
+
+def _launch_of(node: Path) -> int:
+    try:
+        return int((node / LAUNCH).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _unpack(archive: str, work: Path) -> None:
+    with tarfile.open(archive, "r:gz") as packed:
+        packed.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(work)
+
+
+def _take_over(before: NodePaths, here: NodePaths) -> None:
+    """Move what the last attempt's ranks left into the attempt that commits it."""
+    for left, place in ((before.work, here.work), (before.ranks, here.ranks)):
+        shutil.rmtree(place)
+        os.rename(left, place)
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass

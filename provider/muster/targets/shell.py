@@ -1,0 +1,202 @@
+"""Shell: how a target runs commands on a machine; argv in, exit status and bytes out. Here: this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import AsyncIterable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from muster.core.errors import TargetError
+
+CHUNK = 1 << 18  # bytes written to a stream before we look whether the other end keeps up
+
+
+class Lost(TargetError):
+    """The connection to a machine was lost; what was being done there may or may not have been done."""
+
+
+class TooSlow(TargetError):
+    """A command did not end within its limit; it has been left alone or ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a command ended; ``code`` is 128 + signal where one ended it."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def said(self) -> str:
+        """Give what it said on the way, in one line, for a message."""
+        return " ".join((self.err or self.out).decode(errors="replace").split())[-500:]
+
+
+class Stream(Protocol):
+    """A command that runs, with its standard input and output."""
+
+    async def write(self, data: bytes) -> None:
+        """Send to the command's input; waits while it does not keep up.
+
+        :raises Lost: nobody takes it any more.
+        """
+        ...
+
+    async def end(self) -> None:
+        """Close the command's input; its output can still be read."""
+        ...
+
+    async def read(self, size: int) -> bytes:
+        """Give at most ``size`` bytes of output as they come; b"" at its end, also when the connection is lost."""
+        ...
+
+    async def close(self) -> None:
+        """Close both directions; a command that does not end by itself is ended."""
+        ...
+
+    async def wait(self) -> Done:
+        """Wait for the command's end; gives its exit status and what it said on its standard error."""
+        ...
+
+
+class Shell(Protocol):
+    """Runs commands on one machine. ``where`` names it in messages."""
+
+    @property
+    def where(self) -> str: ...
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+        """Run a command to its end.
+
+        :raises TooSlow: it took longer than ``limit`` seconds.
+        :raises Lost: the connection was lost meanwhile.
+        """
+        ...
+
+    async def open(self, argv: Sequence[str]) -> Stream:
+        """Start a command and give its streams.
+
+        :raises Lost: the connection is gone.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the machine; commands that detached themselves go on."""
+        ...
+
+
+async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | AsyncIterable[bytes]) -> Done:
+    """Run a command that is fed more than is kept in memory."""
+    stream = await shell.open(argv)
+    try:
+        with contextlib.suppress(Lost):  # it says itself why it would not read on
+            if isinstance(pieces, AsyncIterable):
+                async for piece in pieces:
+                    await stream.write(piece)
+            else:
+                for piece in pieces:
+                    await stream.write(piece)
+        await stream.end()
+        out = b""
+        while data := await stream.read(CHUNK):
+            out += data
+        done = await stream.wait()
+        return Done(code=done.code, out=out, err=done.err)
+    finally:
+        await stream.close()
+
+
+# -- this machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalShell:
+    """This machine."""
+
+    where: str = "this machine"
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+        """Run a command to its end; see :class:`Shell`."""
+        process = await _spawn(argv, self.where)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(stdin), limit)
+        except TimeoutError:
+            raise TooSlow(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
+        finally:
+            _end(process)
+        return Done(code=exit_code(process.returncode), out=out, err=err)
+
+    async def open(self, argv: Sequence[str]) -> Stream:
+        """Start a command; see :class:`Shell`."""
+        return LocalStream(await _spawn(argv, self.where), self.where)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class LocalStream:
+    """A process of this machine."""
+
+    def __init__(self, process: asyncio.subprocess.Process, where: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process, self._where = process, where
+        self._in, self._out = process.stdin, process.stdout
+        self._errors = asyncio.ensure_future(process.stderr.read())
+
+    async def write(self, data: bytes) -> None:
+        """Send to the process."""
+        try:
+            self._in.write(data)
+            await self._in.drain()
+        except OSError as error:
+            raise Lost(f"the command on {self._where} takes no more input: {error}") from error
+
+    async def end(self) -> None:
+        """Close its input."""
+        with contextlib.suppress(OSError):
+            self._in.close()
+            await self._in.wait_closed()
+
+    async def read(self, size: int) -> bytes:
+        """Read what there is."""
+        return await self._out.read(size)
+
+    async def close(self) -> None:
+        """End the process if it still runs."""
+        await self.end()
+        _end(self._process)
+        await self._process.wait()
+        await asyncio.gather(self._errors, return_exceptions=True)
+
+    async def wait(self) -> Done:
+        """Wait for its end."""
+        err = await self._errors
+        return Done(code=exit_code(await self._process.wait()), out=b"", err=err)
+
+
+async def _spawn(argv: Sequence[str], where: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    except OSError as error:
+        raise TargetError(f"{argv[0]} can't be run on {where}: {error.strerror}; install it, or correct its path") from error
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def exit_code(returncode: int | None) -> int:
+    """Give 128 + signal for one that a signal ended, 255 for one that nobody knows."""
+    code = 255 if returncode is None else returncode
+    return code if code >= 0 else 128 - code

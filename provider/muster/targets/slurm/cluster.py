@@ -1,0 +1,152 @@
+"""Cluster: one Slurm as this process sees it; its commands, its desk, its job states for all who watch, over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from muster.core.errors import MusterError, RequestError, TargetError
+from muster.targets.shell import Done
+from muster.targets.slurm import query
+from muster.targets.slurm.login import LoginNode
+from muster.targets.slurm.options import Options
+from muster.targets.slurm.query import Told
+from muster.targets.slurm.states import LOST_NODE
+from muster.targets.ssh.link import Link
+
+FASTEST = 1.0  # seconds between two questions while something happens
+COMMAND_TIME = 60.0
+DESK = "slurm-desk"
+UNKNOWN = "Invalid job id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Away:
+    """Slurm has not answered since ``since`` (monotonic seconds)."""
+
+    since: float
+    reason: str
+
+
+Tell = Callable[[Told | Away], None]
+
+
+class Cluster:
+    """Lives in the background loop only; made once for a login node and its options."""
+
+    def __init__(self, node: LoginNode, options: Options) -> None:
+        self.link = Link(node)
+        self.options = options
+        self._listeners: dict[object, tuple[str, Tell]] = {}
+        self._polling: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._last: dict[str, Told] = {}
+        self._away_since = 0.0
+
+    # -- asking
+
+    async def desk(self, do: str, *, limit: float = COMMAND_TIME, **fields: Any) -> dict[str, Any]:
+        """Have Muster's program on the login node do something with the shared folder."""
+        root = (await self.link.known()).root
+        return await self.link.ask(DESK, {"do": do, "root": root, **fields}, limit=limit)
+
+    async def command(self, argv: Sequence[str]) -> Done:
+        """Run one of Slurm's commands on the login node.
+
+        :raises RequestError: it is not there.
+        """
+        full = [self.options.command(argv[0]), *argv[1:]]
+        done = await self.link.use(lambda shell: shell.run(full, limit=COMMAND_TIME))
+        if done.code in (126, 127):
+            where = f"the login node {self.link.host.name}"
+            raise RequestError(f"{where} can't run {full[0]} ({done.said}); name the folder of Slurm's commands by bin")
+        return done
+
+    async def asked(self, argv: Sequence[str]) -> str:
+        """Give what one of Slurm's commands prints.
+
+        :raises TargetError: it failed; with its own reason.
+        """
+        done = await self.command(argv)
+        if done.code:
+            raise TargetError(f"{argv[0]} on {self.link.host.name} failed: {done.said or f'exit {done.code}'}")
+        return done.out.decode(errors="replace")
+
+    async def told(self, job: str) -> Told:
+        """Ask for one job; of one that Slurm has forgotten, accounting."""
+        done = await self.command(query.squeue([job]))
+        if done.code and UNKNOWN not in done.said:
+            raise TargetError(f"squeue on {self.link.host.name} failed: {done.said}")
+        found = query.queued(done.out.decode(errors="replace")).get(job)
+        return found or (await self._accounted([job]))[job]
+
+    # -- all who watch
+
+    def listen(self, job: str, tell: Tell) -> object:
+        """Have the job's states told, the first at once; gives what :meth:`leave` takes."""
+        ticket = object()
+        self._listeners[ticket] = (job, tell)
+        self._changed.set()
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.get_running_loop().create_task(self._poll())
+        return ticket
+
+    def leave(self, ticket: object) -> None:
+        """Have nothing told any more."""
+        self._listeners.pop(ticket, None)
+
+    async def _poll(self) -> None:
+        """Ask for all jobs at once, again and again, as long as anybody listens: more often while something changes."""
+        fastest, pause = min(FASTEST, self.options.poll_interval), 0.0
+        while self._listeners:
+            self._changed.clear()
+            busy = await self._poll_once()
+            pause = fastest if busy else min(max(pause, fastest) * 1.5, self.options.poll_interval)
+            await asyncio.sleep(fastest)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(0.0, pause - fastest))
+
+    async def _poll_once(self) -> bool:
+        """Ask, and tell everybody; says whether anything is new."""
+        wanted = {job for job, _ in self._listeners.values()}
+        try:
+            told = await self._states(wanted)
+        except MusterError as error:
+            self._away_since = self._away_since or time.monotonic()
+            away = Away(since=self._away_since, reason=str(error))
+            for _, tell in list(self._listeners.values()):
+                tell(away)
+            return False
+        self._away_since = 0.0
+        for job, tell in list(self._listeners.values()):
+            if job in told:
+                tell(told[job])
+        changed, self._last = told != self._last, told
+        return changed
+
+    async def _states(self, wanted: set[str]) -> dict[str, Told]:
+        found = query.queued(await self.asked(query.squeue()))
+        states = {job: found[job] for job in wanted if job in found}
+        missing = sorted(wanted - states.keys())
+        if missing:
+            states.update(await self._accounted(missing))
+        return {job: await self._with_lost_nodes(told) for job, told in states.items()}
+
+    async def _accounted(self, jobs: list[str]) -> dict[str, Told]:
+        """Ask accounting; a cluster without any knows nothing."""
+        done = await self.command(query.sacct(jobs))
+        found = query.accounted(done.out.decode(errors="replace")) if done.code == 0 else {}
+        return {job: found.get(job) or Told(job=job, name="") for job in jobs}
+
+    async def _with_lost_nodes(self, told: Told) -> Told:
+        if told.name not in LOST_NODE or not told.nodes:
+            return told
+        before = self._last.get(told.job)
+        if before is not None and before.lost and before.name == told.name:
+            return replace(told, lost=before.lost)
+        done = await self.command(query.down(told.nodes))
+        return replace(told, lost=query.lost_of(done.out.decode(errors="replace")) if done.code == 0 else "")

@@ -1,0 +1,284 @@
+"""Jobs of a cluster: get or create, end, commit; the rules of the claim over what the shared folder and Slurm know."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from muster.core.access import StoreAccess
+from muster.core.codec import canonical, from_data
+from muster.core.errors import RequestError, TargetError
+from muster.core.event import Event
+from muster.core.handle import JobHandle
+from muster.core.paths import JobPaths
+from muster.core.verdict import Cause
+from muster.node.assignment import Assignment
+from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
+from muster.targets.contract import Submission
+from muster.targets.hosts import caches
+from muster.targets.slurm import query
+from muster.targets.slurm.cluster import Cluster
+from muster.targets.slurm.known import Known
+from muster.targets.slurm.query import Partition, Told
+from muster.targets.slurm.script import Batch, comment_of
+from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
+
+SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
+ANSWER_TIME = 60.0  # seconds after its claim in which a batch job's number must be written down or be found
+LEAVE_TIME = 60.0  # seconds for Slurm to let go of a job whose run has ended
+KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
+HARD_END = 90.0  # seconds for Slurm's own way to end a job
+FIRST_LOOK = 5.0  # seconds in which Slurm's scheduler is to look at a new job
+PAUSE, SLOWEST = 0.3, 2.0
+CA = "ca.pem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Became:
+    """What became of the attempt that owns a job: its number in Slurm ("" if it has none) and its END."""
+
+    found: Found
+    number: str = ""
+    end: Event | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """All work is done in the background loop, where ``cluster`` lives."""
+
+    cluster: Cluster
+    target: str
+
+    async def known(self, job_id: str) -> Known:
+        """Give what the shared folder has of a job."""
+        return Known(job_id=job_id, data=(await self.cluster.desk("look", jobs=[job_id]))[job_id])
+
+    async def submit(self, submission: Submission) -> JobHandle:
+        """Get or create the job."""
+        digest = submission.plan.digest()
+        while True:
+            known = await self.known(submission.job_id)
+            became = await self.became(known)
+            step = next_step(known.claim, became.found if became else None, submission.generation, digest)
+            if step in (Step.ATTACH, Step.TAKE):
+                return known.owner.handle(self.target, "attached" if step is Step.ATTACH else "completed")
+            if became is not None and became.found is Found.RUNNING:
+                await self.end(known, became.number, "replaced by a newer submit")
+                known = await self.known(submission.job_id)
+            end = known.end if known.claim is not None else None
+            claim = next_claim(known.claim, end, step, submission, digest)
+            if await self._launch(known, claim, submission, commit=step is Step.COMMIT):
+                return claim.handle(self.target, "launched")
+
+    async def cancel(self, handle: JobHandle, generation: int, reason: str) -> bool:
+        """End the job if the generation owns it."""
+        known = await self.known(handle.job_id)
+        if known.claim is None or known.claim.generation != generation:
+            return False
+        became = await self.became(known)
+        if became is None or became.found is not Found.RUNNING:
+            return False
+        await self.end(known, became.number, reason)
+        return True
+
+    async def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
+        """Submit a job that only stores what a completed run left."""
+        known = await self.known(handle.job_id)
+        claim, became = known.owner, await self.became(known)
+        if became is None or became.found is not Found.UNCOMMITTED:
+            raise TargetError(f"run {handle.job_id} has nothing to commit: it is {became.found.value if became else 'unknown'}")
+        asked = await self.cluster.desk("template", job_id=handle.job_id, generation=claim.generation, base=known.owner_base)
+        submission = Submission(
+            job_id=claim.job_id,
+            generation=claim.generation,
+            plan=from_data(Assignment, asked).plan,
+            archive=None,
+            access=access,
+            requested=time.time(),
+        )
+        following = next_claim(claim, known.end, Step.COMMIT, submission, claim.plan_digest)
+        if not await self._launch(known, following, submission, commit=True):
+            raise TargetError(f"run {handle.job_id} has just been taken by another submit; watch that one")
+        return following.handle(self.target, "launched")
+
+    # -- what became of an attempt
+
+    async def became(self, known: Known) -> Became | None:
+        """Say what became of the owner: liveness first, then its END, never the other way round. None if there is no owner."""
+        if known.claim is None:
+            return None
+        number = await self._number(known)
+        if not number:
+            return Became(found=Found.ENDED)
+        told = await self.cluster.told(number)
+        end = (await self.known(known.job_id)).end
+        if not told.state.over and end is not None and not _may_be_queued_again(end):
+            told = await self._left(number, LEAVE_TIME)
+        return Became(found=found_of(running=not told.state.over, end=end), number=number, end=end)
+
+    async def _number(self, known: Known) -> str:
+        """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
+        claim, base, give_up = known.owner, known.owner_base, time.monotonic() + ANSWER_TIME - float(known.data["age"])
+        while (submitted := known.submitted) is None:
+            comment = comment_of(replace(claim, attempt=base))
+            asked: dict[str, Any] = {"job_id": claim.job_id, "generation": claim.generation, "base": base, "comment": comment}
+            if (found := await self.cluster.desk("adopt", **asked))["job"]:
+                return str(found["job"])
+            if time.monotonic() > give_up:
+                return ""
+            await asyncio.sleep(PAUSE)
+            known = await self.known(known.job_id)
+            if known.claim is None:
+                return ""
+        return submitted["job"]
+
+    async def _left(self, number: str, limit: float) -> Told:
+        """Wait until Slurm has let go of a job."""
+        give_up, pause = time.monotonic() + limit, PAUSE
+        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < give_up:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, SLOWEST)
+        return told
+
+    # -- the end
+
+    async def end(self, known: Known, number: str, reason: str) -> None:
+        """Have the agents end the run; a job that waits is withdrawn, one that does not leave is ended by Slurm.
+
+        :raises TargetError: it is still there after that.
+        """
+        claim = known.owner
+        why = {"cause": Cause.CANCEL.value, "reason": reason}
+        names: dict[str, Any] = {"job_id": claim.job_id, "generation": claim.generation, "attempt": claim.attempt}
+        await self.cluster.desk("wish", why=why, base=known.owner_base, **names)
+        await self.cluster.command(["scancel", "--state=PENDING", number])
+        give_up, pause = time.monotonic() + claim.grace + KILL_SLACK, PAUSE
+        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < give_up:
+            # to the nodes' tasks, not to the script, and again: they may only just be starting
+            await self.cluster.command(["scancel", "--signal=TERM", number])
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, SLOWEST)
+        if not told.state.over:
+            await self.cluster.command(["scancel", number])
+            told = await self._left(number, HARD_END)
+        if not told.state.over:
+            raise TargetError(
+                f"run {claim.job_id}: Slurm job {number} could not be ended, it is {told.name}; see scontrol show job"
+            )
+
+    # -- launching
+
+    async def _launch(self, known: Known, claim: Claim, submission: Submission, *, commit: bool) -> bool:
+        """Claim and submit; False if somebody was faster.
+
+        :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
+        """
+        ground, link = await self.cluster.link.known(), self.cluster.link
+        paths = JobPaths(root=Path(ground.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
+        batch = Batch(
+            claim=claim,
+            plan=submission.plan,
+            paths=paths,
+            options=self.cluster.options,
+            start=f"{ground.root}/{caches.agent_name()}/{caches.START}",
+            python=link.host.python,
+            commit=commit,
+        )
+        archive = ""
+        if submission.archive is not None:
+            packed = submission.archive
+            archive = await link.use(lambda shell: caches.ensure_archive(shell, ground.root, packed, ground.python))
+        files = _files(batch, submission, self._template(batch, submission, archive, ground.root))
+        entry = {"claim": json.loads(canonical(claim)), "base": claim.attempt}
+        names = {"job_id": claim.job_id, "turn": known.turn, "entry": entry, "files": files, "argv": batch.argv()}
+        answer = await self.cluster.desk("launch", limit=SUBMIT_TIME, **names)
+        if not answer["won"]:
+            return False
+        if answer["code"]:
+            raise RequestError(f"Slurm refuses run {claim.job_id}: {_refusal(answer['said'])}")
+        await self._refuse_hopeless(claim, known.turn + 1, answer["job"])
+        return True
+
+    async def _refuse_hopeless(self, claim: Claim, turn: int, number: str) -> None:
+        told = await self._first_look(number)
+        why = HOPELESS.get(told.reason) if told.state.waits else None
+        partition = await self._partition() if why else None
+        if why is None or (told.reason == NODE_LIMIT and partition is not None and partition.takes(claim.nodes)):
+            return
+        await self.cluster.command(["scancel", number])
+        await self._left(number, HARD_END)
+        if turn == 1:
+            await self.cluster.desk("remove", job_id=claim.job_id, turn=turn)
+        what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
+        has = f"; {partition}" if partition is not None else ""
+        raise RequestError(f"{what}{has}; ask for less, or choose another partition")
+
+    async def _first_look(self, number: str) -> Told:
+        """Give what Slurm says of a new job, once its scheduler has looked at it."""
+        give_up = time.monotonic() + FIRST_LOOK
+        while (told := await self.cluster.told(number)).state.waits and told.reason in UNSEEN and time.monotonic() < give_up:
+            await asyncio.sleep(PAUSE)
+        return told
+
+    async def _partition(self) -> Partition | None:
+        wanted = self.cluster.options.partition
+        done = await self.cluster.command(query.partitions(wanted))
+        return query.partition_of(done.out.decode(errors="replace"), wanted) if done.code == 0 else None
+
+    def _template(self, batch: Batch, submission: Submission, archive: str, root: str) -> Assignment:
+        claim, plan = batch.claim, submission.plan
+        environment = caches.environment_name(plan.environment)
+        return Assignment(
+            job_id=claim.job_id,
+            generation=claim.generation,
+            attempt=claim.attempt,
+            node=0,
+            target=self.target,
+            store=plan.store,
+            plan=plan,
+            plan_digest=claim.plan_digest,
+            addresses=("",) * claim.nodes,
+            deadline=0.0,
+            requested=submission.requested or claim.submitted,
+            submitted=claim.submitted,
+            interpreter=plan.environment.interpreter or (f"{root}/{environment}/bin/python" if environment else ""),
+            muster_python="",
+            archive=archive,
+            history=claim.history,
+            commit_only=batch.commit,
+        )
+
+
+def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[str, str]:
+    """Give the files beside the node folders, as they travel."""
+    from muster.packaging import certificate
+
+    paths, access = batch.paths, submission.access
+    files = {
+        paths.template.name: canonical(template),
+        paths.script.name: batch.script().encode(),
+        paths.certificate.name: certificate.make_certificate(),
+    }
+    if access.verify and Path(access.verify).is_file():
+        files[CA] = Path(access.verify).read_bytes()
+        access = replace(access, verify=str(paths.root / CA))
+    files[paths.access.name] = canonical(access)
+    if submission.secrets:
+        files[paths.secrets.name] = json.dumps(submission.secrets).encode()
+    return {name: base64.b64encode(content).decode() for name, content in files.items()}
+
+
+def _may_be_queued_again(end: Event) -> bool:
+    verdict: Mapping[str, Any] = end.data["verdict"] or {}
+    return verdict.get("cause") == Cause.NODE.value
+
+
+def _refusal(said: str) -> str:
+    """Give what sbatch said, without what stands before it in every line."""
+    return said.replace("sbatch: error: ", "").strip() or "sbatch did not say why"

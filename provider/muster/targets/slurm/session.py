@@ -1,0 +1,68 @@
+"""SlurmSession: watches jobs of a cluster; one connection, hub and question to Slurm serve all sessions of a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
+
+from muster.core.event import Cursor, Event
+from muster.core.handle import JobHandle
+from muster.targets.slurm.cluster import Cluster
+from muster.targets.slurm.feed import News
+from muster.targets.slurm.known import Known
+from muster.targets.slurm.watch import SlurmWatch
+from muster.targets.ssh.background import background
+
+Watched = tuple[JobHandle, Cursor, Event]
+Opens = Callable[[], Coroutine[None, None, Cluster]]
+
+
+class SlurmSession:
+    """``cluster`` gives the process's own, in the background loop."""
+
+    def __init__(self, cluster: Opens) -> None:
+        self._cluster = cluster
+
+    async def watch(self, cursors: Mapping[JobHandle, Cursor]) -> AsyncIterator[Watched]:
+        """Yield all jobs' events; see :class:`muster.targets.contract.Session`.
+
+        :raises UnknownRun: the cluster's folder has no such attempt.
+        """
+        cluster = await background().do(self._cluster())
+        inbox: asyncio.Queue[tuple[SlurmWatch, News]] = asyncio.Queue()
+        watches = await self._watches(cluster, cursors)
+        try:
+            for watch in watches:
+                watch.open(cluster, partial(_put, inbox, watch))
+            while not all(watch.over for watch in watches):
+                watch, news = await inbox.get()
+                if watch.over:
+                    continue
+                for event in watch.hear(news):
+                    yield watch.handle, watch.cursor, event
+                if watch.ended:
+                    yield watch.handle, watch.cursor, await self._conclusion(cluster, watch)
+        finally:
+            for watch in watches:
+                watch.close()
+
+    async def _watches(self, cluster: Cluster, cursors: Mapping[JobHandle, Cursor]) -> list[SlurmWatch]:
+        jobs = sorted({handle.job_id for handle in cursors})
+        known = await background().do(cluster.desk("look", jobs=jobs))
+        root = (await background().do(cluster.link.known())).root
+        return [
+            SlurmWatch(handle, cursor, Known(job_id=handle.job_id, data=known[handle.job_id]), root)
+            for handle, cursor in cursors.items()
+        ]
+
+    async def _conclusion(self, cluster: Cluster, watch: SlurmWatch) -> Event:
+        watch.close()
+        handle = watch.handle
+        looked = await background().do(cluster.desk("look", jobs=[handle.job_id]))
+        known = Known(job_id=handle.job_id, data=looked[handle.job_id])
+        return watch.conclusion(known.wish(handle), known.said(handle))
+
+
+def _put(inbox: asyncio.Queue[tuple[SlurmWatch, News]], watch: SlurmWatch, news: News) -> None:
+    inbox.put_nowait((watch, news))

@@ -1,0 +1,271 @@
+"""SshJobs: what a target of hosts does with jobs, all of it in the background loop: claim, wait, launch, look, end, remove."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from muster.core.access import StoreAccess
+from muster.core.codec import from_data
+from muster.core.errors import MusterError, TargetError, UnknownRun
+from muster.core.event import Event
+from muster.core.handle import JobHandle
+from muster.core.plan import JobPlan
+from muster.core.verdict import Cause
+from muster.node.queueing import GRANTED, LAUNCHED, WAITING
+from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
+from muster.targets.contract import Log, Submission
+from muster.targets.hosts import caches, ground
+from muster.targets.ssh.background import Background
+from muster.targets.ssh.claims import ClaimPlace, Entry, Place, Seen
+from muster.targets.ssh.ends import cancelled
+from muster.targets.ssh.errors import Unreachable
+from muster.targets.ssh.inventory import Host, Inventory, slots_of
+from muster.targets.ssh.launch import Launch
+from muster.targets.ssh.link import Link
+from muster.targets.ssh.parcel import Parcel
+from muster.targets.ssh.waiting import WaitingRoom
+
+KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
+LAUNCH_TIME = 600.0  # seconds for another launcher to come to an end, with environments to be built
+PAUSE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Became:
+    """What became of the claimed attempt; ``end`` of one that has ended."""
+
+    claim: Claim | None = None
+    entry: Entry | None = None
+    live: bool = False
+    found: Found | None = None
+    end: Event | None = None
+
+
+class SshJobs:
+    """The jobs of one inventory; lives in the background loop, once in a process however many callers there are."""
+
+    def __init__(self, inventory: Inventory, shared: Background) -> None:
+        self.inventory = inventory
+        # inventories may differ in what they say of a host, and still share the connection to it
+        self._links = {host.name: _link(host, shared) for host in inventory.hosts}
+        self.place = ClaimPlace(inventory, self._links[inventory.hosts[0].name])
+        self.waiting = WaitingRoom(self.place, self.link)
+
+    def link(self, name: str) -> Link:
+        """Give the link to a host.
+
+        :raises RequestError: the inventory has no such host (any more).
+        """
+        return self._links[self.inventory.host(name).name]
+
+    # -- before a job
+
+    async def prepare(self, plan: JobPlan, log: Log) -> None:
+        """Make sure of agent and environment on the hosts; one that can't be reached is told, unless too few are left."""
+        hosts = [host for host in self.inventory.hosts if not host.spare]
+        if not caches.environment_name(plan.environment):
+            await self.place.link.use(lambda shell: self.place.link.ground())
+            return
+        done = await asyncio.gather(*(self._prepare(host.name, plan, log) for host in hosts), return_exceptions=True)
+        failed = [error for error in done if isinstance(error, BaseException)]
+        for error in failed:
+            if not isinstance(error, MusterError) or len(hosts) - len(failed) < len(plan.nodes):
+                raise error
+            log(f"{error}; jobs can't run there")
+
+    async def _prepare(self, name: str, plan: JobPlan, log: Log) -> None:
+        link, host = self.link(name), self.inventory.host(name)
+        await link.use(lambda shell: link.ground())
+        await link.use(lambda shell: caches.ensure_environment(shell, host.root, host.python, plan.environment, log))
+
+    # -- submit
+
+    async def submit(self, submission: Submission, target: str) -> JobHandle:
+        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
+        digest = submission.plan.digest()
+        while True:
+            before = await self._became(submission.job_id)
+            step = next_step(before.claim, before.found, submission.generation, digest)
+            if step in (Step.ATTACH, Step.TAKE):
+                assert before.claim is not None
+                return before.claim.handle(target, "attached" if step is Step.ATTACH else "completed")
+            if before.found is Found.RUNNING:
+                await self._end(before, "replaced by a newer submit")
+                before = dataclasses.replace(before, end=(await self._became(submission.job_id)).end)
+            claim = next_claim(before.claim, before.end, step, submission, digest)
+            if await self._claim(claim, before, submission, target, commit=step is Step.COMMIT):
+                return claim.handle(target, "launched")
+
+    async def _claim(self, claim: Claim, before: Became, submission: Submission, target: str, *, commit: bool) -> bool:
+        """Claim an attempt and launch it if its turn has come; False if the job has another owner by now."""
+        left = before.entry.places if commit and before.entry else ()
+        files = Parcel.files_of(submission, target, tuple(place.folder for place in left))
+        if submission.archive is not None:
+            await self._store_archive(submission)
+        parcel = await self.place.put_parcel(claim.job_id, files)
+        entry = await self.place.claim(claim, before.claim, _wish(submission.plan, parcel, left))
+        if entry is None:
+            await self.place.drop_parcel(parcel)
+            return False
+        while entry is not None and entry.state == GRANTED:
+            entry = await Launch(self.place, self.link, lambda line: None, files).run(entry)
+        return True
+
+    async def _store_archive(self, submission: Submission) -> None:
+        """Put the packed code to the claim place, whence other hosts get it."""
+        archive, link = submission.archive, self.place.link
+        assert archive is not None
+        name = f"snapshots/{archive.name}"
+        seen = await link.use(lambda shell: link.ground(name))
+        if name not in seen.have:
+            await link.use(lambda shell: ground.store(shell, seen.python, seen.root, name, ground.pieces_of(archive)))
+
+    # -- what became of an attempt
+
+    async def seen(self, job_id: str, generation: int = 0, attempt: int = 0) -> Seen:
+        """Give what the claim place knows of a job.
+
+        :raises UnknownRun: nothing.
+        """
+        seen = await self.place.look(job_id, generation, attempt)
+        if seen.claim is None or seen.entry is None:
+            host = self.inventory.hosts[0].name
+            which = f"attempt {attempt} of run {job_id!r}" if attempt else f"run {job_id!r}"
+            raise UnknownRun(f"no {which} on the hosts whose queue {host} keeps; `muster ls` lists those in the store")
+        return seen
+
+    async def _became(self, job_id: str) -> Became:
+        seen = await self.place.look(job_id)
+        if seen.claim is None or seen.entry is None:
+            return Became(claim=seen.claim, found=Found.ENDED if seen.claim else None)
+        running, end = await self._standing(seen)
+        return Became(claim=seen.claim, entry=seen.entry, live=seen.live, found=found_of(running=running, end=end), end=end)
+
+    async def _standing(self, seen: Seen) -> tuple[bool, Event | None]:
+        """Say whether an attempt waits or runs, and else its END if there is one."""
+        entry = seen.entry
+        assert entry is not None
+        if seen.live and entry.state != LAUNCHED:  # it waits or is being launched, which whoever watches brings to its end
+            return True, None
+        if seen.end is not None:
+            return False, seen.end
+        nodes = await self._look(entry.places)
+        if any(node["alive"] for node in nodes.values() if node):
+            return True, None
+        if nodes.get(0) is None:
+            host = entry.places[0].host if entry.places else "?"
+            raise Unreachable(
+                f"host {host}, which led run {entry.job}, can't be asked how it stands; bring it up, and try again"
+            )
+        line = nodes[0]["end"] if nodes[0] else ""
+        return False, Event.from_line(line) if line else None
+
+    async def _look(self, places: Iterable[Place]) -> dict[int, dict[str, Any] | None]:
+        """Ask the hosts of an attempt how its nodes are; None for a host that does not answer."""
+
+        async def look(place: Place) -> dict[str, Any] | None:
+            try:
+                answer = await self.link(place.host).ask("steward", {"do": "look", "folders": [place.folder]})
+            except TargetError:
+                return None
+            node: dict[str, Any] = answer["nodes"][0]
+            return node
+
+        return dict(enumerate(await asyncio.gather(*(look(place) for place in places))))
+
+    # -- the end
+
+    async def cancel(self, handle: JobHandle, generation: int, reason: str) -> bool:
+        """End the job if ``generation`` still owns it; waits until nothing of it is left."""
+        became = await self._became(handle.job_id)
+        if became.claim is None or became.claim.generation != generation or became.found is not Found.RUNNING:
+            return False
+        await self._end(became, reason)
+        return True
+
+    async def _end(self, became: Became, reason: str) -> None:
+        """End an attempt that waits, is being launched, or runs."""
+        entry, claim = became.entry, became.claim
+        assert entry is not None
+        assert claim is not None
+        give_up = time.monotonic() + LAUNCH_TIME
+        while became.live and entry.state != LAUNCHED:
+            withdrawn, leased = await self.place.withdraw(entry, cancelled(reason))
+            if withdrawn:
+                self.waiting.wake()
+                return
+            if not leased or time.monotonic() > give_up:
+                break
+            await asyncio.sleep(PAUSE)
+            seen = await self.seen(*entry.key)
+            entry = seen.entry or entry
+            if not seen.live:
+                return
+        await self._end_nodes(entry, reason, claim.grace + KILL_SLACK)
+
+    async def _end_nodes(self, entry: Entry, reason: str, patience: float) -> None:
+        async def end(place: Place) -> str:
+            request = {"do": "end", "folders": [place.folder], "reason": reason, "cause": Cause.CANCEL.value}
+            try:
+                link = self.link(place.host)
+                answer = await link.ask("steward", {**request, "patience": patience}, limit=patience + 60.0)
+            except MusterError as error:
+                return f"host {place.host} can't be asked to end it ({error})"
+            return f"host {place.host} has processes that could not be ended" if answer["left"] else ""
+
+        failed = [text for text in await asyncio.gather(*(end(place) for place in entry.places)) if text]
+        if failed:
+            raise TargetError(f"run {entry.job}: {failed[0]}; its ranks end when they miss the others; look at the host")
+        await self.place.turn([], [entry.key])
+        self.waiting.wake()
+
+    async def commit(self, handle: JobHandle, access: StoreAccess, target: str) -> JobHandle:
+        """Start agents that store what a completed run could not."""
+        before = await self._became(handle.job_id)
+        if before.claim is None or before.entry is None or before.found is not Found.UNCOMMITTED:
+            raise TargetError(
+                f"run {handle.job_id} has nothing to commit: it is {before.found.value if before.found else 'unknown'}"
+            )
+        first = before.entry.places[0]
+        told = await self.link(first.host).ask("steward", {"do": "assignment", "folder": first.folder})
+        submission = Submission(
+            job_id=before.claim.job_id,
+            generation=before.claim.generation,
+            plan=from_data(JobPlan, told["assignment"]["plan"]),
+            archive=None,
+            access=access,
+            requested=time.time(),
+        )
+        claim = next_claim(before.claim, before.end, Step.COMMIT, submission, before.claim.plan_digest)
+        if not await self._claim(claim, before, submission, target, commit=True):
+            raise TargetError(f"run {handle.job_id} was submitted again meanwhile; watch that attempt")
+        return claim.handle(target, "launched")
+
+    async def remove(self, job_id: str) -> None:
+        """Delete everything of the job on all hosts."""
+        became = await self._became(job_id)
+        if became.found is Found.RUNNING:
+            raise TargetError(f"run {job_id} is still running; cancel it first")
+        for entry in await self.place.attempts(job_id):
+            for place in entry.places:
+                if place.folder:
+                    await self.link(place.host).ask("steward", {"do": "remove", "folders": [place.folder]})
+        await self.place.forget(job_id)
+
+
+def _link(host: Host, shared: Background) -> Link:
+    return shared.once((host.login, host.root, host.python), lambda: Link(host))
+
+
+def _wish(plan: JobPlan, parcel: str, left: tuple[Place, ...]) -> dict[str, Any]:
+    """Give what a plan asks of the queue; what only stores the work of earlier ranks goes where that lies, taking nothing."""
+    wish: dict[str, Any] = {"parcel": parcel, "nodes": len(plan.nodes)}
+    if left:
+        places = [{"host": place.host, "gpus": [], "folder": ""} for place in left]
+        return {**wish, "slots": 0, "gpus": 0, "state": GRANTED, "places": places, "granted": time.time()}
+    return {**wish, "slots": slots_of(plan), "gpus": plan.needs.gpus, "state": WAITING}

@@ -1,0 +1,253 @@
+"""Launch: an attempt whose turn has come is laid out on the hosts it holds, all made ready before any agent starts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from muster.core.codec import from_data, to_data
+from muster.core.errors import MusterError, RequestError, TargetError
+from muster.node import preflight
+from muster.node.facts import Facts
+from muster.node.keeper import LEASE
+from muster.targets.claim import Claim
+from muster.targets.contract import Log
+from muster.targets.hosts import caches, ground
+from muster.targets.hosts.ground import Ground
+from muster.targets.shell import Shell, Stream
+from muster.targets.ssh.claims import ClaimPlace, Entry
+from muster.targets.ssh.ends import unplaced
+from muster.targets.ssh.link import Link
+from muster.targets.ssh.parcel import PARCEL, Attempt, Files, Parcel, Ready
+
+START_TIME = 300.0  # seconds for unpacking the code and starting an agent
+END_PATIENCE = 5.0  # seconds for agents of a launch that is given up; their ranks have not started
+Links = Callable[[str], Link]
+
+
+class NotOurs(Exception):
+    """Somebody else launches the attempt, or it has left the queue."""
+
+
+class Bad(Exception):
+    """Hosts that could not be used, each with its error."""
+
+    def __init__(self, hosts: dict[str, MusterError]) -> None:
+        super().__init__(", ".join(hosts))
+        self.hosts = hosts
+
+
+class Launch:
+    """One try to launch an attempt; ``links`` gives the link of a host, ``files`` the parcel if it is at hand."""
+
+    def __init__(self, place: ClaimPlace, links: Links, log: Log, files: Files | None = None) -> None:
+        self._files = files
+        self._place = place
+        self._links = links
+        self._log = log
+        self._name = secrets.token_hex(8)
+
+    async def run(self, entry: Entry) -> Entry | None:
+        """Launch; gives the entry as it then is: launched, or waiting again because a host could not be used.
+
+        None if somebody else is at it, or it has left the queue.
+
+        :raises MusterError: it can't be launched on what is left of the inventory; it has left the queue with that as its end.
+        """
+        answer = await self._place.as_launcher("take", entry, self._name)
+        if not answer["taken"]:
+            return None
+        taken = from_data(Entry, answer["entry"])
+        claim = from_data(Claim, answer["claim"])
+        try:
+            async with self._renewing(taken):
+                return await self._launch(taken, claim, float(answer["waited"]))
+        except NotOurs:
+            return None
+        except Bad as bad:
+            return await self._give_back(taken, bad)
+        except MusterError:
+            raise  # the claim place does not answer: whoever watches tries again when our lease has run out
+        except Exception as error:  # a bug of ours must end the run by name, not have it launched for ever
+            broken = TargetError(f"the launch of run {entry.job} broke: {type(error).__name__}: {error}")
+            return await self._give_back(taken, Bad({place.host: broken for place in taken.places}))
+
+    async def _launch(self, entry: Entry, claim: Claim, waited: float) -> Entry:
+        files = await self._parcel(entry)
+        parcel = from_data(Parcel, json.loads(files[PARCEL][0]))
+        ready = await self._all(entry, [self._make_ready(place.host, parcel) for place in entry.places])
+        if self._has_spares(entry):
+            await self._inspect(entry, ready, parcel)
+        folders = [
+            f"{r.ground.root}/jobs/{entry.job}/g{entry.generation}-a{entry.attempt}/node-{n}" for n, r in enumerate(ready)
+        ]
+        await self._held("starting", entry, folders=folders)
+        attempt = Attempt(
+            entry=entry,
+            claim=claim,
+            parcel=parcel,
+            files=files,
+            ready=tuple(ready),
+            folders=tuple(folders),
+            waited=waited,
+            claim_host=self._place.inventory.hosts[0].name,
+        )
+        starts = [self._start(attempt, node, own) for node, own in enumerate(attempt.node_files())]
+        try:
+            await self._all(entry, starts)
+        except Bad:
+            await self._undo(ready, folders)
+            raise
+        await self._held("started", entry)
+        places = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.places, folders, strict=True))
+        return dataclasses.replace(entry, state="launched", places=places)
+
+    # -- making hosts ready
+
+    async def _make_ready(self, name: str, parcel: Parcel) -> Ready:
+        link = self._links(name)
+        return await link.use(lambda shell: self._made_ready(link, shell, parcel))
+
+    async def _made_ready(self, link: Link, shell: Shell, parcel: Parcel) -> Ready:
+        environment = caches.environment_name(parcel.plan.environment)
+        seen = await link.ground(*filter(None, [environment, parcel.archive]))
+        ref, host = parcel.plan.environment, link.host
+        interpreter = ref.interpreter or (f"{seen.root}/{environment}/bin/python" if environment else seen.python)
+        if environment and environment not in seen.have:
+            interpreter = await caches.ensure_environment(shell, host.root, host.python, ref, self._log)
+        if parcel.archive and parcel.archive not in seen.have:
+            await self._bring_archive(shell, seen, parcel.archive)
+        archive = f"{seen.root}/{parcel.archive}" if parcel.archive else ""
+        address = self._place.inventory.host(host.name).address
+        return Ready(link=link, address=address, ground=seen, interpreter=interpreter, archive=archive)
+
+    async def _bring_archive(self, shell: Shell, seen: Ground, name: str) -> None:
+        """Carry packed code from the claim place to another host, piece by piece."""
+        first = await self._place.link.known()
+        source = await (await self._place.link.shell()).open(["cat", f"{first.root}/{name}"])
+        try:
+            await ground.store(shell, seen.python, seen.root, name, _stream(source))
+        finally:
+            await source.close()
+
+    async def _parcel(self, entry: Entry) -> Files:
+        """Give what was stored at submit, fetched from the claim place unless it is at hand."""
+        if self._files is not None:
+            return self._files
+        command = ["tar", "-C", entry.parcel, "-cf", "-", "."]
+        done = await self._place.link.use(lambda shell: shell.run(command, limit=60.0))
+        if done.code:
+            raise NotOurs
+        return ground.files_of(done.out)
+
+    # -- looking at hosts where there are others to take
+
+    def _has_spares(self, entry: Entry) -> bool:
+        return any(host.spare and host.name not in entry.excluded for host in self._place.inventory.hosts)
+
+    async def _inspect(self, entry: Entry, ready: list[Ready], parcel: Parcel) -> None:
+        """Look at all hosts as their agents would; one that does not fit is bad, so that a spare takes its place."""
+        plan = to_data(parcel.plan)
+
+        async def look(node: int, host: Ready) -> tuple[Facts, float]:
+            request = {"do": "facts", "plan": plan, "node": node, "address": host.address, "interpreter": host.interpreter}
+            answer = await host.link.ask("steward", {**request, "devices": list(entry.places[node].gpus)})
+            return from_data(Facts, answer["facts"]), answer["clock"] - time.time()
+
+        seen = await self._all(entry, [look(node, host) for node, host in enumerate(ready)])
+        first = seen[0][1]
+        clocks = {node: ahead - first for node, (_, ahead) in enumerate(seen)}
+        misfits = preflight.misfits(parcel.plan, [facts for facts, _ in seen], clocks, -first)
+        if misfits:
+            names = {misfit.node: entry.places[misfit.node].host for misfit in misfits}
+            raise Bad({names[m.node]: RequestError(f"host {names[m.node]} does not fit: {m.reason}") for m in misfits})
+
+    # -- starting agents
+
+    async def _start(self, attempt: Attempt, node: int, files: Files) -> None:
+        entry, parcel, ready = attempt.entry, attempt.parcel, attempt.ready[node]
+        request = {
+            "do": "start",
+            "folder": attempt.folders[node],
+            "launch": entry.launch,
+            "marker": f"{entry.job}/g{entry.generation}/a{entry.attempt}",
+            "mounts": [mount.source for mount in parcel.plan.container.mounts],
+            "archive": ready.archive,
+            "before": parcel.before[node] if parcel.before else "",
+        }
+        answer = await ready.link.ask("steward", request, tail=ground.tar_of(files), limit=START_TIME)
+        if answer.get("stale"):
+            raise NotOurs
+        if not answer["ok"]:
+            raise RequestError(f"host {ready.link.host.name}: {answer['error']}")
+
+    async def _undo(self, ready: list[Ready], folders: list[str]) -> None:
+        """End what has been started of a launch that is given up."""
+
+        async def end(host: Ready, folder: str) -> None:
+            request = {"do": "end", "folders": [folder], "reason": "the launch was given up", "cause": "fenced"}
+            with contextlib.suppress(MusterError):
+                await host.link.ask("steward", {**request, "patience": END_PATIENCE})
+                await host.link.ask("steward", {"do": "remove", "folders": [folder]})
+
+        await asyncio.gather(*(end(host, folder) for host, folder in zip(ready, folders, strict=True)))
+
+    # -- the lease, and giving back
+
+    async def _all(self, entry: Entry, work: list[Any]) -> list[Any]:
+        """Do something on every host; all those that failed are named together."""
+        results = await asyncio.gather(*work, return_exceptions=True)
+        bad: dict[str, MusterError] = {}
+        for place, result in zip(entry.places, results, strict=True):
+            if isinstance(result, MusterError):
+                bad[place.host] = result
+            elif isinstance(result, BaseException):
+                raise result
+        if bad:
+            raise Bad(bad)
+        return results
+
+    async def _held(self, do: str, entry: Entry, **fields: Any) -> None:
+        if not (await self._place.as_launcher(do, entry, self._name, **fields))["held"]:
+            raise NotOurs
+
+    @contextlib.asynccontextmanager
+    async def _renewing(self, entry: Entry) -> AsyncIterator[None]:
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE / 3)
+                with contextlib.suppress(TargetError):
+                    await self._place.as_launcher("renew", entry, self._name)
+
+        task = asyncio.get_running_loop().create_task(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _give_back(self, entry: Entry, bad: Bad) -> Entry | None:
+        """Give the places back, and wait for others without the bad hosts; raises what was bad if there are not enough."""
+        reasons = {host: " ".join(str(error).split()) for host, error in bad.hosts.items()}
+        hosts = self._place.inventory.data
+        answer = await self._place.as_launcher("refuse", entry, self._name, bad=reasons, hosts=hosts)
+        if not answer["held"]:
+            return None
+        given = from_data(Entry, answer["entry"])
+        if len(answer["able"]) < entry.nodes:
+            error = next(iter(bad.hosts.values()))
+            await self._place.withdraw(given, unplaced(entry, reasons))
+            raise error
+        for reason in reasons.values():
+            self._log(reason)
+        return given
+
+
+async def _stream(source: Stream) -> AsyncIterator[bytes]:
+    while data := await source.read(1 << 18):
+        yield data

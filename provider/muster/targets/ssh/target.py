@@ -1,0 +1,118 @@
+"""SshTarget: an inventory of hosts reached over SSH; every node a host, its agent living on without the connection.
+
+Offered: several machines without a shared file system, slots and GPUs given to whole gangs in order from one queue on the first
+host, spare hosts in place of bad ones, environments as cached venvs, user-managed interpreters, re-attaching from any machine.
+Not offered: limits on CPU and memory, other users than the login's, containers; two nodes of one job on one host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from muster.core.access import StoreAccess
+from muster.core.errors import RequestError
+from muster.core.finding import Finding
+from muster.core.handle import JobHandle
+from muster.core.plan import ContainerOptions, JobPlan
+from muster.targets import uncontained
+from muster.targets.contract import Log, Session, Submission
+from muster.targets.ssh.background import Background, background
+from muster.targets.ssh.check import check
+from muster.targets.ssh.inventory import Inventory
+from muster.targets.ssh.jobs import SshJobs
+from muster.targets.ssh.session import SshSession
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """Hosts; all targets of one inventory in a process share their connections."""
+
+    inventory: Inventory
+    name: str = "ssh"
+
+    @classmethod
+    def from_fields(cls, name: str, fields: Mapping[str, Any]) -> SshTarget:
+        """Make a target of its plain fields.
+
+        :raises RequestError: a field has a value that it can't have.
+        """
+        return cls(inventory=Inventory.from_fields(fields), name=name)
+
+    # -- contract
+
+    def prepare(self, plan: JobPlan, log: Log) -> None:
+        """Build the environment on the hosts, or find it there by its digest.
+
+        :raises RequestError: the plan wants what hosts have not, or more of them than there are.
+        """
+        _check_mounts(plan, self.name)
+        uncontained.check(dataclasses.replace(plan, container=_without_mounts(plan.container)), self.name, log)
+        self.inventory.check(plan, self.name)
+        self._background.run(self._jobs.prepare(plan, log))
+
+    def submit(self, submission: Submission) -> JobHandle:
+        """Get or create the job; one whose turn has not come waits, and is launched by whoever watches."""
+        self.inventory.check(submission.plan, self.name)
+        return self._background.run(self._jobs.submit(submission, self.name))
+
+    def find(self, job_id: str) -> JobHandle:
+        """Give the handle of a job's newest attempt."""
+        seen = self._background.run(self._jobs.seen(job_id))
+        assert seen.claim is not None
+        return seen.claim.handle(self.name, "attached")
+
+    def session(self) -> Session:
+        """Open a session; it shares the connections that there are."""
+        return SshSession(jobs=self._jobs, background=self._background)
+
+    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
+        """End the job if ``generation`` still owns it, also one that waits; returns when nothing of it is left."""
+        return self._background.run(self._jobs.cancel(handle, generation, reason))
+
+    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
+        """Start agents, on the hosts that had them, that store what a completed run could not."""
+        return self._background.run(self._jobs.commit(handle, access, self.name))
+
+    def release(self, handle: JobHandle) -> None:
+        """Keep the job's folders, for people to look into; hosts and GPUs were let go of when its agents left."""
+
+    def remove(self, handle: JobHandle) -> None:
+        """Delete what the job left on all hosts."""
+        self._background.run(self._jobs.remove(handle.job_id))
+
+    def check(self) -> tuple[Finding, ...]:
+        """Look at every host: reach, host key, login, Python, clock, disk, GPUs."""
+        return self._background.run(check(self.inventory))
+
+    # -- shared in this process
+
+    @property
+    def _background(self) -> Background:
+        return background()
+
+    @cached_property
+    def _jobs(self) -> SshJobs:
+        shared = self._background
+
+        async def made() -> SshJobs:
+            return shared.once(self.inventory, lambda: SshJobs(self.inventory, shared))
+
+        return shared.run(made())
+
+
+def _check_mounts(plan: JobPlan, target: str) -> None:
+    """Refuse a folder under another name; whether it is there, its host says when the node is laid out."""
+    for mount in plan.container.mounts:
+        if mount.source != mount.target:
+            raise RequestError(
+                f"mounts: {mount.source!r} can't be shown at {mount.target!r} on target {target!r}, whose nodes are no "
+                "containers; use the same path for both, or choose a docker target"
+            )
+
+
+def _without_mounts(container: ContainerOptions) -> ContainerOptions:
+    return dataclasses.replace(container, mounts=())

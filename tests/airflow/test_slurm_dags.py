@@ -1,0 +1,74 @@
+"""The example DAGs across the nodes of a Slurm cluster, unchanged but for the connection that they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from air import Air
+from trained import check, check_configs, example, trained
+
+from muster.targets.local.target import LocalTarget
+from slurm_cluster import SlurmCluster
+from store_server import Store, wait_until
+
+# the first run of an example brings its packages to the shared folder and installs them there
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of locks and snapshots, and of the cluster's shared folder, for all examples."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def clustered(  # noqa: PLR0917
+    airflow_db: None,
+    slurm_cluster: SlurmCluster,
+    store: Store,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Air:
+    """Give Airflow whose connection ``muster_cluster`` is the cluster, its login node the worker's machine."""
+    access = store.access
+    aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
+    aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
+    extra = {"target": "slurm", "root": str(home / "shared"), "memory": "1900M", "poll_interval": "2"}
+    monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
+    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_CLUSTER", json.dumps({"conn_type": "muster", "extra": extra}))
+    monkeypatch.setenv("MUSTER_HOME", str(home))
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    source = tmp_path / "source"
+    source.mkdir()
+    return Air(store=store, target=LocalTarget(root=tmp_path / "unused"), source=source, capture=capfd)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "hashes", "tasks"),
+    [
+        ("mpi_digits", "digits-mpi", 3, {}),
+        ("train_digits", "digits", 2, {}),
+        ("tensorflow_multi_worker", "digits-multi-worker", 2, {"worker": 2}),
+    ],
+)
+def test_an_example_trains_across_the_nodes_of_a_cluster(  # noqa: PLR0917
+    name: str,
+    model: str,
+    hashes: int,
+    tasks: dict[str, int],
+    clustered: Air,
+    slurm_cluster: SlurmCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    dag_run = clustered.run(example(name, monkeypatch, clustered, "muster_cluster"))
+    done = trained(clustered, dag_run, tmp_path / "got")
+    check(done, model=model, hashes=hashes)
+    check_configs(done, tasks)
+    wait_until(lambda: not slurm_cluster.jobs(), 30.0, 0.2, "Slurm has let go of the nodes")
+    assert clustered.store.access.secret_key not in clustered.log

@@ -1,0 +1,217 @@
+"""TargetLab: what the contract suite asks of a target: jobs go in, events and records come out, and its nodes can be harmed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from lab import lines
+from muster.core.access import StoreAccess
+from muster.core.event import END, Cursor, Event
+from muster.core.handle import JobHandle
+from muster.core.manifest import Manifest
+from muster.core.plan import JobPlan
+from muster.core.verdict import Verdict
+from muster.runner import Outcome
+from muster.store.run_store import RunStore
+from muster.targets.contract import ComputeTarget, Submission
+from store_server import Store
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run that has ended: how, and every event on the way."""
+
+    outcome: Outcome
+    events: list[Event]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Why it did not complete."""
+        assert self.outcome.verdict is not None, f"the run is {self.outcome.state.value} and has no verdict"
+        return self.outcome.verdict
+
+    @property
+    def why(self) -> str:
+        """Say how it ended, for a test that expected something else."""
+        return f"{self.outcome.state.value}: {self.outcome.verdict.summary() if self.outcome.verdict else 'no verdict'}"
+
+    def lines(self, rank: int | None = None) -> list[str]:
+        """Give what ranks printed, of one rank or of all."""
+        return lines(self.events, rank)
+
+
+@dataclass
+class TargetLab(ABC):
+    """A target under test and a store that its nodes reach. ``folder`` is the test's own, on this machine."""
+
+    store: Store
+    folder: Path
+    running: dict[str, JobHandle] = field(default_factory=dict)  # by job id, what nobody has seen the end of
+    start_time = 6.0  # seconds within which ranks have started for sure, on a machine that does nothing else
+    small_disk_node = 0  # the node that a small disk is given to; plans for it have this one last
+
+    # -- what every target has its own way for
+
+    @property
+    @abstractmethod
+    def target(self) -> ComputeTarget:
+        """The target as a new process would open it."""
+
+    @abstractmethod
+    def left(self, handle: JobHandle) -> list[str]:
+        """Name what is left of a job on the target: processes that live, and whatever else holds its nodes."""
+
+    @abstractmethod
+    def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
+        """Give the plan with ranks that can't have more than ``limit`` bytes of memory."""
+
+    @abstractmethod
+    def small_disk(self, plan: JobPlan, size: int) -> JobPlan:
+        """Give the last node of a plan a disk of ``size`` bytes; to be called before the submit."""
+
+    @abstractmethod
+    def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
+        """Have the clock of a plan's node be wrong; to be called before the submit."""
+
+    @abstractmethod
+    def lose_node(self, handle: JobHandle, node: int) -> None:
+        """Take a node away from a running job, without a word to its agents."""
+
+    def connection_lost(self) -> AbstractContextManager[None]:
+        """Cut every connection from here to the target; inside no new one is made, and one has been tried when it begins."""
+        raise AssertionError(f"{self.target.name} has no connection to lose")
+
+    def close(self) -> None:
+        """End whatever a failed test left, and undo what was harmed."""
+        for handle in self.running.values():
+            self.target.cancel(handle, handle.generation, "end of the test")
+            self.target.release(handle)
+
+    # -- what is the same for all
+
+    def new_job_id(self) -> str:
+        """Give a job id of this test process's own."""
+        return f"contract-{os.getpid()}-{next(_numbers)}"
+
+    def submit(
+        self, plan: JobPlan, *, job_id: str = "", access: StoreAccess | None = None, archive: Path | None = None
+    ) -> JobHandle:
+        """Prepare the target and submit a plan, by a new job id unless one is given."""
+        target = self.target
+        target.prepare(plan, lambda line: None)
+        handle = target.submit(
+            Submission(
+                job_id=job_id or self.new_job_id(),
+                generation=1,
+                plan=plan,
+                archive=archive,
+                access=access or self.store.access,
+                requested=time.time(),
+            )
+        )
+        self.running[handle.job_id] = handle
+        return handle
+
+    def run(self, plan: JobPlan) -> Ended:
+        """Submit a plan and wait for its end; see :meth:`finish`."""
+        return self.finish(self.submit(plan))
+
+    def finish(self, handle: JobHandle, limit: float = 120.0) -> Ended:
+        """Wait for a run's end, let go of it, and see that nothing of it is left on the target."""
+        ended = self.wait(handle, limit)
+        self.target.release(handle)
+        left = self.left(handle)
+        assert left == [], f"left on the target: {', '.join(left)}"
+        self.running.pop(handle.job_id, None)
+        return ended
+
+    def wait(self, handle: JobHandle, limit: float = 120.0) -> Ended:
+        """Wait for a run's end, watching from its beginning."""
+        events, _ = self.events(handle, limit=limit)
+        assert [event.kind for event in events].count(END) == 1
+        assert events[-1].kind == END
+        return Ended(outcome=Outcome.from_event(handle, events[-1]), events=events)
+
+    def events(
+        self,
+        handle: JobHandle,
+        cursor: Cursor | None = None,
+        until: Callable[[list[Event]], bool] = lambda events: False,
+        limit: float = 120.0,
+    ) -> tuple[list[Event], Cursor]:
+        """Watch a run from a cursor on, to its end or until enough was seen; gives the events, and the cursor after them."""
+
+        seen: list[Event] = []
+
+        async def watch() -> Cursor:
+            position = cursor or Cursor()
+            async with aclosing(self.target.session().watch({handle: position})) as watching:  # type: ignore[type-var]
+                async for _, after, event in watching:
+                    seen.append(event)
+                    position = after
+                    if until(seen):
+                        break
+            return position
+
+        try:
+            return seen, asyncio.run(asyncio.wait_for(watch(), limit))
+        except TimeoutError:
+            last = [f"{event.kind} of node {event.node}: {event.data}"[:200] for event in seen[-5:]]
+            raise AssertionError(f"no end within {limit:g} s; seen last: {last}") from None
+
+    def watch_lines(self, handle: JobHandle, count: int, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
+        """Watch until the ranks together have printed ``count`` lines."""
+        return self.events(handle, cursor, lambda events: len(lines(events)) >= count)
+
+    def record(self, handle: JobHandle) -> dict[str, object]:
+        """Give the run's record in the store."""
+        return self._run_store.record(handle.job_id, handle.generation)
+
+    def recorded_lines(self, handle: JobHandle, node: int) -> list[str]:
+        """Give the lines of one node that the record has."""
+        stored = self._run_store.events(handle.job_id, handle.generation, handle.attempt, node, 0)
+        return lines([event for _, event in stored])
+
+    def manifest(self, handle: JobHandle) -> Manifest | None:
+        """Give what the run committed."""
+        return self._run_store.manifest(handle.job_id, handle.generation)
+
+    def stored(self, handle: JobHandle, path: str) -> RunFile:
+        """Give one file of the run as the store has it."""
+        return RunFile(self._run_store, handle.job_id, path)
+
+    @cached_property
+    def _run_store(self) -> RunStore:
+        return self.store.open()
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file of a run in the store."""
+
+    store: RunStore
+    job_id: str
+    path: str
+
+    def content(self) -> bytes:
+        """Read it whole."""
+        return b"".join(self.store.read_file(self.job_id, self.path, 1))
+
+    def sha256(self) -> str:
+        """Read it piece by piece and give the digest of what was read."""
+        hasher = hashlib.sha256()
+        for piece in self.store.read_file(self.job_id, self.path, 1):
+            hasher.update(piece)
+        return hasher.hexdigest()

@@ -1,0 +1,131 @@
+"""Nodes that can't reach each other: agents on hosts with networks of their own, real firewalls and routes between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import Lab, lines, plan_of
+from muster.core.codec import canonical
+from muster.core.event import Event
+from muster.core.paths import NodePaths
+from muster.core.verdict import Cause, Verdict
+from muster.node.assignment import Assignment
+from muster.targets.local import target as local_target
+from muster.targets.local.nodes import clean_environment, write_private
+from rack import Host, Rack
+from store_server import Store
+
+IN_HOST = 'hostname "$1"; shift; exec ip netns exec "$@"'
+NODES = 3
+
+
+def start_on(host: Host, paths: NodePaths, assignment: Assignment, entry: Path) -> None:
+    """Start a node's guardian in the network of a host, under its name."""
+    write_private(paths.assignment, canonical(assignment))
+    guardian = [sys.executable, "-I", "-S", str(entry), "guardian", str(paths.root)]
+    become = ["unshare", "--uts", "sh", "-c", IN_HOST, "sh", host.name, host.namespace, *guardian]
+    with paths.diagnostics.open("ab") as log:
+        argv = ["/bin/sh", "-c", '"$@" &', "sh", *become]
+        environment = clean_environment(assignment.marker)
+        subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True, check=True
+        )
+
+
+@pytest.fixture
+def net_lab(rack: Rack, rack_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """Give a lab whose nodes are on the hosts of the rack, one on each; their firewalls are open again afterwards."""
+    lab = Lab(root=tmp_path / "machine", store=rack_store)
+    monkeypatch.setattr(local_target, "loopback_address", lambda job, node: rack.hosts[node].address)
+    monkeypatch.setattr(
+        local_target,
+        "start_agent",
+        lambda paths, assignment, entry: start_on(rack.hosts[assignment.node], paths, assignment, entry),
+    )
+    yield lab
+    lab.close()
+    for host in rack.hosts[:NODES]:
+        inside(host, "iptables", "-w", "-F")
+        inside(host, "ip", "route", "flush", "type", "unreachable")
+
+
+def inside(host: Host, *argv: str) -> None:
+    path = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+    subprocess.run(["ip", "netns", "exec", host.namespace, *argv], check=True, capture_output=True, env=path)
+
+
+def refuse(host: Host, *rule: str) -> None:
+    """Add a rule to what comes in at a host."""
+    inside(host, "iptables", "-w", "-A", "INPUT", *rule)
+
+
+def run(lab: Lab) -> tuple[Verdict, list[Event], float]:
+    """Run a job of three nodes; gives why it failed, its events, and the seconds that the leader took to see it."""
+    outcome, events = lab.wait(lab.submit(plan_of("print('started')", lab.store.uri, nodes=NODES)))
+    assert outcome.verdict is not None
+    assert outcome.verdict.cause is Cause.PREFLIGHT, outcome.verdict
+    assert not lines(events)
+    return outcome.verdict, events, events[-1].time - min(event.time for event in events)
+
+
+def test_hosts_that_reach_each_other_train(net_lab: Lab, rack: Rack) -> None:
+    outcome, events = net_lab.wait(
+        net_lab.submit(plan_of("import socket; print(socket.gethostname())", net_lab.store.uri, NODES))
+    )
+    assert outcome.verdict is None
+    assert sorted(lines(events)) == [host.name for host in rack.hosts[:NODES]]
+
+
+def test_a_port_that_a_firewall_swallows_is_named_with_both_nodes(net_lab: Lab, rack: Rack) -> None:
+    first, _, last = rack.hosts[:NODES]
+    refuse(first, "-s", last.address, "-p", "tcp", "--dport", "6105:6200", "-j", "DROP")
+    verdict, _, took = run(net_lab)
+    assert (verdict.node, verdict.host) == (0, first.name)
+    reason = f"node 2 ({last.name}) can't reach port 6105 of {first.address}: no answer; open its firewall"
+    assert verdict.summary().startswith(f"node 0 ({first.name}) does not fit: {reason}")
+    assert took < 20
+
+
+def test_a_host_that_refuses_everyone_is_the_only_one_named(net_lab: Lab, rack: Rack) -> None:
+    middle = rack.hosts[1]
+    refuse(middle, "-p", "tcp", "--syn", "-j", "REJECT")
+    verdict, _, took = run(net_lab)
+    assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(1, middle.name)]
+    assert "can't reach port" in verdict.detail
+    assert "refused" in verdict.detail
+    assert "(and so with 1 more nodes)" in verdict.detail
+    assert took < 15
+
+
+def test_a_missing_route_is_named(net_lab: Lab, rack: Rack) -> None:
+    _, middle, last = rack.hosts[:NODES]
+    inside(last, "ip", "route", "add", "unreachable", f"{middle.address}/32")
+    verdict, _, took = run(net_lab)
+    assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(2, last.name)]
+    assert "it can't reach port" in verdict.detail
+    assert f"of {middle.address}, node 1 ({middle.name}): no route to it" in verdict.detail
+    assert took < 20
+
+
+def test_a_node_that_can_not_reach_the_leader_tells_why(net_lab: Lab, rack: Rack) -> None:
+    first, middle, _ = rack.hosts[:NODES]
+    refuse(first, "-s", middle.address, "-p", "tcp", "--syn", "-j", "DROP")
+    verdict, _, took = run(net_lab)
+    assert [misfit.node for misfit in verdict.misfits] == [1]
+    assert f"it can't reach node 0 at {first.address}: no answer on ports" in verdict.detail
+    assert took < 45
+
+
+def test_a_node_that_is_cut_off_both_ways_is_named(net_lab: Lab, rack: Rack) -> None:
+    first, middle, _ = rack.hosts[:NODES]
+    refuse(first, "-s", middle.address, "-j", "DROP")
+    verdict, _, took = run(net_lab)
+    assert [misfit.node for misfit in verdict.misfits] == [1]
+    assert f"node 0 can't reach it at {middle.address}: no answer" in verdict.detail
+    assert took < 45

@@ -1,0 +1,48 @@
+"""Elastic PyTorch under torchrun on a real Slurm: a node is lost with its daemon, and the others train on."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from elastic_lab import TRAIN, elastic_plan
+from lab import lines, notes
+from muster.core.plan import EnvironmentRef
+from muster.core.state import RunState
+from muster.packaging import lock, venv
+from slurm_lab import SlurmLab
+
+PACKAGES = ("torch==2.13.0", "numpy")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentRef:
+    """An environment with torch, on the shared folder by its path."""
+    root = tmp_path_factory.mktemp("environment")
+    locked = lock.resolve(PACKAGES, python=sys.executable, cache=root / "locks", log=print)
+    return EnvironmentRef(interpreter=str(venv.ensure(locked, root, print)))
+
+
+@pytest.fixture
+def roomy(slurm_lab: SlurmLab) -> SlurmLab:
+    """A lab whose nodes have memory for torch."""
+    slurm_lab.fields["memory"] = "1900M"
+    return slurm_lab
+
+
+def test_a_node_lost_with_its_daemon_is_survived(roomy: SlurmLab, environment: EnvironmentRef) -> None:
+    plan = elastic_plan(TRAIN, roomy.store.uri, (2, 3), arguments=("60", "2"), environment=environment)
+    handle = roomy.submit(plan)
+    roomy.wait_for_line(handle, '"epoch 5"', node=2, limit=120.0)
+    try:
+        roomy.cluster.kill_node("node3")
+        outcome, events = roomy.wait(handle, 180.0)
+    finally:
+        roomy.cluster.revive_node("node3")
+    assert outcome.state is RunState.COMPLETED, (outcome.verdict, notes(events), lines(events))
+    again = [line for line in lines(events, 0) if line.startswith("begin ")][-1]
+    assert again.endswith("of 2")
+    assert int(again.split()[1]) >= 5
+    assert [entry["node"] for entry in roomy.record(handle)["lost"]] == [2]
+    assert roomy.living(handle) == []

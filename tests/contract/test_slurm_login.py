@@ -1,0 +1,237 @@
+"""How a cluster is reached and asked: over SSH, with its own ways of preparing nodes, once for however many jobs; MPI on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import children
+from lab import lines, plan_of
+from mpi_lab import mpi_plan
+from muster.core.errors import RequestError
+from muster.core.event import LINE, STATE, Cursor, Event
+from muster.core.handle import JobHandle
+from muster.core.state import RunState
+from muster.packaging import lock
+from slurm_cluster import user_name
+from slurm_lab import SlurmLab
+from store_server import wait_until
+
+WAITS = "import time; print('here', flush=True); time.sleep(600)"
+HELLO = """
+from mpi4py import MPI
+import os
+world = MPI.COMM_WORLD
+print("sum", world.allreduce(world.rank), "of", world.size, "on node", os.environ["MUSTER_NODE"], flush=True)
+"""
+MANY = 200
+
+
+@contextmanager
+def login_server(folder: Path) -> Iterator[dict[str, Any]]:
+    """Run an sshd on loopback as the login node; gives the fields of a connection to it."""
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if sshd is None or os.geteuid() != 0:
+        pytest.skip("a login node needs sshd (openssh-server) and root")
+    folder.mkdir()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "user.pub",
+        "PermitRootLogin": "prohibit-password",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PidFile": "none",
+    }
+    config = folder / "sshd_config"
+    config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+    argv = [sshd, "-D", "-e", "-p", str(port), "-f", str(config)]
+    with children.running(argv, folder / "sshd.log", os.environ):
+        wait_until(lambda: _listens(port), 20.0)
+        key = " ".join((folder / "host.pub").read_text().split()[:2])
+        yield {"host": "127.0.0.1", "port": port, "user": "root", "key_file": str(folder / "user"), "host_key": key}
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_login_node_over_ssh(slurm_lab: SlurmLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CONF")
+    with login_server(tmp_path / "sshd") as fields:
+        slurm_lab.fields.update(fields, bin=str(slurm_lab.cluster.counting()))
+        first = slurm_lab.submit(plan_of(WAITS, slurm_lab.store.uri))
+        slurm_lab.wait_for_line(first, "here", node=1)
+        assert slurm_lab.target.cancel(first, 1, "seen enough")
+        assert slurm_lab.wait(first)[0].state is RunState.CANCELED
+        outcome, events = slurm_lab.run("print('over ssh')")
+        assert outcome.state is RunState.COMPLETED, outcome.verdict
+        assert lines(events) == ["over ssh"] * 2
+        slurm_lab.fields["host_key"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+        with pytest.raises(RequestError, match=r"127\.0\.0\.1") as caught:
+            slurm_lab.target.find(first.job_id)
+        assert "key" in str(caught.value)
+
+
+def test_prologue_wrapper_and_options_reach_the_nodes(slurm_lab: SlurmLab) -> None:
+    slurm_lab.fields.update(
+        prologue="export FROM_PROLOGUE='a b'",
+        wrapper=["env", "FROM_WRAPPER=it's"],
+        srun_options="--job-name=step",
+        sbatch_options=["--nice=5"],
+        cpus_per_task=2,
+    )
+    code = "import os; print(os.environ['FROM_PROLOGUE'], os.environ['FROM_WRAPPER'])"
+    handle = slurm_lab.submit(plan_of(code, slurm_lab.store.uri, nodes=2))
+    seen = slurm_lab.cluster.run("scontrol", "show", "job", slurm_lab.number(handle))
+    assert "Nice=5" in seen
+    assert "CPUs/Task=2" in seen
+    _, events = slurm_lab.wait(handle)
+    assert lines(events) == ["a b it's"] * 2
+
+
+def test_a_module_that_there_is_not_ends_the_job_and_is_said(slurm_lab: SlurmLab) -> None:
+    slurm_lab.fields["modules"] = "cuda/12 nosuch"
+    outcome, _ = slurm_lab.run("print('started')")
+    assert outcome.state is RunState.FAILED
+    assert "module load failed" in outcome.verdict.summary()
+
+
+def test_a_watch_goes_on_from_its_cursor(slurm_lab: SlurmLab) -> None:
+    code = "import time\nfor i in range(40): print('line', i, flush=True); time.sleep(0.05)"
+    handle = slurm_lab.submit(plan_of(code, slurm_lab.store.uri))
+
+    async def watch(cursor: Cursor, most: int) -> tuple[list[Event], Cursor]:
+        seen: list[Event] = []
+        async with aclosing(slurm_lab.target.session().watch({handle: cursor})) as watching:  # type: ignore[type-var]
+            async for _, after, event in watching:
+                seen.append(event)
+                cursor = after
+                if len(lines(seen)) >= most:
+                    break
+        return seen, cursor
+
+    first, cursor = asyncio.run(asyncio.wait_for(watch(Cursor(), 25), 60))
+    rest, _ = asyncio.run(asyncio.wait_for(watch(cursor, 1000), 60))
+    assert lines([*first, *rest], rank=0) == [f"line {i}" for i in range(40)]
+    assert lines([*first, *rest], rank=1) == [f"line {i}" for i in range(40)]
+
+
+def test_a_controller_that_does_not_answer_holds_no_end_up(slurm_lab: SlurmLab) -> None:
+    code = "import pathlib, time\nprint('here', flush=True)\nwhile not pathlib.Path('outputs', 'go').exists(): time.sleep(0.02)"
+    handle = slurm_lab.submit(plan_of(code, slurm_lab.store.uri))
+
+    def let_go() -> None:
+        for node in range(2):
+            (slurm_lab.paths(handle, node).outputs / "go").touch()
+
+    async def watch() -> list[Event]:
+        seen: list[Event] = []
+        async for _, _, event in slurm_lab.target.session().watch({handle: Cursor()}):
+            seen.append(event)
+            if len(lines(seen)) == 2 and event.kind == LINE:
+                stopped.enter_context(slurm_lab.cluster.without_controller())
+                let_go()
+        return seen
+
+    with ExitStack() as stopped:
+        events = asyncio.run(asyncio.wait_for(watch(), 60))
+    assert events[-1].data["state"] == "Completed"
+
+
+def test_mpirun_starts_ranks_through_the_agents_and_not_through_slurm(slurm_lab: SlurmLab, tmp_path: Path) -> None:
+    environment = lock.resolve(("mpi4py==4.1.2",), python=sys.executable, cache=tmp_path / "locks", log=print)
+    plan = mpi_plan(HELLO, slurm_lab.store.uri, 2, 2, environment=environment)
+    outcome, events = slurm_lab.wait(slurm_lab.submit(plan))
+    assert outcome.state is RunState.COMPLETED, (outcome.verdict, lines(events))
+    said = sorted(line for line in lines(events) if line.startswith("sum"))
+    assert said == ["sum 6 of 4 on node 0"] * 2 + ["sum 6 of 4 on node 1"] * 2
+
+
+def many_waiting_jobs(lab: SlurmLab, count: int) -> list[JobHandle]:
+    """Give handles of jobs that wait in Slurm's queue; all but the first are copies of it, each a job of its own there."""
+    first = lab.submit(plan_of(WAITS, lab.store.uri), job_id="many-0")
+    original = lab.root / "jobs" / "many-0"
+    handles = [first]
+    for index in range(1, count):
+        name = f"many-{index}"
+        copy = lab.root / "jobs" / name
+        shutil.copytree(original, copy)
+        for file in (copy / "claim.json", *(copy / "claims").glob("*.json")):
+            file.write_text(file.read_text().replace("many-0", name))
+        argv = ("sbatch", "--parsable", "--hold", f"--job-name={name}", "--output=/dev/null", "--wrap=true")
+        (copy / "g1-a1" / "submitted.json").write_text(json.dumps({"job": lab.cluster.run(*argv)}))
+        handles.append(JobHandle(**{**first.__dict__, "job_id": name}))
+    return handles
+
+
+@dataclass
+class Triggers:
+    """Many watches of waiting jobs in one loop, each a session of its own, as a triggerer has them."""
+
+    lab: SlurmLab
+    handles: list[JobHandle]
+    waiting: set[str] = field(default_factory=set)
+
+    def asked(self) -> list[str]:
+        """Give the questions to Slurm so far."""
+        return [line for line in self.lab.cluster.calls.read_text().splitlines() if not line.startswith("sbatch")]
+
+    async def count(self, questions: int) -> tuple[float, list[str]]:
+        """Wait until every job has said what it waits for, then for so many questions more; gives seconds and questions."""
+        watches = [asyncio.ensure_future(self._watch(self.handles[at::10])) for at in range(10)]
+        await _until(lambda: len(self.waiting) == len(self.handles))
+        before, began = len(self.asked()), time.monotonic()
+        await _until(lambda: len(self.asked()) >= before + questions)
+        took, new = time.monotonic() - began, self.asked()[before:]
+        for task in watches:
+            task.cancel()
+        ended = await asyncio.gather(*watches, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+        return took, new
+
+    async def _watch(self, some: list[JobHandle]) -> None:
+        async for handle, _, event in self.lab.target.session().watch({handle: Cursor() for handle in some}):
+            if event.kind == STATE:
+                assert "held by its user" in event.data["reason"]
+                assert handle.job_id not in self.waiting, "a reason that stays is shown once"
+                self.waiting.add(handle.job_id)
+
+
+async def _until(condition: Callable[[], bool], limit: float = 120.0) -> None:
+    give_up = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.05)
+
+
+def test_hundreds_of_watched_jobs_are_one_question_per_interval(slurm_lab: SlurmLab) -> None:
+    interval = 3.0
+    slurm_lab.fields.update(bin=str(slurm_lab.cluster.counting()), sbatch_options=["--hold"], poll_interval=interval)
+    handles = many_waiting_jobs(slurm_lab, MANY)
+    try:
+        took, questions = asyncio.run(Triggers(slurm_lab, handles).count(4))
+    finally:
+        slurm_lab.cluster.run("scancel", f"--user={user_name()}")
+    assert {question.split()[0] for question in questions} == {"squeue"}
+    assert took >= 2 * interval, f"four questions for the states of {MANY} jobs took {took:.1f} s only"

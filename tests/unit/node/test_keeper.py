@@ -1,0 +1,141 @@
+"""The keeper: claims are compared and swapped, one launcher at a time, what has ended leaves the queue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.core.paths import HostPaths
+from muster.node.keeper import LEASE, Keeper
+
+HOSTS = [{"name": name, "slots": 0, "gpus": ["0", "1"], "spare": False} for name in ("a", "b")]
+START = Path(__file__).parents[3] / "provider" / "muster" / "node" / "start.py"
+
+
+class Place:
+    """A keeper's folder, and the time there."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = HostPaths(root=root)
+        self.now = 1000.0
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        keeper = Keeper(self.paths, clock=lambda: self.now)
+        with keeper.locked():
+            return json.loads(json.dumps(keeper.answer({"do": do, **fields})))
+
+    def claim(self, job: str, attempt: int = 1, nodes: int = 2, expected: list[int] | None = None) -> dict[str, Any]:
+        parcel = self.paths.job(job).job / f"parcel-{attempt}"
+        parcel.mkdir(parents=True)
+        claim = {"job_id": job, "generation": 1, "attempt": attempt}
+        wish = {"nodes": nodes, "slots": 1, "gpus": 2, "parcel": str(parcel)}
+        return self.ask("claim", job=job, expected=expected, claim=claim, wish=wish, hosts=HOSTS)
+
+    def turn(self, wanted: tuple[str, ...] = (), settled: tuple[str, ...] = ()) -> dict[str, str]:
+        keys = {"wanted": [[job, 1, 1] for job in wanted], "settled": [[job, 1, 1] for job in settled]}
+        entries = self.ask("turn", hosts=HOSTS, **keys)["entries"]
+        return {entry["job"]: entry["state"] for entry in entries}
+
+    def launch(self, job: str, launcher: str = "l") -> None:
+        key = {"job": job, "generation": 1, "attempt": 1, "launcher": launcher}
+        places = self.ask("take", **key)["entry"]["places"]
+        assert self.ask("starting", **key, folders=[f"/f{n}" for n in range(len(places))])["held"]
+        assert self.ask("started", **key)["held"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_claim_is_taken_once(place: Place) -> None:
+    assert place.claim("one")["entry"]["state"] == "granted"
+    assert place.claim("one", attempt=2) == {"taken": False}
+    assert place.claim("one", attempt=3, expected=[1, 1])["taken"]
+    assert place.ask("look", jobs=[["one", 0, 0]])["found"][0]["claim"]["attempt"] == 3
+
+
+def test_the_next_is_granted_when_the_holder_has_ended(place: Place) -> None:
+    place.claim("one")
+    place.claim("two")
+    place.launch("one")
+    assert place.turn(wanted=("two",)) == {"one": "launched", "two": "waiting"}
+    assert place.turn(wanted=("two",), settled=("one",)) == {"two": "granted"}
+    found = place.ask("look", jobs=[["one", 1, 1]])["found"][0]
+    assert (found["live"], found["entry"]["places"][1]["folder"], found["end"]) == (False, "/f1", None)
+    assert not Path(found["entry"]["parcel"]).exists()
+
+
+def test_one_launcher_at_a_time_and_the_next_once_it_has_died(place: Place) -> None:
+    place.claim("one")
+    key = {"job": "one", "generation": 1, "attempt": 1}
+    assert place.ask("take", **key, launcher="first")["entry"]["launch"] == 1
+    assert not place.ask("take", **key, launcher="second")["taken"]
+    assert place.ask("take", **key, launcher="first")["entry"]["launch"] == 1, "asked again after a lost answer"
+    place.now += LEASE - 1
+    assert place.ask("renew", **key, launcher="first")["held"]
+    place.now += LEASE - 1
+    assert not place.ask("take", **key, launcher="second")["taken"]
+    place.now += 2
+    assert place.ask("take", **key, launcher="second")["entry"]["launch"] == 2
+    for late in ("renew", "started"):
+        assert not place.ask(late, **key, launcher="first")["held"]
+    assert not place.ask("starting", **key, launcher="first", folders=["/x", "/y"])["held"]
+
+
+def test_what_waits_is_withdrawn_with_its_end_and_what_is_launched_is_not(place: Place) -> None:
+    place.claim("one")
+    place.claim("two")
+    place.launch("one")
+    key = {"generation": 1, "attempt": 1, "end": {"t": 1.0, "k": "end", "n": 0, "state": "Canceled"}}
+    assert place.ask("withdraw", job="two", **key)["withdrawn"]
+    assert not place.ask("withdraw", job="one", **key)["withdrawn"]
+    assert place.ask("look", jobs=[["two", 0, 0]])["found"][0]["end"]["state"] == "Canceled"
+    assert place.turn() == {"one": "launched"}
+
+
+def test_a_launch_that_met_a_bad_host_waits_for_others_at_its_old_place(place: Place) -> None:
+    place.claim("one", nodes=1)
+    place.claim("two", nodes=1)
+    key = {"job": "one", "generation": 1, "attempt": 1, "launcher": "l"}
+    place.ask("take", **key)
+    answer = place.ask("refuse", **key, bad={"a": "it is down"}, hosts=HOSTS)
+    assert (answer["entry"]["state"], answer["able"]) == ("waiting", ["b"])
+    place.launch("two")
+    assert place.turn(settled=("two",), wanted=("one",)) == {"one": "granted"}
+    assert place.ask("look", jobs=[["one", 1, 1]])["found"][0]["entry"]["places"][0]["host"] == "b"
+
+
+def test_forget_leaves_nothing(place: Place) -> None:
+    place.claim("one")
+    place.ask("forget", job="one")
+    assert not place.paths.job("one").job.exists()
+    assert place.turn() == {}
+
+
+def test_many_processes_at_once_claim_once_and_lose_no_entry(tmp_path: Path) -> None:
+    def start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-I", "-S", str(START), "keeper", str(tmp_path)]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()
+        return process
+
+    def claim(job: str) -> dict[str, Any]:
+        given = {"job_id": job, "generation": 1, "attempt": 1}
+        wish = {"nodes": 1, "slots": 1, "gpus": 0, "parcel": str(tmp_path / "none")}
+        return {"do": "claim", "job": job, "expected": None, "claim": given, "wish": wish, "hosts": HOSTS}
+
+    processes = [start(claim("same")) for _ in range(4)] + [start(claim(f"job-{n}")) for n in range(6)]
+    answers = [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
+    assert [process.wait() for process in processes] == [0] * 10
+    assert sum(answer["taken"] for answer in answers[:4]) == 1
+    assert all(answer["taken"] for answer in answers[4:])
+    queue = json.loads((tmp_path / "queue.json").read_text())
+    assert sorted(entry["number"] for entry in queue["entries"]) == list(range(1, 8))
