@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rack import Host, Rack
 from store_server import Store, wait_until
 
 _numbers = itertools.count()
+RESTING_LOOKS = 20  # in a row that find no connection
 
 
 @dataclass
@@ -93,8 +95,18 @@ class HostsLab:
     # -- what is on the hosts
 
     def until_idle(self) -> None:
-        """Wait until connections of other tests, which had other root folders, are closed since nobody uses them."""
-        wait_until(lambda: not any(host.connections() for host in self.rack.hosts), 60.0, 0.2, "no connection is left")
+        """End the connections of other tests: those nobody uses any more, and those whose network was taken away.
+
+        Of the latter a host hears nothing for hours. One that somebody still needs is made again, and closed when it rests.
+        """
+        for host in self.rack.hosts:
+            host.drop_connections()
+        rested = itertools.accumulate(self._rests(), lambda looks, rests: looks + 1 if rests else 0)
+        wait_until(lambda: next(rested) > RESTING_LOOKS, 90.0, 0.1, "no connection is left")
+
+    def _rests(self) -> Iterator[bool]:
+        while True:
+            yield not any(host.connections() for host in self.rack.hosts)
 
     def folder(self, host: Host) -> Path:
         """Give the lab's root folder on a host, as this machine sees it."""

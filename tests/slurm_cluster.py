@@ -113,6 +113,7 @@ class SlurmCluster:
         self._daemons[name].wait()
         ours = set(processes.marked(f"SLURM_CONF={self.environment['SLURM_CONF']}"))
         tasks = ours & set(processes.marked(f"SLURMD_NODENAME={name}"))
+        processes.send(tasks, signal.SIGSTOP)  # else one that lives a moment longer tells of the others' death
         if with_steps:
             processes.send(_step_daemons(tasks), signal.SIGKILL)
         processes.send(tasks, signal.SIGKILL)

@@ -14,6 +14,7 @@ from elastic_lab import TRAIN, elastic_plan, kill_node, left
 from lab import Lab, lines, notes
 from muster.core.event import Event
 from muster.core.handle import JobHandle
+from muster.core.layout import RunKeys
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
@@ -164,16 +165,20 @@ def test_the_loss_of_the_leader_ends_the_run(lab: Lab, environment: EnvironmentR
 
 
 def test_a_lost_container_is_survived(docker_lab: DockerLab, locked: EnvironmentRef) -> None:
-    plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("150", "1"), environment=locked)
+    plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("300", "1"), environment=locked)
     handle = docker_lab.submit(plan)
-    docker_lab.wait_for_line(handle, '"epoch 100"', node=1, limit=120.0)
+    docker_lab.wait_for_line(handle, '"epoch 20"', node=1, limit=120.0)
+    bucket, keys = RunStore(docker_lab.store.uri, docker_lab.store.access).bucket, RunKeys(job_id=handle.job_id, generation=1)
+    wait_until(
+        lambda: any(bucket.get_json(keys.checkpoint_marker(node)) for node in (0, 1)), 60.0, 0.2, "a checkpoint is stored"
+    )
     docker_lab.container(handle, 1).kill()
     outcome, events = docker_lab.wait(handle, 180.0)
     assert outcome.state is RunState.COMPLETED, (outcome.verdict, notes(events), lines(events))
     first, again = begins(events, 0)
     # torchrun counts by address: where the lost node was rank 0, only the store has the checkpoint, of a few seconds ago
     assert first in ("begin 0 as 0 of 2", "begin 0 as 1 of 2")
-    assert int(again.split()[1]) >= 20
+    assert int(again.split()[1]) > 0
     assert again.endswith("as 0 of 1")
     assert "node 1 (" in notes(events)
     assert [entry["node"] for entry in docker_lab.record(handle)["lost"]] == [1]
