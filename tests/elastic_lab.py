@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from muster.tracking import Run
 
-epochs, wanted = int(sys.argv[1]), int(sys.argv[2])
+epochs, wanted, every = int(sys.argv[1]), int(sys.argv[2]), int((*sys.argv, "1")[3])
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
@@ -45,7 +45,7 @@ while epoch < epochs or world < wanted:
     step = torch.full((8,), float(rank + 1))
     dist.all_reduce(step)
     weights = 0.9 * weights + 0.1 * step / world
-    if rank == 0:
+    if rank == 0 and epoch % every == 0:
         torch.save({"epoch": epoch, "weights": weights}, "checkpoints/new.pt")
         os.replace("checkpoints/new.pt", last)
         Run.get_context().log("epoch", epoch, step=epoch)

@@ -165,7 +165,7 @@ def test_the_loss_of_the_leader_ends_the_run(lab: Lab, environment: EnvironmentR
 
 
 def test_a_lost_container_is_survived(docker_lab: DockerLab, locked: EnvironmentRef) -> None:
-    plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("300", "1"), environment=locked)
+    plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("300", "1", "20"), environment=locked)
     handle = docker_lab.submit(plan)
     docker_lab.wait_for_line(handle, '"epoch 20"', node=1, limit=120.0)
     bucket, keys = RunStore(docker_lab.store.uri, docker_lab.store.access).bucket, RunKeys(job_id=handle.job_id, generation=1)
