@@ -69,13 +69,16 @@ class Launch:
     def run(self) -> None:
         """Launch it.
 
-        :raises Taken: another submit was faster; nothing is left of ours.
+        :raises Taken: another submit was faster, or took this launch for dead; nothing is left of ours.
         :raises MusterError: it can't be launched; nothing is left of it.
         """
         try:
             self._run()
-        except BaseException:
+        except BaseException as error:
+            swept = isinstance(error, MusterError) and self._leader_is_gone()
             self._undo()
+            if swept:
+                raise Taken from error
             raise
 
     def _run(self) -> None:
@@ -143,6 +146,20 @@ class Launch:
     def _start(self, node: int) -> None:
         with explained(f"starting node {node}", self.where):
             self.client.start(self._containers[node])
+
+    def _leader_is_gone(self) -> bool:
+        """Whether node 0 was created and is there no more: a submit that waited for this launch too long has removed it."""
+        import docker.errors
+
+        if 0 not in self._containers:
+            return False
+        try:
+            self.client.inspect_container(self._containers[0])
+        except docker.errors.NotFound:
+            return True
+        except (docker.errors.DockerException, OSError):
+            pass  # the engine is away: that is the error to tell
+        return False
 
     def _undo(self) -> None:
         """Remove what was made, by its ids; what can't be removed is found by its labels later."""
