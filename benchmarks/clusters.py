@@ -124,7 +124,9 @@ class _Nodes:
 
         target = LocalTarget(root=self.folder / "home")
         wishes = {"name": "many", "framework": "any", "command": command, "node_count": nodes, "grace_seconds": 2}
-        job = training_job({**wishes, "store": f"s3://{BUCKET}/runs"}, base=self.folder)
+        code = self.folder / "code"  # a folder without anything: what the store and the nodes write is no part of the job
+        code.mkdir(exist_ok=True)
+        job = training_job({**wishes, "store": f"s3://{BUCKET}/runs"}, base=code)
         planned = runner.plan(job, log=_quiet)
         job_id, began = runner.new_run_id("many"), Began()
         handle = runner.submit(
