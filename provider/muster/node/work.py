@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from muster.node.starting import Starting
 
 METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
-# seconds after which a running follower's sync process is started: a job that is over by then never pays for the import of
-# botocore, and a longer one pays while its ranks still import their framework
-SYNC_DELAY = 0.5
+# seconds from the start of a follower's ranks to that of its sync process: a job that is over by then never pays for the
+# import of botocore, and a longer one pays while its ranks still import their framework
+SYNC_DELAY = 1.0
 
 Push = Callable[..., None]
 
@@ -163,8 +163,8 @@ class NodeWork:
         else:
             for rank in a.plan.nodes[a.node].ranks:
                 self._ranks.start(rank_spec(a, self.paths, rank, bindings, self.secrets))
+            self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
         self._later(METRICS_INTERVAL, self._look_for_metrics)
-        self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
 
     # -- where a starter starts the ranks
 
@@ -190,6 +190,7 @@ class NodeWork:
     async def _on_join(self, connection: socket.socket, told: dict[str, Any]) -> None:
         """Let a rank in that the starter has started; none any more once the end has begun."""
         if self._starter is not None and self._ending is None:
+            self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
             await self._starter.join(connection, told)
 
     def _push(self, do: str, **fields: Any) -> None:
