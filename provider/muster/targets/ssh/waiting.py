@@ -99,7 +99,7 @@ class WaitingRoom:
 
     def leave(self, key: Key, tell: Tell) -> None:
         """Wait no more."""
-        left = [other for other in self._waiting.get(key, []) if other is not tell]
+        left = [other for other in self._waiting.get(key, []) if other != tell]  # a bound method is another one each time
         if left:
             self._waiting[key] = left
         else:
