@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ from muster.targets import open_target
 from muster.targets.contract import Submission
 from muster.targets.ssh.launch import Launch
 
-config, plan, access = json.load(sys.stdin)
+config, plan, access, job = json.load(sys.stdin)
 real = Launch._start
 
 async def dies(self, attempt, node, files):
@@ -69,7 +70,7 @@ async def dies(self, attempt, node, files):
     await real(self, attempt, node, files)
 
 Launch._start = dies
-submission = Submission(job_id="orphan", generation=1, plan=from_data(JobPlan, plan), archive=None,
+submission = Submission(job_id=job, generation=1, plan=from_data(JobPlan, plan), archive=None,
                         access=from_data(StoreAccess, access))
 open_target({"type": "ssh", **config}).submit(submission)
 """
@@ -79,11 +80,12 @@ def test_a_launcher_that_dies_in_mid_launch_is_followed_by_the_next(hosts_lab: H
     from muster.core.codec import to_data
 
     plan = plan_of("import os; print('rank', os.environ['MUSTER_RANK'])", hosts_lab.store.uri, nodes=2)
-    given = json.dumps([hosts_lab.config, to_data(plan), to_data(hosts_lab.store.access)])
+    job = f"orphan-{os.getpid()}"
+    given = json.dumps([hosts_lab.config, to_data(plan), to_data(hosts_lab.store.access), job])
     died = subprocess.run([sys.executable, "-c", DIES], input=given, text=True, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert hosts_lab.queue() == ["orphan"]
-    handle = hosts_lab.submit(plan, job_id="orphan")
+    assert hosts_lab.queue() == [job]
+    handle = hosts_lab.submit(plan, job_id=job)
     assert (handle.found, handle.attempt) == ("attached", 1)
     outcome, events = hosts_lab.wait(handle, limit=150)
     assert outcome.state is RunState.COMPLETED
