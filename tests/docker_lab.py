@@ -86,11 +86,12 @@ class DockerLab:
 
     def wait(self, handle: JobHandle, limit: float = 120.0) -> tuple[Outcome, list[Event]]:
         """Wait for a run's end; gives the outcome and all events."""
-        events = asyncio.run(asyncio.wait_for(self._events(handle), limit))
+        events = asyncio.run(asyncio.wait_for(self.events(handle), limit))
         assert [event.kind for event in events].count(END) == 1
         return Outcome.from_event(handle, events[-1]), events
 
-    async def _events(self, handle: JobHandle) -> list[Event]:
+    async def events(self, handle: JobHandle) -> list[Event]:
+        """Give all events of a run that is watched to its end."""
         return [event async for _, _, event in self.target.session().watch({handle: Cursor()})]
 
     def containers(self, job_id: str) -> list[Any]:

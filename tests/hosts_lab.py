@@ -85,12 +85,13 @@ class HostsLab:
 
     def wait(self, handle: JobHandle, limit: float = 90.0, cursor: Cursor | None = None) -> tuple[Outcome, list[Event]]:
         """Wait for a run's end; gives the outcome and all events."""
-        events = asyncio.run(asyncio.wait_for(self._events(handle, cursor or Cursor()), limit))
+        events = asyncio.run(asyncio.wait_for(self.events(handle, cursor), limit))
         assert [event.kind for event in events].count(END) == 1
         return Outcome.from_event(handle, events[-1]), events
 
-    async def _events(self, handle: JobHandle, cursor: Cursor) -> list[Event]:
-        return [event async for _, _, event in self.target.session().watch({handle: cursor})]
+    async def events(self, handle: JobHandle, cursor: Cursor | None = None) -> list[Event]:
+        """Give all events of a run that is watched to its end."""
+        return [event async for _, _, event in self.target.session().watch({handle: cursor or Cursor()})]
 
     # -- what is on the hosts
 

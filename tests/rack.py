@@ -119,6 +119,16 @@ class Host:
         (self.folder / "sbin" / name).write_text(text)
         (self.folder / "sbin" / name).chmod(0o755)
 
+    def show(self, folder: Path, *, but: str = "") -> None:
+        """Let it have a folder of this machine under the same path, though its own home and /tmp hide ours.
+
+        ``but``: the name of folders in it that nobody needs there.
+        """
+        for ours, its in ((Path("/root"), self.home), (Path("/tmp"), self.folder / "tmp")):
+            there = its / folder.relative_to(ours) if folder.is_relative_to(ours) else folder
+            if not there.exists():
+                shutil.copytree(folder, there, symlinks=True, ignore=shutil.ignore_patterns(but), copy_function=os.link)
+
     # -- up and down
 
     def boot(self) -> None:

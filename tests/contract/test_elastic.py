@@ -1,26 +1,30 @@
-"""Elastic PyTorch under a real torchrun on the local target: nodes are lost and come back, the others train on."""
+"""Elastic PyTorch under a real torchrun, here, in containers, on hosts: nodes are lost and come back, the others train on."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docker_lab import DockerLab
 from elastic_lab import TRAIN, elastic_plan, kill_node, left
+from hosts_lab import HostsLab
 from lab import Lab, lines, notes
-from muster.core.event import Event
+from muster.core.event import END, Event
 from muster.core.handle import JobHandle
 from muster.core.layout import RunKeys
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
 from muster.packaging import lock, venv
+from muster.runner import Outcome
 from muster.store.run_store import RunStore
-from muster.targets.local import session
+from muster.targets import job_watch
 from muster.targets.local.nodes import living
 from store_server import wait_until
 
@@ -47,7 +51,7 @@ def environment(root: Path, locked: EnvironmentRef) -> EnvironmentRef:
 @pytest.fixture
 def no_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave lost nodes lost."""
-    monkeypatch.setattr(session, "RETURNS", 0)
+    monkeypatch.setattr(job_watch, "RETURNS", 0)
 
 
 def wait_for_epoch(lab: Lab, handle: JobHandle, node: int, epoch: int) -> None:
@@ -164,6 +168,7 @@ def test_the_loss_of_the_leader_ends_the_run(lab: Lab, environment: EnvironmentR
     assert left(lab, handle) == []
 
 
+@pytest.mark.usefixtures("no_returns")
 def test_a_lost_container_is_survived(docker_lab: DockerLab, locked: EnvironmentRef) -> None:
     plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("300", "1", "20"), environment=locked)
     handle = docker_lab.submit(plan)
@@ -181,4 +186,59 @@ def test_a_lost_container_is_survived(docker_lab: DockerLab, locked: Environment
     assert int(again.split()[1]) > 0
     assert again.endswith("as 0 of 1")
     assert "node 1 (" in notes(events)
-    assert [entry["node"] for entry in docker_lab.record(handle)["lost"]] == [1]
+    assert [(entry["node"], entry["back"]) for entry in docker_lab.record(handle)["lost"]] == [(1, None)]
+
+
+def watched_by_two(lab: DockerLab | HostsLab, handle: JobHandle) -> tuple[Outcome, list[Event]]:
+    """Wait for a run's end with two sessions at once, either of which may bring nodes back."""
+
+    async def watch() -> list[list[Event]]:
+        both = asyncio.gather(lab.events(handle), lab.events(handle))
+        return list(await asyncio.wait_for(both, 180.0))
+
+    first, second = (sorted(events, key=lambda e: e.node) for events in asyncio.run(watch()))
+    assert [e for e in first if e.kind != END] == [e for e in second if e.kind != END]
+    [end] = [e for e in first if e.kind == END]
+    return Outcome.from_event(handle, end), first
+
+
+def check_came_back(outcome: Outcome, events: list[Event], record: dict[str, Any]) -> None:
+    """Node 1 of two was lost and came back, once, and both have trained the same to the end."""
+    assert outcome.state is RunState.COMPLETED, (outcome.verdict, notes(events), lines(events))
+    assert set(weights(events)) == {0, 1}
+    assert len(set(weights(events).values())) == 1
+    assert all(text.endswith("of 2") for text in weights(events).values())
+    assert notes(events).count("is back") == 1
+    [lost] = record["lost"]
+    assert lost["node"] == 1
+    assert lost["back"] > lost["at"]
+
+
+def test_a_lost_container_comes_back(docker_lab: DockerLab, locked: EnvironmentRef) -> None:
+    plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("50", "2"), environment=locked)
+    handle = docker_lab.submit(plan)
+    docker_lab.wait_for_line(handle, '"epoch 2"', node=1, limit=120.0)
+    docker_lab.container(handle, 1).kill()
+    outcome, events = watched_by_two(docker_lab, handle)
+    check_came_back(outcome, events, docker_lab.record(handle))
+    docker_lab.target.release(handle)
+    assert docker_lab.left(handle.job_id) == []
+
+
+@pytest.fixture
+def environment_there(hosts_lab: HostsLab, root: Path, environment: EnvironmentRef) -> EnvironmentRef:
+    """Show the environment, and the Python that it is made of, to the hosts."""
+    for host in hosts_lab.rack.hosts[:2]:
+        host.show(root)
+        host.show(Path(sys.base_prefix), but="site-packages")
+    return environment
+
+
+def test_a_rebooted_host_comes_back(hosts_lab: HostsLab, environment_there: EnvironmentRef) -> None:
+    plan = elastic_plan(TRAIN, hosts_lab.store.uri, (1, 2), arguments=("50", "2"), environment=environment_there)
+    handle = hosts_lab.submit(plan)
+    hosts_lab.wait_for(handle, '"epoch 2"', node=1, limit=120.0)
+    hosts_lab.node(handle, 1)[0].reboot()
+    outcome, events = watched_by_two(hosts_lab, handle)
+    check_came_back(outcome, events, hosts_lab.record(handle))
+    assert hosts_lab.living(handle) == []

@@ -71,9 +71,12 @@ class Assignment:
         """Value of MUSTER_JOB in the environment of every process of this attempt."""
         return f"{self.job_id}/g{self.generation}/a{self.attempt}"
 
-    def mesh_patience(self) -> float:
-        """Give the seconds from now that the nodes have to come together; some are left however wrong this node's clock is."""
-        limit = self.plan.limits.mesh
+    def mesh_patience(self, *, again: bool = False) -> float:
+        """Give the seconds from now that the nodes have to come together; some are left however wrong this node's clock is.
+
+        ``again``: this node was here before, so that the others must be there already.
+        """
+        limit = LEAST_PATIENCE if again else self.plan.limits.mesh
         return min(max(self.submitted + limit - time.time(), LEAST_PATIENCE), limit)
 
     @property

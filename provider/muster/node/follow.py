@@ -33,7 +33,7 @@ class Follower:
         :raises PeerLost: there was no leader in the first place.
         """
         facts = asyncio.ensure_future(self._work.do_facts())
-        give_up = time.monotonic() + self._a.mesh_patience()
+        give_up = time.monotonic() + self._a.mesh_patience(again=self._work.again)
         certificate = self._work.paths.certificate
         bell = Bell(self._a, certificate)
         opening = asyncio.ensure_future(bell.open_after())

@@ -156,7 +156,10 @@ class Hub:
     @staticmethod
     def _is_clean(watched: Watched) -> bool:
         """Whether nothing of the node is left; agent and guardian may both have died with ranks alive."""
-        return watched.outside or watched.orderly or living.sweep(watched.folder)
+        if watched.outside or watched.orderly:
+            return True
+        with living.alone(watched.folder, patient=False) as held:  # unless somebody is about to start it again
+            return held and not living.lives(watched.folder) and living.sweep(watched.folder)
 
     # -- what is said
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 from muster.node import processes
 
@@ -46,6 +49,24 @@ def was_rebooted(folder: str) -> bool:
             return file.read().strip() not in ("", boot_id())
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def alone(folder: str, *, patient: bool) -> Iterator[bool]:
+    """Hold a node folder, so that nobody sweeps where somebody else starts an agent anew; gives whether it is held.
+
+    One that can't be locked, as it is gone or its file system has no locks, counts as held.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(os.path.join(folder, "assignment.json"), "r+b"))
+            fcntl.flock(file, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield True
+        else:
+            yield True
 
 
 def sweep(folder: str) -> bool:

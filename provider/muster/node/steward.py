@@ -86,6 +86,20 @@ class Steward:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def do_again(self, folder: str, launch: int) -> dict[str, Any]:
+        """Start the guardian of a node anew that was lost, in the folder as it is; ``lives``: whether it does, whoever did it.
+
+        Not if the node is gone, is told to end, or is another launch's by now.
+        """
+        node = self._own(folder)
+        paths = NodePaths(root=node)
+        with living.alone(folder, patient=True):
+            if not paths.assignment.exists() or _launch_of(node) != launch or paths.cancel.exists():
+                return {"lives": False}
+            if not living.lives(folder):
+                _start_anew(paths)
+        return {"lives": living.lives(folder)}
+
     def do_facts(
         self, *, plan: dict[str, Any], node: int, address: str, interpreter: str, devices: list[str]
     ) -> dict[str, Any]:
@@ -112,7 +126,7 @@ class Steward:
     # -- look, end, remove
 
     def do_look(self, folders: list[str]) -> dict[str, Any]:
-        """Say of each node whether it is there, lives, was lost by a reboot, and what END its log has."""
+        """Say of each node whether it is there, lives, is told to end, was lost by a reboot, and what END its log has."""
         return {"nodes": [_seen(folder) for folder in folders]}
 
     def do_assignment(self, folder: str) -> dict[str, Any]:
@@ -172,11 +186,27 @@ def _start_guardian(node: Path, marker: str) -> None:
     os.waitpid(shell, 0)
 
 
+def _start_anew(paths: NodePaths) -> None:
+    """Start a guardian where one has died; waits until it has been born."""
+    folder, give_up = str(paths.root), time.monotonic() + KILL_TIME
+    while not living.sweep(folder) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    paths.agent.unlink(missing_ok=True)
+    paths.guardian.unlink(missing_ok=True)
+    os.utime(paths.assignment)  # from now on it may be about to be born
+    (paths.root / living.BOOT).write_text(living.boot_id())
+    _start_guardian(paths.root, living.marker_of(folder))
+    give_up = time.monotonic() + living.BIRTH_TIME
+    while not paths.guardian.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
 def _seen(folder: str) -> dict[str, Any]:
     alive = living.lives(folder)  # first: what was written before a death is still read
     return {
         "there": os.path.exists(os.path.join(folder, "assignment.json")),
         "alive": alive,
+        "ending": NodePaths(root=Path(folder)).cancel.exists(),
         "rebooted": living.was_rebooted(folder),
         "end": _end_line(folder),
     }

@@ -92,8 +92,9 @@ class Survival:
     def _tell_lost(self, node: int, why: str) -> None:
         host = self._gang.host(node)
         text = f"node {node} ({host}) was lost: {why}; {self._how_many()}"
-        self._work.log.add(event.NOTE, level="warning", text=text, lost=node)
         self._record.data["lost"].append({"node": node, "host": host, "at": time.time(), "why": why, "back": None})
+        times = sum(entry["node"] == node for entry in self._record.data["lost"])
+        self._work.log.add(event.NOTE, level="warning", text=text, lost=node, times=times)
 
     def _verdict(self) -> Verdict:
         """Name the node that was lost first, of those that are missing."""

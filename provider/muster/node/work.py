@@ -62,6 +62,8 @@ class NodeWork:
         self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
         self._ending_since = math.inf
         self.secrets = _take_secrets(paths)
+        # whether ranks ran here before this agent: the node has come back to its run
+        self.again = not assignment.commit_only and any(paths.ranks.glob("rank-*"))
         self._here: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
@@ -106,8 +108,7 @@ class NodeWork:
         """Give the folder of the code; None if it may have been written to, by ranks or as a mount of the container."""
         a = self.assignment
         inside = any(mount.target.startswith(str(self.paths.work)) for mount in a.plan.container.mounts)
-        ran = any(self.paths.ranks.glob("rank-*"))  # before this agent: the node has come back to its run
-        return None if self._facts is not None or a.commit_only or inside or ran else self.paths.work
+        return None if self._facts is not None or a.commit_only or inside or self.again else self.paths.work
 
     async def do_packages(self) -> list[str]:
         """Give what is installed beside the ranks' interpreter, for saying in what nodes differ."""

@@ -12,6 +12,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 
 LAST_WORDS = 60.0  # seconds that nodes have to end after the run's END event is there
+RETURNS = 3  # times that a lost node is started again; one that is lost more often would only keep the others busy
 
 
 class JobWatch:
@@ -29,7 +30,8 @@ class JobWatch:
         self.end: Event | None = None
         self.orderly: set[int] = set()  # nodes that said their last word
         self._nodes = nodes
-        self.lost: dict[int, int] = {}  # nodes that the run has gone on without, and how often
+        self._losses: dict[int, int] = {}  # nodes that an elastic run does without now, and how often each was lost
+        self._tried: dict[int, int] = {}  # after which loss a node was to be started again
         self._silent: set[int] = set()
         self._end_seen = 0.0
 
@@ -37,8 +39,7 @@ class JobWatch:
         """Yield the events of a log's next whole lines, END held back; the cursor is after the event that was yielded last."""
         whole = data[: data.rfind(b"\n") + 1]
         if whole:  # a node that was lost may be back
-            self._silent.discard(node)
-            self.orderly.discard(node)
+            self.return_of(node)
         for line in whole.splitlines(keepends=True):
             self.cursor = self.cursor.moved(node, self.cursor.offset(node) + len(line))
             event = _event(line)
@@ -54,9 +55,18 @@ class JobWatch:
         """Note that a node is gone and its log read to the end."""
         self._silent.add(node)
 
-    def is_silent(self, node: int) -> bool:
-        """Whether a node is gone and its log read to the end."""
-        return node in self._silent
+    def return_of(self, node: int) -> None:
+        """Note that a node that was gone has been started again."""
+        self._silent.discard(node)
+        self.orderly.discard(node)
+
+    def wanted_back(self) -> list[int]:
+        """Give the nodes that an elastic run has lost, of which nothing is left that lives; each once for every loss."""
+        if self.over or self.end is not None or 0 in self._silent:
+            return []
+        wanted = [n for n, times in self._losses.items() if n in self._silent and self._tried.get(n, 0) < times <= RETURNS]
+        self._tried.update({node: self._losses[node] for node in wanted})
+        return wanted
 
     @property
     def concluded(self) -> bool:
@@ -70,9 +80,11 @@ class JobWatch:
         return self.end or self._made_up_end()
 
     def _note_loss(self, event: Event) -> None:
-        """Keep which nodes of an elastic run its leader does without, and how often each was lost."""
+        """Keep which nodes of an elastic run its leader does without, and how often each was lost, by the leader's count."""
         if event.kind == NOTE and "lost" in event.data:
-            self.lost[event.data["lost"]] = self.lost.get(event.data["lost"], 0) + 1
+            self._losses[event.data["lost"]] = int(event.data.get("times", 1))
+        elif event.kind == NOTE and "back" in event.data:
+            self._losses.pop(event.data["back"], None)
 
     def _note_end(self, node: int, event: Event) -> None:
         if event.kind == NODE_END:

@@ -121,6 +121,24 @@ def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(hub: 
     assert not hub.endings[1]["orderly"]
 
 
+def test_what_somebody_starts_again_is_not_ended(hub: Hub, tmp_path: Path) -> None:
+    rank = subprocess.Popen(["sleep", "600"], env={**os.environ, "MUSTER_JOB": "none/g1/a1"})
+    folder, other = node(tmp_path / "n"), node(tmp_path / "o", text="x\n")
+    born = (folder / "guardian.json").read_text()
+    (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
+    with living.alone(str(folder), patient=True):
+        hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+        hub.tell(do="watch", key=2, folder=str(other), offset=0)
+        hub.until(lambda: 2 in hub.logs)
+        (folder / "guardian.json").write_text(born)
+    (folder / "events.jsonl").write_text("back\n")
+    hub.until(lambda: hub.logs.get(1) == b"back\n")
+    assert hub.endings == {}
+    assert rank.poll() is None
+    rank.kill()
+    rank.wait()
+
+
 def test_a_reboot_is_told(hub: Hub, tmp_path: Path) -> None:
     folder = node(tmp_path / "n")
     (folder / living.BOOT).write_text("another boot")

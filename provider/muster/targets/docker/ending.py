@@ -46,10 +46,10 @@ def await_birth(client: APIClient, where: str, attempt: Attempt) -> bool:
 
 
 def _end_one(client: APIClient, wish: bytes, patience: float, container: Container) -> None:
+    _quietly(client.put_archive, container.id, "/", wish)  # first: one that is started again by now finds it
     state = _state(client, container)
     if state in ("", "exited", "dead"):
         return
-    _quietly(client.put_archive, container.id, "/", wish)
     if state == "paused":
         _quietly(client.unpause, container.id)
     if state == "created":  # never started: there is nobody to be told

@@ -125,6 +125,10 @@ class Jobs:
             text = b"".join(self._file(attempt.leader.id, NodePaths(root=NODE).assignment, 0))
         return from_data(Assignment, json.loads(text))
 
+    def is_told_to_end(self, container: str) -> bool:
+        """Whether a node has been told to end, by a cancel or a newer submit."""
+        return any(self._file(container, NodePaths(root=NODE).cancel, 0))
+
     def _file(self, container: str, path: Path, offset: int) -> Iterator[bytes]:
         import docker.errors
 

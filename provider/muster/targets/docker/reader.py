@@ -61,7 +61,7 @@ class NodeReader(threading.Thread):
         self._engine = engine
         self._container = container
         self._offset = offset
-        self._tell = tell
+        self.tell = tell
         self._rest = b""  # half a line
         self._stopped = threading.Event()
         self._stream: socket.socket | None = None
@@ -69,6 +69,7 @@ class NodeReader(threading.Thread):
         self._pause = PAUSE
         self._born = time.monotonic()
         self._done = False  # the node has said its last word
+        self._up_since = ""  # when the container was, by the engine
 
     def stop(self) -> None:
         """Read no further; the relay in the container ends when it sees that nobody listens."""
@@ -87,7 +88,7 @@ class NodeReader(threading.Thread):
             except Exception as error:
                 news = self._judge(error)
             if news is not None:
-                self._tell(news)
+                self.tell(news)
                 return
 
     def _read_once(self, client: APIClient) -> Ending | None:
@@ -97,6 +98,7 @@ class NodeReader(threading.Thread):
         state = client.inspect_container(self._container.id)["State"]
         unborn = state["Status"] == "created" and time.monotonic() < self._born + 2 * LAUNCH_TIME
         if state["Status"] in LIVING or unborn:
+            self._note_start(state["StartedAt"])
             self._stopped.wait(self._pause)
             self._pause = min(self._pause * 1.5, SLOWEST)
             return None
@@ -104,6 +106,11 @@ class NodeReader(threading.Thread):
             for piece in Jobs(client, self._engine.url).log_of(self._container.id, self._offset):
                 self._take(piece)
         return self._ending(client, state)
+
+    def _note_start(self, started: str) -> None:
+        """Read on in a container that somebody has started again after the node's last word."""
+        self._done = self._done and self._up_since in ("", started)
+        self._up_since = started
 
     def _ending(self, client: APIClient, state: dict[str, Any]) -> Ending:
         said = b"" if self._done else client.logs(self._container.id, tail=SAID)
@@ -156,7 +163,7 @@ class NodeReader(threading.Thread):
             self._offset += len(whole)
             self._done = self._done or LAST_WORD in whole
             self._pause = PAUSE
-            self._tell(whole)
+            self.tell(whole)
 
     # -- the engine
 
@@ -192,7 +199,7 @@ class NodeReader(threading.Thread):
 
     def _note(self, text: str) -> None:
         if self._container.node == 0:  # once for the job
-            self._tell(text)
+            self.tell(text)
 
 
 def _exactly(stream: socket.socket, size: int) -> bytes:

@@ -18,6 +18,7 @@ from muster.core.verdict import Cause, Verdict
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.jobs import Attempt, Jobs
 from muster.targets.docker.reader import Ending, NodeReader
+from muster.targets.docker.returns import Again, Return
 from muster.targets.job_watch import LAST_WORDS, JobWatch
 
 WAITING = 1024  # messages that may wait for the one who watches; a faster node has to wait
@@ -38,12 +39,16 @@ class DockerSession:
         """
         inbox = Inbox()
         watches = [DockerWatch(handle, cursor, await self._attempt(handle)) for handle, cursor in cursors.items()]
-        readers = [reader for watch in watches for reader in watch.readers(self._engine, inbox)]
+        readers: list[NodeReader | Return] = [r for watch in watches for r in watch.readers(self._engine, inbox)]
         try:
             for reader in readers:
                 reader.start()
-            async for item in _merged(watches, inbox):
-                yield item
+            async for watch, event in _merged(watches, inbox):
+                if event is not None:
+                    yield watch.handle, watch.cursor, event
+                for returning in watch.returns(self._engine, inbox):
+                    readers.append(returning)
+                    returning.start()
         finally:
             inbox.close()
             for reader in readers:
@@ -87,8 +92,8 @@ class Inbox:
             self._queue.get_nowait()
 
 
-async def _merged(watches: list[DockerWatch], inbox: Inbox) -> AsyncIterator[Watched]:
-    """Yield what the readers bring, each job ended by its END."""
+async def _merged(watches: list[DockerWatch], inbox: Inbox) -> AsyncIterator[tuple[DockerWatch, Event | None]]:
+    """Yield what the readers bring, each job ended by its END; no event where something else is to be known of a job."""
     while open_ := [watch for watch in watches if not watch.over]:
         limit = LAST_WORDS if all(watch.end is None for watch in open_) else 1.0
         message = await inbox.take(limit)
@@ -97,11 +102,12 @@ async def _merged(watches: list[DockerWatch], inbox: Inbox) -> AsyncIterator[Wat
         if message is not None:
             watch, node, news = message
             for event in watch.hear(node, news):
-                yield watch.handle, watch.cursor, event
+                yield watch, event
+            yield watch, None
         for watch in open_:
             if watch.concluded:
                 for event in watch.last():
-                    yield watch.handle, watch.cursor, event
+                    yield watch, event
 
 
 class DockerWatch(JobWatch):
@@ -110,19 +116,23 @@ class DockerWatch(JobWatch):
     def __init__(self, handle: JobHandle, cursor: Cursor, attempt: Attempt) -> None:
         nodes = attempt.claim.nodes if attempt.claim is not None else len(attempt.containers)
         super().__init__(handle, cursor, nodes)
-        self._attempt = attempt
+        self._containers = {container.node: container for container in attempt.containers}
         self._endings: dict[int, Ending] = {}
 
     def readers(self, engine: Engine, inbox: Inbox) -> list[NodeReader]:
         """Give a reader for every node; a node without a container has been lost already."""
-        there = {container.node: container for container in self._attempt.containers}
-        readers = []
         for node in range(self._nodes):
-            if node in there:
-                readers.append(NodeReader(engine, there[node], self.cursor.offset(node), self._teller(inbox, node)))
-            else:
+            if node not in self._containers:
                 self._note_ending(node, Ending(name=f"of node {node}", found=False))
-        return readers
+        return [self._reader(engine, inbox, node) for node in self._containers]
+
+    def returns(self, engine: Engine, inbox: Inbox) -> list[Return]:
+        """Give what starts the containers of nodes again that the run wants back, and reads on there."""
+        wanted = [node for node in self.wanted_back() if node in self._containers]
+        return [Return(engine, self.handle, node, self._reader(engine, inbox, node)) for node in wanted]
+
+    def _reader(self, engine: Engine, inbox: Inbox, node: int) -> NodeReader:
+        return NodeReader(engine, self._containers[node], self.cursor.offset(node), self._teller(inbox, node))
 
     def _teller(self, inbox: Inbox, node: int) -> Any:
         def tell(news: Any) -> None:
@@ -130,12 +140,15 @@ class DockerWatch(JobWatch):
 
         return tell
 
-    def hear(self, node: int, news: bytes | str | Ending) -> Iterator[Event]:
-        """Take a node's log, a note on the way to it, or its end."""
+    def hear(self, node: int, news: bytes | str | Ending | Again) -> Iterator[Event]:
+        """Take a node's log, a note on the way to it, its end, or that it has been started again."""
         if isinstance(news, bytes):
             yield from self.take(node, news)
         elif isinstance(news, str):
             yield Event(time=time.time(), kind=NOTE, node=node, data={"level": "warning", "text": news})
+        elif isinstance(news, Again):
+            self._endings.pop(node, None)
+            self.return_of(node)
         else:
             self._note_ending(node, news)
 

@@ -16,8 +16,6 @@ FASTEST, SLOWEST = 0.02, 0.25  # seconds between two looks, while something happ
 LIVENESS = 0.25  # seconds between two looks whether the agents live
 READ_SIZE = 1 << 20  # bytes of one log taken at one look, so that a talkative job can't starve the others
 
-RETURNS = 3  # times that the agent of a lost node is started again; what is lost more often would only keep the others busy
-
 NodesOf = Callable[[JobHandle], tuple[list[NodePaths], float]]
 BringBack = Callable[[JobHandle, int], bool]
 
@@ -56,7 +54,6 @@ class LocalWatch(JobWatch):
         super().__init__(handle, cursor, len(nodes))
         self._paths = nodes
         self._submitted = submitted
-        self._brought_back: dict[int, int] = {}
         self._lived: list[bool] = []
         self._lived_at = float("-inf")
 
@@ -69,15 +66,6 @@ class LocalWatch(JobWatch):
             if not living[node] and not data:
                 self.fall_silent(node)
         yield from self._last()
-
-    def wanted_back(self) -> list[int]:
-        """Give the nodes that an elastic run has lost, of which nothing is left that lives; each once for every loss."""
-        wanted = []
-        for node, times in self.lost.items() if self.end is None else ():
-            if self.is_silent(node) and self._brought_back.get(node, 0) < min(times, RETURNS):
-                self._brought_back[node] = times
-                wanted.append(node)
-        return wanted
 
     def _living(self) -> list[bool]:
         """Look which nodes live; not at every look, unless the end has been seen and only their leaving is awaited."""

@@ -18,6 +18,7 @@ from muster.targets.ssh.claims import Entry, Seen
 from muster.targets.ssh.errors import Unreachable
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.link import NodeWatch
+from muster.targets.ssh.returns import start_again
 from muster.targets.ssh.waiting import what_for
 
 NOT_RESPONDING = 30.0  # seconds without a host after which the job counts as not responding
@@ -29,12 +30,16 @@ LONGEST_PAUSE = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """Something to tell of a job; what is set counts. ``ending`` of a node, ``end`` of a run that never had agents."""
+    """Something to tell of a job; what is set counts.
+
+    ``ending`` of a node, ``again`` of one that has been started again; ``end`` of a run that never had agents.
+    """
 
     handle: JobHandle
     node: int = -1
     data: bytes = b""
     ending: dict[str, Any] | None = None
+    again: bool = False
     hosts: tuple[str, ...] = ()
     state: RunState | None = None
     text: str = ""
@@ -67,6 +72,7 @@ class Follower:
         self._nodes: list[NodeSink] = []
         self._count = 0
         self._task: asyncio.Task[None] | None = None
+        self._returning: set[asyncio.Task[None]] = set()
         self._told = ""
         self._turn: asyncio.Future[None] | None = None
         self._silent = False  # whether "not responding" has been told
@@ -77,8 +83,9 @@ class Follower:
 
     def stop(self) -> None:
         """Follow it no more."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, *self._returning):
+            if task is not None:
+                task.cancel()
         self._jobs.waiting.leave(self._key, self._hear_queue)
         for node in self._nodes:
             if node.watch is not None:
@@ -148,7 +155,7 @@ class Follower:
         for node, place in enumerate(entry.places):
             sink = NodeSink(follower=self, node=node, host=place.host)
             self._nodes.append(sink)
-            sink.watch = self._jobs.link(place.host).watch(place.folder, self._cursor.offset(node), sink)
+            sink.listen(self._jobs.link(place.host).watch(place.folder, self._cursor.offset(node), sink))
         while any(not node.over for node in self._nodes):
             await asyncio.sleep(LOOK)
             self._look_at_connections()
@@ -172,6 +179,33 @@ class Follower:
         elif not hosts and self._silent:
             self._silent = False
             self._tell(text="all hosts answer again")
+
+    # -- who comes back
+
+    def bring_back(self, node: int) -> None:
+        """Have a lost node started again once its host answers, and follow it on."""
+        task = asyncio.get_running_loop().create_task(self._bring_back(self._nodes[node]))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _bring_back(self, node: NodeSink) -> None:
+        pause = 0.2
+        while not self._nodes[0].over and not self._nodes[0].has_end:
+            try:
+                if await start_again(self._jobs, self._handle, node.node):
+                    self._follow_again(node)
+                return
+            except (Unreachable, TooSlow):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            except Exception as error:  # also of a bug of ours: the run goes on without the node
+                self._tell(node=node.node, text=f"node {node.node} can't be started again: {error}", level="warning")
+                return
+
+    def _follow_again(self, node: NodeSink) -> None:
+        assert node.watch is not None
+        self._tell(node=node.node, again=True)
+        node.listen(node.watch.link.watch(node.watch.folder, node.watch.offset, node))
 
     def _tell(self, **what: Any) -> bool:
         return self._inbox.put(News(handle=self._handle, **what))
@@ -207,6 +241,10 @@ class NodeSink:
     def away_since(self) -> float:
         """Since when its host is away, by time.monotonic(); 0 if it is not."""
         return self.watch.link.lost_since if self.watch is not None else 0.0
+
+    def listen(self, watch: NodeWatch) -> None:
+        """Hear from now on what is watched for it."""
+        self.watch, self.over, self.is_gone = watch, False, False
 
     def take(self, data: bytes) -> bool:
         """Pass on whole lines."""

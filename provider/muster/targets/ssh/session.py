@@ -97,8 +97,8 @@ class SshSession:
         """
         inbox = Inbox(self.background)
         watches = {handle: SshWatch(handle, cursor) for handle, cursor in cursors.items()}
-        followers = [Follower(self.jobs, watch.handle, watch.cursor, inbox) for watch in watches.values()]
-        for follower in followers:
+        followers = {handle: Follower(self.jobs, handle, watch.cursor, inbox) for handle, watch in watches.items()}
+        for follower in followers.values():
             self.background.call(follower.start)
         try:
             while open_ := [watch for watch in watches.values() if not watch.over]:
@@ -110,9 +110,11 @@ class SshSession:
                     continue
                 for event in watches[news.handle].hear(news):
                     yield news.handle, watches[news.handle].cursor, event
+                for node in watches[news.handle].wanted_back():
+                    self.background.call(followers[news.handle].bring_back, node)
         finally:
             inbox.closed = True
-            for follower in followers:
+            for follower in followers.values():
                 self.background.call(follower.stop)
 
 
@@ -144,6 +146,9 @@ class SshWatch(JobWatch):
             yield from self.take(news.node, news.data)
         if news.ending is not None:
             self._take_ending(news.node, news.ending)
+        if news.again:
+            self._lost.pop(news.node, None)
+            self.return_of(news.node)
         if news.end is not None:
             self.end = news.end
             self._placed = True
