@@ -1,4 +1,4 @@
-"""Inspection: the leader's part of preflight: gathers the nodes, compares them, chooses their network, tries every pair."""
+"""Inspection: the leader's part of preflight: gathers the nodes, asks those that don't come why, and has all compared."""
 
 from __future__ import annotations
 
@@ -7,27 +7,17 @@ import time
 from pathlib import Path
 
 from muster.core import event
-from muster.core.codec import from_data
-from muster.core.verdict import Misfit, Verdict, unfit
-from muster.node import bell, contents, network, preflight
+from muster.core.verdict import Misfit, unfit
+from muster.node import bell, network
 from muster.node.assignment import Assignment
 from muster.node.bell import Rung
 from muster.node.eventlog import EventLog
-from muster.node.facts import Facts
+from muster.node.fitting import Fitting, Refused
 from muster.node.gang import Gang
-from muster.node.reach import Blocked, Door
 
 RING_AFTER = 5.0  # seconds after which nodes that have not come are asked why
 RING_EVERY = 2.0
 SILENT_RINGS = 3  # so often no packet came through, before a node counts as not to be reached
-
-
-class Refused(Exception):
-    """The nodes don't fit; carries the verdict."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.summary())
-        self.verdict = verdict
 
 
 class Inspection:
@@ -47,14 +37,11 @@ class Inspection:
         await self._gather()
         if self._a.commit_only:
             return None
-        facts = self._facts()
-        await self._compare(facts)
-        choice = self._choose(facts)
-        await self._try_pairs(choice, facts)
-        return choice
+        submitter = self._a.submitted - time.time()
+        return await Fitting(plan=self._a.plan, nodes=self._gang, submitter=submitter, tell=self._note).run()
 
-    def _facts(self) -> list[Facts]:
-        return [from_data(Facts, self._gang.facts[node]) for node in sorted(self._gang.facts)]
+    def _note(self, level: str, text: str) -> None:
+        self._log.add(event.NOTE, level=level, text=text)
 
     # -- who is there
 
@@ -108,54 +95,3 @@ class Inspection:
         else:
             return None
         return Misfit(node=node, host="", reason=reason)
-
-    # -- whether they fit
-
-    async def _compare(self, facts: list[Facts]) -> None:
-        clocks, submitter = self._gang.clocks(), self._a.submitted - time.time()
-        misfits = preflight.misfits(self._a.plan, facts, clocks, submitter) or await self._other_packages(facts)
-        if misfits:
-            raise Refused(unfit(misfits))
-        for note in preflight.notes(clocks, submitter, facts):
-            self._log.add(event.NOTE, level="warning", text=note)
-
-    async def _other_packages(self, facts: list[Facts]) -> tuple[Misfit, ...]:
-        odd = preflight.other_packages(self._a.plan, facts)
-        if not odd:
-            return ()
-        lists = await self._gang.ask_all("packages")
-        remedy = "make the nodes' environments the same, or empty Muster's environments there"
-        reasons = {
-            node: f"its environment is not that of the others: {contents.difference(lists[node], lists[usual])}; {remedy}"
-            for node, usual in odd
-            if node in lists and usual in lists
-        }
-        return preflight.misfits_of(reasons, facts)
-
-    # -- whether they reach each other
-
-    def _choose(self, facts: list[Facts]) -> network.Choice:
-        try:
-            choice = network.choose(self._a.plan.network_interface, facts)
-        except network.NoNetwork as error:
-            raise Refused(unfit(preflight.misfits_of({error.node: str(error)}, facts))) from None
-        if choice.note:
-            self._log.add(event.NOTE, level="info", text=choice.note)
-        return choice
-
-    async def _try_pairs(self, choice: network.Choice, facts: list[Facts]) -> None:
-        """Have every node try all others: two messages to each node, however many pairs there are.
-
-        Ports that the plan wishes are tried; where not every node has one, also one more of each, as the framework then takes
-        any. Over loopback there is nothing to try.
-        """
-        if len(facts) == 1 or all(address.startswith(network.LOOPBACK_RANGE) for address in choice.addresses):
-            return
-        spare = not all(node.ports for node in self._a.plan.nodes)
-        asked = (self._gang.ask(n, "open_doors", address=address, spare=spare) for n, address in enumerate(choice.addresses))
-        opened = await asyncio.gather(*asked)
-        doors = [Door(node=n, address=choice.addresses[n], ports=tuple(ports)) for n, ports in enumerate(opened)]
-        answers = await self._gang.ask_all("try_doors", doors=[[door.node, door.address, door.ports] for door in doors])
-        pairs = [from_data(Blocked, pair) for answer in answers.values() for pair in answer]
-        if pairs:
-            raise Refused(unfit(preflight.culprits(pairs, facts)))

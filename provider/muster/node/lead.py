@@ -13,8 +13,9 @@ from muster.node import facts, mesh, network, wishes
 from muster.node.assignment import Assignment
 from muster.node.elastic_ends import ElasticEnds
 from muster.node.finalize import Finalizer
+from muster.node.fitting import Refused
 from muster.node.gang import Gang
-from muster.node.inspection import Inspection, Refused
+from muster.node.inspection import Inspection
 from muster.node.mesh import PeerLost
 from muster.node.record import RunRecord
 from muster.node.survival import Survival

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from muster.core.paths import NodePaths
-from muster.core.plan import RankPlan
+from muster.core.plan import JobPlan, RankPlan
 from muster.core.token import Bindings, resolve
 from muster.node.assignment import Assignment
 from muster.node.ranks import RankSpec
@@ -72,15 +72,20 @@ def inherited(assignment: Assignment) -> dict[str, str]:
     env = {"PYTHONUNBUFFERED": "1", **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(assignment.gpus)}
     if assignment.interpreter:
         folder = Path(assignment.interpreter).parent
-        env["PATH"] = f"{folder}{os.pathsep}{env.get('PATH', os.defpath)}"
+        env["PATH"] = _own_path(assignment.interpreter)
         if (folder.parent / "pyvenv.cfg").exists():
             env["VIRTUAL_ENV"] = str(folder.parent)
     return env
 
 
-def search_path(assignment: Assignment) -> str:
+def search_path(plan: JobPlan, interpreter: str) -> str:
     """Give the PATH of the ranks, which is also that of what starts them."""
-    return dict(assignment.plan.env).get("PATH") or inherited(assignment).get("PATH") or os.defpath
+    return dict(plan.env).get("PATH") or _own_path(interpreter)
+
+
+def _own_path(interpreter: str) -> str:
+    path = os.environ.get("PATH") or os.defpath
+    return f"{Path(interpreter).parent}{os.pathsep}{path}" if interpreter else path
 
 
 def library_path() -> str:

@@ -9,6 +9,7 @@ OLDEST = (3, 10)
 PARTS = {
     "hub": "muster.node.hub",
     "keeper": "muster.node.keeper",
+    "scout": "muster.node.scout",
     "steward": "muster.node.steward",
     "slurm": "muster.node.slurm_node",
     "slurm-desk": "muster.node.slurm_desk",

@@ -78,7 +78,7 @@ class StarterSide:
         clean = {name: value for name, value in inherited(self._a).items() if not name.startswith(BATCH_SYSTEMS)}
         own = {name: value for name, text in self._starter.env if (value := resolve(text, self._bindings))}
         shim = {_PYTHON: sys.executable, _SHIM: str(Path(__file__).with_name("shim.py")), FOLDER: str(self._paths.root)}
-        path = f"{self._paths.tools}{os.pathsep}{search_path(self._a)}"
+        path = f"{self._paths.tools}{os.pathsep}{search_path(self._a.plan, self._a.interpreter)}"
         return {**clean, **dict(self._a.plan.env), **own, **shim, "PATH": path, "TMPDIR": str(folder)}
 
     def rank_spec(self, told: Mapping[str, str]) -> RankSpec:

@@ -75,7 +75,7 @@ class Steward:
             for folder in (paths.outputs, paths.logs, paths.checkpoints, paths.ranks):
                 folder.mkdir(parents=True)
             if archive:
-                _unpack(archive, paths.work)
+                unpack(archive, paths.work)
             with tarfile.open(fileobj=files, mode="r|") as packed:
                 packed.extractall(scratch, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(scratch)
             (scratch / LAUNCH).write_text(str(launch))
@@ -99,29 +99,6 @@ class Steward:
             if not living.lives(folder):
                 _start_anew(paths)
         return {"lives": living.lives(folder)}
-
-    def do_facts(
-        self, *, plan: dict[str, Any], node: int, address: str, interpreter: str, devices: list[str]
-    ) -> dict[str, Any]:
-        """Look at this host as its agent would, before anything is started; gives the facts, and this host's clock."""
-        from muster.core.codec import from_data, to_data
-        from muster.core.plan import JobPlan
-        from muster.node import facts
-
-        wanted = from_data(JobPlan, plan)
-        path = dict(wanted.env).get("PATH") or os.environ.get("PATH") or os.defpath
-        path = os.pathsep.join([os.path.dirname(interpreter), path]) if interpreter else path
-        os.makedirs(self._jobs, exist_ok=True)
-        found = facts.gather(
-            node=node,
-            address=address,
-            plan=wanted,
-            work=self._jobs,
-            interpreter=interpreter,
-            devices=tuple(devices),
-            path=path,
-        )
-        return {"facts": to_data(found), "clock": time.time()}
 
     # -- look, end, remove
 
@@ -230,7 +207,8 @@ def _launch_of(node: Path) -> int:
         return 0
 
 
-def _unpack(archive: str, work: Path) -> None:
+def unpack(archive: str, work: Path) -> None:
+    """Unpack a job's code."""
     with tarfile.open(archive, "r:gz") as packed:
         packed.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(work)
 

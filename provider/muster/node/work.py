@@ -8,26 +8,24 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core import event
 from muster.core.codec import to_data
 from muster.core.paths import NodePaths
-from muster.core.plan import PortWish
 from muster.core.token import Bindings
-from muster.node import contents, explain, facts, processes
+from muster.node import explain, facts, processes
 from muster.node.assignment import Assignment
 from muster.node.door import Door
 from muster.node.ending import Ending
 from muster.node.ends import LATE_REPORTS, telling
 from muster.node.eventlog import EventLog
-from muster.node.rank_env import rank_spec, search_path
+from muster.node.rank_env import rank_spec
 from muster.node.ranks import STARTER, RankProcess, Ranks
-from muster.node.reach import Door as OpenDoor
-from muster.node.reach import Doors, tried
 from muster.node.reports import report
+from muster.node.scout import Scout
 from muster.node.syncer import Syncer
 
 if TYPE_CHECKING:
@@ -67,29 +65,26 @@ class NodeWork:
         self._here: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
-        self._doors = Doors()
+        self._scout = Scout(
+            plan=assignment.plan,
+            node=assignment.node,
+            address=assignment.addresses[assignment.node],
+            interpreter=assignment.interpreter,
+            devices=assignment.gpus,
+            work=paths.root,
+        )
         self._facts: facts.Facts | None = None
 
     async def handle(self, message: dict[str, Any]) -> Any:
-        """Answer a request of the leader's, by its name."""
+        """Answer a request of the leader's, by its name; what a preflight asks is the scout's."""
         fields = {key: value for key, value in message.items() if key not in ("do", "id")}
-        return await getattr(self, f"do_{message['do']}")(**fields)
+        name = f"do_{message['do']}"
+        return await getattr(self if hasattr(self, name) else self._scout, name)(**fields)
 
     async def do_facts(self) -> dict[str, Any]:
         """Look at this node and record what was seen; the code is looked at once, before ranks can write beside it."""
         a = self.assignment
-        self._doors.close()
-        seen = await asyncio.to_thread(  # nvidia-smi can take many seconds, in which the mesh must be kept alive
-            facts.gather,
-            node=a.node,
-            address=a.addresses[a.node],
-            plan=a.plan,
-            work=self.paths.root,
-            interpreter=a.interpreter,
-            devices=a.gpus,
-            path=search_path(a),
-            code=self._untouched_code(),
-        )
+        seen = await self._scout.look(self._untouched_code())
         self._here = {
             "interpreter": a.interpreter or "python3",
             "workdir": str(self.paths.work),
@@ -110,33 +105,10 @@ class NodeWork:
         inside = any(mount.target.startswith(str(self.paths.work)) for mount in a.plan.container.mounts)
         return None if self._facts is not None or a.commit_only or inside or self.again else self.paths.work
 
-    async def do_packages(self) -> list[str]:
-        """Give what is installed beside the ranks' interpreter, for saying in what nodes differ."""
-        return list(await asyncio.to_thread(contents.packages, self.assignment.interpreter))
-
-    async def do_open_doors(self, address: str, spare: bool) -> list[int]:
-        """Listen where the others are to try this node: on its wished ports, and with ``spare`` on any other one."""
-        wished = facts.find_ports(address, self._wishes(address))
-        return list(self._doors.open(address, [*wished.values(), *([0] if spare else [])]))
-
-    async def do_try_doors(self, doors: list[tuple[int, str, list[int]]]) -> list[dict[str, Any]]:
-        """Try all other nodes; gives those that were not reached."""
-        others = [OpenDoor(node=node, address=address, ports=tuple(ports)) for node, address, ports in doors]
-        return [to_data(blocked) for blocked in await asyncio.to_thread(tried, self.assignment.node, others)]
-
     async def do_restore(self, run: str, generation: int, newest: bool = False) -> dict[str, Any]:
         """Put the last committed checkpoints of a run in place; with ``newest`` those that are newer than what is here."""
         nodes = len(self.assignment.plan.nodes)
         return await self.syncer.ask("restore", run=run, generation=generation, nodes=nodes, newest=newest)
-
-    async def do_ports(self, address: str) -> dict[str, int]:
-        """Find the node's ports on another address than the mesh's."""
-        self._doors.close()
-        return facts.find_ports(address, self._wishes(address))
-
-    def _wishes(self, address: str) -> Iterable[PortWish]:
-        node = self.assignment.node
-        return facts.shifted(self.assignment.plan.nodes[node].ports, address, node)
 
     async def do_start(
         self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]], secrets: dict[str, str] | None = None
@@ -147,7 +119,7 @@ class NodeWork:
         """
         a = self.assignment
         self.secrets = {**self.secrets, **(secrets or {})}
-        self._doors.close()
+        self._scout.doors.close()
         self._ending = None
         self._ending_since = math.inf
         self._kernel_kills = explain.kernel_kills()

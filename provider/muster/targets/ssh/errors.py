@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.targets.shell import Lost
 
 if TYPE_CHECKING:
     import asyncssh
+
+T = TypeVar("T")
 
 
 class Unreachable(TargetError):
@@ -28,6 +32,29 @@ class Keys:
     shown: str = ""
     expected: tuple[str, ...] = ()
     source: str = ""
+
+
+class Bad(Exception):
+    """Hosts that could not be used, each with its error."""
+
+    def __init__(self, hosts: dict[str, MusterError]) -> None:
+        super().__init__(", ".join(hosts))
+        self.hosts = hosts
+
+
+async def together(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do something on every host.
+
+    :raises Bad: it failed on some, all of which are named.
+    """
+    results = await asyncio.gather(*work, return_exceptions=True)
+    bad = {host: result for host, result in zip(hosts, results, strict=True) if isinstance(result, MusterError)}
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, MusterError):
+            raise result
+    if bad:
+        raise Bad(bad)
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterError:

@@ -7,22 +7,22 @@ import contextlib
 import dataclasses
 import json
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from muster.core.codec import from_data, to_data
+from muster.core.codec import from_data
 from muster.core.errors import MusterError, RequestError, TargetError
-from muster.node import preflight
-from muster.node.facts import Facts
+from muster.core.plan import JobPlan
 from muster.node.keeper import LEASE
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
 from muster.targets.hosts import caches, ground
 from muster.targets.hosts.ground import Ground
-from muster.targets.shell import Shell, Stream
+from muster.targets.shell import Lost, Shell, Stream
+from muster.targets.ssh import scouting
 from muster.targets.ssh.claims import ClaimPlace, Entry
 from muster.targets.ssh.ends import unplaced
+from muster.targets.ssh.errors import Bad, together
 from muster.targets.ssh.link import Link
 from muster.targets.ssh.parcel import PARCEL, Attempt, Files, Parcel, Ready
 
@@ -33,14 +33,6 @@ Links = Callable[[str], Link]
 
 class NotOurs(Exception):
     """Somebody else launches the attempt, or it has left the queue."""
-
-
-class Bad(Exception):
-    """Hosts that could not be used, each with its error."""
-
-    def __init__(self, hosts: dict[str, MusterError]) -> None:
-        super().__init__(", ".join(hosts))
-        self.hosts = hosts
 
 
 class Launch:
@@ -82,8 +74,8 @@ class Launch:
         files = await self._parcel(entry)
         parcel = from_data(Parcel, json.loads(files[PARCEL][0]))
         ready = await self._all(entry, [self._make_ready(place.host, parcel) for place in entry.places])
-        if self._has_spares(entry):
-            await self._inspect(entry, ready, parcel)
+        if self._has_spares(entry) and not parcel.before:
+            await self._inspect(entry, ready, parcel.plan)
         folders = [
             f"{r.ground.root}/jobs/{entry.job}/g{entry.generation}-a{entry.attempt}/node-{n}" for n, r in enumerate(ready)
         ]
@@ -151,22 +143,14 @@ class Launch:
     def _has_spares(self, entry: Entry) -> bool:
         return any(host.spare and host.name not in entry.excluded for host in self._place.inventory.hosts)
 
-    async def _inspect(self, entry: Entry, ready: list[Ready], parcel: Parcel) -> None:
-        """Look at all hosts as their agents would; one that does not fit is bad, so that a spare takes its place."""
-        plan = to_data(parcel.plan)
-
-        async def look(node: int, host: Ready) -> tuple[Facts, float]:
-            request = {"do": "facts", "plan": plan, "node": node, "address": host.address, "interpreter": host.interpreter}
-            answer = await host.link.ask("steward", {**request, "devices": list(entry.places[node].gpus)})
-            return from_data(Facts, answer["facts"]), answer["clock"] - time.time()
-
-        seen = await self._all(entry, [look(node, host) for node, host in enumerate(ready)])
-        first = seen[0][1]
-        clocks = {node: ahead - first for node, (_, ahead) in enumerate(seen)}
-        misfits = preflight.misfits(parcel.plan, [facts for facts, _ in seen], clocks, -first)
-        if misfits:
-            names = {misfit.node: entry.places[misfit.node].host for misfit in misfits}
-            raise Bad({names[m.node]: RequestError(f"host {names[m.node]} does not fit: {m.reason}") for m in misfits})
+    async def _inspect(self, entry: Entry, ready: list[Ready], plan: JobPlan) -> None:
+        """Look at all hosts and try all pairs as agents would; who does not fit is bad, so that a spare takes its place."""
+        try:
+            await scouting.inspect(entry, ready, plan)
+        except Bad as bad:
+            if not all(isinstance(error, Lost) for error in bad.hosts.values()):
+                raise
+            await scouting.inspect(entry, ready, plan)  # a connection was lost, of which there is another by now
 
     # -- starting agents
 
@@ -201,17 +185,7 @@ class Launch:
     # -- the lease, and giving back
 
     async def _all(self, entry: Entry, work: list[Any]) -> list[Any]:
-        """Do something on every host; all those that failed are named together."""
-        results = await asyncio.gather(*work, return_exceptions=True)
-        bad: dict[str, MusterError] = {}
-        for place, result in zip(entry.places, results, strict=True):
-            if isinstance(result, MusterError):
-                bad[place.host] = result
-            elif isinstance(result, BaseException):
-                raise result
-        if bad:
-            raise Bad(bad)
-        return results
+        return await together([place.host for place in entry.places], work)
 
     async def _held(self, do: str, entry: Entry, **fields: Any) -> None:
         if not (await self._place.as_launcher(do, entry, self._name, **fields))["held"]:

@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from muster.targets.ssh.frames import Frames
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
+TALKS = 4  # conversations at once; each keeps a channel, of which there are CHANNELS, and others must get through
 IDLE = 20.0  # seconds after which a connection that nobody uses is closed
 
 
@@ -101,6 +102,7 @@ class Link:
         self._seen: Ground | None = None
         self._heard = 0.0
         self._busy = 0
+        self._talks = asyncio.Semaphore(TALKS)
         self._used = time.monotonic()
         self._keys = itertools.count(1)
         self._watches: dict[int, NodeWatch] = {}
@@ -165,6 +167,22 @@ class Link:
             raise ground.refusal(done, shell.where, f"asking the {part} ({request['do']})", seen.python)
         answer: dict[str, Any] = json.loads(done.out)
         return answer
+
+    @contextlib.asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        """Wait for room for one conversation; the connection is kept meanwhile. Who needs many waits in the order of ``id``."""
+        async with self._talks:
+            self._busy += 1
+            try:
+                yield
+            finally:
+                self._busy -= 1
+                self._used = time.monotonic()
+
+    async def talk(self, part: str) -> Stream:
+        """Start a part of the agent that is spoken to until its input ends."""
+        seen = await self.known()
+        return await self.use(lambda shell: shell.open([seen.python, "-I", "-S", _start(seen), part, seen.root]))
 
     # -- the hub
 
