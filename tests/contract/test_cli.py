@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,22 +107,13 @@ class Shell:
         return processes.marked(f"MUSTER_JOB={run}/g1/a1")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    server = StoreServer(tmp_path_factory.mktemp("store"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def shell(server: StoreServer, tmp_path: Path) -> Shell:
+def shell(store_server: StoreServer, tmp_path: Path) -> Shell:
     folder = tmp_path / "a folder $x"
     folder.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MUSTER_"))}
-    uri = f"s3://{server.bucket}/{uuid.uuid4().hex}"
-    own = {"MUSTER_HOME": str(tmp_path / "home"), "MUSTER_STORE": uri, "HOME": str(tmp_path)}
-    return Shell(folder, {**kept, **server.environment, **own})
+    own = {"MUSTER_HOME": str(tmp_path / "home"), "MUSTER_STORE": store_server.fresh_uri(), "HOME": str(tmp_path)}
+    return Shell(folder, {**kept, **store_server.environment, **own})
 
 
 def started(process: subprocess.Popen[str]) -> str:
@@ -317,11 +308,11 @@ def test_a_bad_request_is_one_clear_line_and_exit_2(shell: Shell, case: str) -> 
     assert "hello" not in done.stdout
 
 
-def test_the_flag_wins_over_file_environment_and_toml(shell: Shell, server: StoreServer) -> None:
-    toml = f'[store]\nuri = "s3://{server.bucket}/toml"\n[targets.here]\ntype = "local"\nroot = "own root"\n'
+def test_the_flag_wins_over_file_environment_and_toml(shell: Shell, store_server: StoreServer) -> None:
+    toml = f'[store]\nuri = "s3://{store_server.bucket}/toml"\n[targets.here]\ntype = "local"\nroot = "own root"\n'
     (shell.folder / "muster.toml").write_text(toml)
-    uri = f"s3://{server.bucket}/flag-{uuid.uuid4().hex}"
-    job = shell.job(store=f"s3://{server.bucket}/file", compute_target="here")
+    uri = f"s3://{store_server.bucket}/flag-{uuid.uuid4().hex}"
+    job = shell.job(store=f"s3://{store_server.bucket}/file", compute_target="here")
     assert shell.muster("run", str(job), "--store", uri).returncode == 0
     assert len(shell.muster("ls", "--store", uri).stdout.splitlines()) == 2
     assert (shell.folder / "own root" / "jobs").is_dir()
@@ -338,10 +329,12 @@ def test_outputs_that_could_not_be_stored_are_committed_later(shell: Shell, tmp_
             run = started(process)
             own.stop()
             gate.touch()
+            logs = Path(shell.environ["MUSTER_HOME"]) / "jobs" / run
+            wait_until(lambda: any("could not be stored" in log.read_text() for log in logs.rglob("events.jsonl")), 60.0)
+            own.start()  # else the last words wait for the store too
             _, said = process.communicate(timeout=90)
         assert process.returncode == 1
         assert f"muster commit {run}" in said
-        own.start()
         done = shell.muster("commit", run)
         assert (done.returncode, done.stderr) == (0, "")
         assert shell.muster("download", run, "outputs/*", "here").returncode == 0

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import private_engine
-from docker_lab import DockerLab, new_job_id
+from docker_lab import DockerLab
 from engine import DockerStore, DockerStoreServer
-from lab import lines, notes, plan_of
+from lab import lines, new_job_id, notes, plan_of
 from muster.core.errors import TargetError
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle

@@ -65,15 +65,6 @@ def test_a_killed_rank_ends_both_nodes_and_is_named(lab: Lab) -> None:
     assert lab.living(handle) == []
 
 
-def test_an_exception_is_named_with_node_rank_and_line(lab: Lab) -> None:
-    code = "import os, time\nif os.environ['MUSTER_RANK'] == '1':\n raise ValueError('no such digit: 11')\ntime.sleep(600)"
-    outcome, _ = lab.run(code)
-    assert outcome.verdict.cause is Cause.RANK
-    summary = outcome.verdict.summary()
-    assert summary.startswith("rank 1 on node 1 (")
-    assert "ValueError: no such digit: 11 (exit 1)" in summary
-
-
 def test_a_missing_module_names_the_package_to_add(lab: Lab) -> None:
     outcome, _ = lab.run("import cv2", nodes=1)
     assert "add 'opencv-python' to pip_packages" in outcome.verdict.summary()
@@ -120,27 +111,6 @@ def test_a_cancel_that_comes_early_is_a_cancel(lab: Lab, born: str) -> None:
     assert outcome.state is RunState.CANCELED
     assert "changed my mind" in outcome.verdict.summary()
     assert lab.living(handle) == []
-
-
-def test_the_deadline_ends_ranks_that_ignore_term(lab: Lab) -> None:
-    handle = lab.submit(plan_of(DEAF, lab.store.uri, max_run_duration=3.0, grace=0.5))
-    outcome, _ = lab.wait(handle)
-    assert outcome.state is RunState.CANCELED
-    assert outcome.verdict.cause is Cause.DEADLINE
-    assert lab.living(handle) == []
-
-
-def test_what_ranks_leave_behind_after_success_is_ended(lab: Lab) -> None:
-    code = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
-    handle = lab.submit(plan_of(code, lab.store.uri))
-    outcome, _ = lab.wait(handle)
-    assert outcome.state is RunState.COMPLETED
-    assert lab.living(handle) == []
-
-
-def test_memory_that_ran_out_is_said(lab: Lab) -> None:
-    outcome, _ = lab.run("raise MemoryError('no room')", nodes=1)
-    assert outcome.verdict.out_of_memory
 
 
 def test_a_lost_race_for_a_port_starts_the_gang_once_more(lab: Lab) -> None:

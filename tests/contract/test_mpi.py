@@ -173,8 +173,8 @@ def test_thousands_of_lines_are_all_there(lab: Lab, environment: EnvironmentRef)
         assert lines(events, rank) == [f"{rank} {n}" for n in range(3000)]
 
 
-def test_twenty_jobs_in_a_row(lab: Lab, environment: EnvironmentRef) -> None:
-    for _ in range(20):
+def test_ten_jobs_in_a_row(lab: Lab, environment: EnvironmentRef) -> None:
+    for _ in range(10):
         outcome, events = lab.wait(lab.submit(mpi_plan(SUM, lab.store.uri, 3, 1, environment=environment)), limit=30)
         assert outcome.state is RunState.COMPLETED, (outcome.verdict, lines(events))
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 
-from lab import lines, plan_of
+from lab import lines, notes, plan_of
 from muster.core.errors import RequestError
-from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from slurm_lab import SlurmLab, queued, states, told
+from slurm_lab import SlurmLab, queued, states
 from store_server import wait_until
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
@@ -37,20 +34,6 @@ while state["step"] < steps:
     time.sleep({pause})
 pathlib.Path("outputs", f"weights-{{rank}}.json").write_text(json.dumps(state["weights"]))
 """
-
-
-def watched(lab: SlurmLab, handle: JobHandle, until: Callable[[list[Event]], object], limit: float = 60.0) -> list[Event]:
-    """Watch until enough was seen."""
-
-    async def watch() -> list[Event]:
-        seen: list[Event] = []
-        async for _, _, event in lab.target.session().watch({handle: Cursor()}):
-            seen.append(event)
-            if until(seen):
-                break
-        return seen
-
-    return asyncio.run(asyncio.wait_for(watch(), limit))
 
 
 def weights(lab: SlurmLab, handle: JobHandle) -> list[bytes]:
@@ -149,7 +132,7 @@ def test_a_job_that_waits_says_for_what_and_can_be_cancelled(slurm_lab: SlurmLab
     slurm_lab.wait_for_line(first, "here")
     second = slurm_lab.submit(plan_of("print('my turn')", slurm_lab.store.uri, nodes=2, needs=Needs(gpus=2)))
     third = slurm_lab.submit(plan_of("print('never')", slurm_lab.store.uri, nodes=2, needs=Needs(gpus=2)))
-    seen = watched(slurm_lab, second, lambda events: any("free nodes" in text for text in queued(events)))
+    seen, _ = slurm_lab.watch(second, until=lambda events: any("free nodes" in text for text in queued(events)))
     assert "for free nodes (Resources)" in queued(seen)[-1]
     assert len(set(queued(seen))) == len(queued(seen)), "each reason is shown once"
     assert slurm_lab.target.cancel(third, 1, "changed my mind")
@@ -180,7 +163,7 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(slurm_lab: 
     begins = [int(line.rpartition(" ")[2]) for line in lines(events, rank=0) if line.startswith("begins")]
     assert begins[0] == 0
     assert begins[1] >= 30
-    assert "preempted and queued again" in told(events)
+    assert "preempted and queued again" in notes(events)
     assert states(events).count("Completed") == 0
     attempts = slurm_lab.record(handle)["attempts"]
     assert [(a["attempt"], a["state"]) for a in attempts] == [(1, "Failed"), (2, "Completed")]
@@ -201,7 +184,7 @@ def test_a_node_that_slurm_takes_down_has_the_job_go_on_elsewhere(slurm_lab: Slu
     finally:
         slurm_lab.cluster.bring_up("node2")
     assert outcome.state is RunState.COMPLETED, outcome.verdict
-    assert "lost node node2 and was queued again" in told(events)
+    assert "lost node node2 and was queued again" in notes(events)
     assert len(slurm_lab.record(handle)["attempts"]) == 2
 
 
@@ -228,7 +211,7 @@ def test_a_node_without_power_has_the_job_go_on_elsewhere(slurm_lab: SlurmLab) -
     finally:
         slurm_lab.cluster.revive_node("node2")
     assert outcome.state is RunState.COMPLETED, outcome.verdict
-    assert "attempt 1 ended" in told(events)
+    assert "attempt 1 ended" in notes(events)
     assert [a["state"] for a in slurm_lab.record(handle)["attempts"]] == ["Failed", "Completed"]
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import children
+from contract.labs import login_node
 from lab import lines, plan_of
 from mpi_lab import mpi_plan
 from muster.core.errors import RequestError
@@ -28,7 +24,6 @@ from muster.core.state import RunState
 from muster.packaging import lock
 from slurm_cluster import user_name
 from slurm_lab import SlurmLab
-from store_server import wait_until
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
 HELLO = """
@@ -40,46 +35,10 @@ print("sum", world.allreduce(world.rank), "of", world.size, "on node", os.enviro
 MANY = 200
 
 
-@contextmanager
-def login_server(folder: Path) -> Iterator[dict[str, Any]]:
-    """Run an sshd on loopback as the login node; gives the fields of a connection to it."""
-    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if sshd is None or os.geteuid() != 0:
-        pytest.skip("a login node needs sshd (openssh-server) and root")
-    folder.mkdir()
-    Path("/run/sshd").mkdir(exist_ok=True)
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = {
-        "ListenAddress": "127.0.0.1",
-        "HostKey": folder / "host",
-        "AuthorizedKeysFile": folder / "user.pub",
-        "PermitRootLogin": "prohibit-password",
-        "StrictModes": "no",
-        "UsePAM": "no",
-        "PidFile": "none",
-    }
-    config = folder / "sshd_config"
-    config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
-    argv = [sshd, "-D", "-e", "-p", str(port), "-f", str(config)]
-    with children.running(argv, folder / "sshd.log", os.environ):
-        wait_until(lambda: _listens(port), 20.0)
-        key = " ".join((folder / "host.pub").read_text().split()[:2])
-        yield {"host": "127.0.0.1", "port": port, "user": "root", "key_file": str(folder / "user"), "host_key": key}
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_a_login_node_over_ssh(slurm_lab: SlurmLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CONF")
-    with login_server(tmp_path / "sshd") as fields:
-        slurm_lab.fields.update(fields, bin=str(slurm_lab.cluster.counting()))
+    with login_node.running(tmp_path, {}) as sshd:
+        slurm_lab.fields.update(sshd.fields, bin=str(slurm_lab.cluster.counting()))
         first = slurm_lab.submit(plan_of(WAITS, slurm_lab.store.uri))
         slurm_lab.wait_for_line(first, "here", node=1)
         assert slurm_lab.target.cancel(first, 1, "seen enough")
@@ -117,24 +76,13 @@ def test_a_module_that_there_is_not_ends_the_job_and_is_said(slurm_lab: SlurmLab
     assert "module load failed" in outcome.verdict.summary()
 
 
-def test_a_watch_goes_on_from_its_cursor(slurm_lab: SlurmLab) -> None:
+def test_a_watch_on_the_login_node_itself_goes_on_from_its_cursor(slurm_lab: SlurmLab) -> None:
     code = "import time\nfor i in range(40): print('line', i, flush=True); time.sleep(0.05)"
     handle = slurm_lab.submit(plan_of(code, slurm_lab.store.uri))
-
-    async def watch(cursor: Cursor, most: int) -> tuple[list[Event], Cursor]:
-        seen: list[Event] = []
-        async with aclosing(slurm_lab.target.session().watch({handle: cursor})) as watching:  # type: ignore[type-var]
-            async for _, after, event in watching:
-                seen.append(event)
-                cursor = after
-                if len(lines(seen)) >= most:
-                    break
-        return seen, cursor
-
-    first, cursor = asyncio.run(asyncio.wait_for(watch(Cursor(), 25), 60))
-    rest, _ = asyncio.run(asyncio.wait_for(watch(cursor, 1000), 60))
-    assert lines([*first, *rest], rank=0) == [f"line {i}" for i in range(40)]
-    assert lines([*first, *rest], rank=1) == [f"line {i}" for i in range(40)]
+    first, cursor = slurm_lab.watch(handle, until=lambda seen: len(lines(seen)) >= 25)
+    rest, _ = slurm_lab.watch(handle, cursor)
+    for rank in (0, 1):
+        assert lines([*first, *rest], rank) == [f"line {i}" for i in range(40)]
 
 
 def test_a_controller_that_does_not_answer_holds_no_end_up(slurm_lab: SlurmLab) -> None:

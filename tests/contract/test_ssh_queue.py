@@ -39,11 +39,7 @@ def gang(lab: HostsLab, code: str, nodes: int, gpus: int = 2) -> JobPlan:
 
 async def events_of(lab: HostsLab, handles: list[JobHandle]) -> dict[str, list[Event]]:
     """Watch many jobs, each by a session of its own as a triggerer would; gives the events of each."""
-
-    async def one(handle: JobHandle) -> list[Event]:
-        return [event async for _, _, event in lab.target.session().watch({handle: Cursor()})]
-
-    found = await asyncio.gather(*(one(handle) for handle in handles))
+    found = await asyncio.gather(*(lab.events(handle) for handle in handles))
     return {handle.job_id: events for handle, events in zip(handles, found, strict=True)}
 
 

@@ -54,9 +54,13 @@ def test_outputs_that_could_not_be_stored_are_committed_later(lab: Lab, way: str
     lab.store.server.stop()
     try:
         let_go(lab, handle)
-        outcome, _ = lab.wait(handle)
+        if way == "retry":
+            lab.wait_for_line(handle, "the outputs could not be stored")  # else the last words wait for the store too
+        else:
+            lab.wait(handle)
     finally:
         lab.store.server.start()
+    outcome, _ = lab.wait(handle)
     assert outcome.state is RunState.FAILED
     assert outcome.verdict.cause is Cause.STORE
     assert str(lab.paths(handle).root) in outcome.verdict.summary()

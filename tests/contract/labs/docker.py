@@ -22,7 +22,6 @@ from muster.core.handle import JobHandle
 from muster.core.job import Mount
 from muster.core.plan import ContainerOptions, EnvironmentRef, JobPlan, Needs
 from muster.targets.docker.agent import volume_name
-from muster.targets.docker.target import DockerTarget
 from store_server import wait_until
 
 SOCKET = "/var/run/docker.sock"
@@ -30,25 +29,18 @@ NODE_FOLDER = "/muster/node"
 
 
 @dataclass
-class EngineLab(TargetLab):
+class EngineLab(TargetLab[DockerLab]):
     """A target on the engine of the tests, reached over a wire that can be cut."""
 
-    docker: DockerLab = field(kw_only=True)
     proxy: Proxy = field(kw_only=True)
     _disks: list[Path] = field(default_factory=list)
     _images: list[str] = field(default_factory=list)
 
-    @property
-    def target(self) -> DockerTarget:
-        return self.docker.target
-
-    def new_job_id(self) -> str:
-        job_id = super().new_job_id()
-        self.docker.jobs.add(job_id)
-        return job_id
+    def launches(self, handle: JobHandle) -> int:
+        return sum(container.labels["muster.node"] == "0" for container in self.jobs.containers(handle.job_id))
 
     def left(self, handle: JobHandle) -> list[str]:
-        return self.docker.left(handle.job_id)
+        return self.jobs.left(handle.job_id)
 
     def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
         return dataclasses.replace(plan, needs=Needs(memory=limit))
@@ -68,7 +60,7 @@ class EngineLab(TargetLab):
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Kill the container."""
-        self.docker.container(handle, node).kill("SIGKILL")
+        self.jobs.container(handle, node).kill("SIGKILL")
 
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
@@ -82,7 +74,6 @@ class EngineLab(TargetLab):
         try:
             super().close()
         finally:
-            self.docker.close()
             for disk in self._disks:
                 faults.remove_disk(disk)
             for image in self._images:
@@ -93,7 +84,7 @@ class EngineLab(TargetLab):
         when = f'case "$(hostname)" in *-n{node}) true ;; *) false ;; esac'
         python = faults.skewed_python(self.folder / "python3", "/usr/bin/python3-real", seconds, f"/{library.name}", when=when)
         dockerfile = (
-            f"FROM {self.docker.base_image}\n"
+            f"FROM {self.jobs.base_image}\n"
             f"COPY {library.name} /\n"
             'RUN ln -s "$(readlink -f "$(command -v python3)")" /usr/bin/python3-real && rm "$(command -v python3)"\n'
             "COPY python3 /usr/local/bin/\n"
@@ -101,15 +92,15 @@ class EngineLab(TargetLab):
         context = _context(
             {"Dockerfile": dockerfile.encode(), "python3": python.read_bytes(), library.name: library.read_bytes()}
         )
-        image, _ = self.docker.engine.images.build(fileobj=context, custom_context=True, rm=True, forcerm=True)
+        image, _ = self.jobs.engine.images.build(fileobj=context, custom_context=True, rm=True, forcerm=True)
         self._images.append(image.id)
         return str(image.id)
 
     def _remove_image(self, image: str) -> None:
         name = volume_name(image, "python3")
-        for volume in self.docker.engine.volumes.list(filters={"name": name}):
+        for volume in self.jobs.engine.volumes.list(filters={"name": name}):
             volume.remove()
-        self.docker.engine.images.remove(image, force=True)
+        self.jobs.engine.images.remove(image, force=True)
 
 
 def _context(files: dict[str, bytes]) -> io.BytesIO:
@@ -130,7 +121,7 @@ def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[EngineLab
     socket = urlsplit(os.environ.get("DOCKER_HOST", f"unix://{SOCKET}")).path
     with Proxy.to(socket) as proxy:
         docker = DockerLab(engine=engine, store=store, base_image=request.getfixturevalue("base_image"), url=proxy.url)
-        lab = EngineLab(store=store, folder=folder, docker=docker, proxy=proxy)
+        lab = EngineLab(jobs=docker, folder=folder, proxy=proxy)
         try:
             yield lab
         finally:

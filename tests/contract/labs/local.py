@@ -18,34 +18,27 @@ from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
 from muster.node import processes
 from muster.targets.local.nodes import living
-from muster.targets.local.target import LocalTarget
 
 
 @dataclass
-class LocalLab(TargetLab):
+class LocalLab(TargetLab[Lab]):
     """A target in a folder of its own."""
 
     _disks: list[Path] = field(default_factory=list)
     _patch: pytest.MonkeyPatch = field(default_factory=pytest.MonkeyPatch)
 
-    @property
-    def machine(self) -> Lab:
-        """The lab of the local target's own tests."""
-        return Lab(root=self.folder / "machine", store=self.store)
-
-    @property
-    def target(self) -> LocalTarget:
-        return self.machine.target
+    def launches(self, handle: JobHandle) -> int:
+        return len(list((self.jobs.root / "jobs" / handle.job_id).glob("g*-a*/node-0/guardian.json")))
 
     def left(self, handle: JobHandle) -> list[str]:
-        return [f"process {pid}" for pid in self.machine.living(handle)]
+        return [f"process {pid}" for pid in self.jobs.living(handle)]
 
     def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
         return faults.short_of_memory(plan, limit)
 
     def small_disk(self, plan: JobPlan, size: int) -> JobPlan:
-        faults.small_disk(self.machine.root, size)
-        self._disks.append(self.machine.root)
+        faults.small_disk(self.jobs.root, size)
+        self._disks.append(self.jobs.root)
         return plan
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
@@ -58,7 +51,7 @@ class LocalLab(TargetLab):
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Kill the guardian and the agent at once; on one machine a node is no more than its processes."""
-        pids = living(self.machine.paths(handle, node))
+        pids = living(self.jobs.paths(handle, node))
         assert len(pids) == 2, pids
         processes.send(pids, signal.SIGKILL)
 
@@ -74,7 +67,7 @@ class LocalLab(TargetLab):
 @contextmanager
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[LocalLab]:
     """Give the lab for one test."""
-    lab = LocalLab(store=request.getfixturevalue("store"), folder=folder)
+    lab = LocalLab(jobs=Lab(root=folder / "machine", store=request.getfixturevalue("store")), folder=folder)
     try:
         yield lab
     finally:

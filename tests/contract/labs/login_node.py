@@ -26,8 +26,7 @@ KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 PidFile none
-SetEnv {environment}
-"""
+{environment}"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[LoginSshd]
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (port,) = free_ports(1)
     words = " ".join(f"{name}={value}" for name, value in environment.items())
-    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=port, environment=words), encoding="ascii")
+    given = f"SetEnv {words}\n" if words else ""
+    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=port, environment=given), encoding="ascii")
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin") or "sshd"
     with children.running([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], folder / "sshd.log", os.environ):
         wait_until(lambda: _greets(port), what=f"sshd is up; its log is {folder / 'sshd.log'}")

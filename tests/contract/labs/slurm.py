@@ -16,7 +16,6 @@ from contract.labs.proxy import Proxy
 from contract.suite.target_lab import TargetLab
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
-from muster.targets.slurm.target import SlurmTarget
 from slurm_cluster import SlurmCluster
 from slurm_lab import SlurmLab
 from store_server import wait_until
@@ -26,25 +25,24 @@ LEAVES = 15.0  # seconds in which Slurm lets go of the nodes of a job whose last
 
 
 @dataclass
-class ClusterLab(TargetLab):
+class ClusterLab(TargetLab[SlurmLab]):
     """A target whose shared folder is the same for all tests: what is cached there is sent once."""
 
-    slurm: SlurmLab = field(kw_only=True)
     proxy: Proxy = field(kw_only=True)
     start_time = 10.0
     _disks: list[Path] = field(default_factory=list)
     _lost: list[str] = field(default_factory=list)
 
-    @property
-    def target(self) -> SlurmTarget:
-        return self.slurm.target
+    def launches(self, handle: JobHandle) -> int:
+        return len(self.jobs.numbers(handle))
 
     def left(self, handle: JobHandle) -> list[str]:
         """Name processes, and jobs that Slurm still has on its nodes or in its queue a moment after their end."""
+        left = [f"process {pid}" for pid in self.jobs.living(handle)]
         give_up = time.monotonic() + LEAVES
-        while (jobs := self._jobs(handle)) and time.monotonic() < give_up:
+        while (jobs := self.jobs.numbers(handle)) and time.monotonic() < give_up:
             time.sleep(0.1)
-        return [*(f"Slurm's job {job}" for job in jobs), *(f"process {pid}" for pid in self.slurm.living(handle))]
+        return [*left, *(f"Slurm's job {job}" for job in jobs)]
 
     def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
         return faults.short_of_memory(plan, limit)
@@ -54,7 +52,7 @@ class ClusterLab(TargetLab):
         disk = self.folder / "shared"
         faults.small_disk(disk, size)
         self._disks.append(disk)
-        self.slurm.root = disk
+        self.jobs.root = disk
         return plan
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
@@ -62,14 +60,14 @@ class ClusterLab(TargetLab):
         # only the agent: libfaketime fails in some of the sleeps that the task before it may need (EINVAL of clock_nanosleep)
         when = f'case " $* " in *" agent "*"/node-{node} "*) true ;; *) false ;; esac'
         faults.skewed_python(program, PYTHON, seconds, faults.libfaketime(), when=when, name=program)
-        self.slurm.fields["python"] = str(program)
+        self.jobs.fields["python"] = str(program)
         return plan
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Kill the node's daemon and all that it has started."""
-        name = self.slurm.cluster.node_names()[node]
+        name = self.jobs.cluster.node_names()[node]
         self._lost.append(name)
-        self.slurm.cluster.kill_node(name)
+        self.jobs.cluster.kill_node(name)
 
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
@@ -82,15 +80,11 @@ class ClusterLab(TargetLab):
         self.proxy.mend()
         try:
             for name in self._lost:
-                self.slurm.cluster.revive_node(name)
+                self.jobs.cluster.revive_node(name)
             super().close()
         finally:
-            self.slurm.close()
             for disk in self._disks:
                 faults.remove_disk(disk)
-
-    def _jobs(self, handle: JobHandle) -> list[str]:
-        return self.slurm.cluster.run("squeue", "--noheader", f"--name={handle.job_id}", "-o", "%A").split()
 
 
 @contextmanager
@@ -98,11 +92,10 @@ def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[ClusterLa
     """Give the lab for one test."""
     cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
     sshd: LoginSshd = request.getfixturevalue("login_sshd")
-    store = request.getfixturevalue("store")
-    slurm = SlurmLab(root=sshd.folder / "shared", store=store, cluster=cluster)
+    slurm = SlurmLab(root=sshd.folder / "shared", store=request.getfixturevalue("store"), cluster=cluster)
     # a lost node would else be replaced by a requeue, which waits for a node that nobody gives back
     slurm.fields.update(sshd.fields, python=PYTHON, poll_interval=1, requeue=False)
-    lab = ClusterLab(store=store, folder=folder, slurm=slurm, proxy=sshd.wire)
+    lab = ClusterLab(jobs=slurm, folder=folder, proxy=sshd.wire)
     try:
         yield lab
     finally:

@@ -19,7 +19,6 @@ from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
 from muster.node import processes
 from muster.node.queueing import LAUNCHED
-from muster.targets.ssh.target import SshTarget
 from rack import Host
 from store_server import wait_until
 
@@ -30,53 +29,51 @@ CONNECTING = ("01", "02")  # of /proc/net/tcp: established, or on the way to tha
 
 
 @dataclass
-class HostLab(TargetLab):
+class HostLab(TargetLab[HostsLab]):
     """A target on all hosts of the rack."""
 
-    hosts: HostsLab = field(kw_only=True)
     small_disk_node = 1  # the first host keeps the queue
     _disks: list[Host] = field(default_factory=list)
 
-    @property
-    def target(self) -> SshTarget:
-        return self.hosts.target
+    def launches(self, handle: JobHandle) -> int:
+        return sum(job == handle.job_id for job in self.jobs.queue())
 
     def left(self, handle: JobHandle) -> list[str]:
         """Name processes, and a place in the queue; one that was launched ends with its agents, for whoever looks next."""
-        queue = self.hosts.folder(self.hosts.rack.hosts[0]) / "queue.json"
+        queue = self.jobs.folder(self.jobs.rack.hosts[0]) / "queue.json"
         entries = json.loads(queue.read_text(encoding="utf-8"))["entries"] if queue.exists() else []
         waits = [f"{e['state']} in the queue" for e in entries if e["job"] == handle.job_id and e["state"] != LAUNCHED]
-        return [*waits, *(f"process {pid}" for pid in self.hosts.living(handle))]
+        return [*waits, *(f"process {pid}" for pid in self.jobs.living(handle))]
 
     def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
         return faults.short_of_memory(plan, limit)
 
     def small_disk(self, plan: JobPlan, size: int) -> JobPlan:
         """Mount a small disk in the second host's own view of its files, and keep everything of that host on it."""
-        host = self.hosts.rack.hosts[self.small_disk_node]
+        host = self.jobs.rack.hosts[self.small_disk_node]
         self._on(host, "mkdir", "-p", SMALL_DISK)
         self._on(host, "mount", "-t", "tmpfs", "-o", f"size={size}", "muster-tests", SMALL_DISK)
         self._disks.append(host)
-        self.hosts.extra[host.name] = {"root": SMALL_DISK}
+        self.jobs.extra[host.name] = {"root": SMALL_DISK}
         self._use_hosts_of(plan)
         return plan
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
         """Have everything on a host begin as a Python with another clock."""
-        host = self.hosts.rack.hosts[node]
+        host = self.jobs.rack.hosts[node]
         faults.skewed_python(host.home / SKEWED.name, "/usr/bin/python3", seconds, faults.libfaketime(), name=SKEWED)
-        self.hosts.extra[host.name] = {"python": str(SKEWED)}
+        self.jobs.extra[host.name] = {"python": str(SKEWED)}
         self._use_hosts_of(plan)
         return plan
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Reboot the host: all its processes are gone at once."""
-        self.hosts.node(handle, node)[0].reboot()
+        self.jobs.node(handle, node)[0].reboot()
 
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
         """Drop every connection and take the hosts' network away, before a new one can be made."""
-        hosts = self.hosts.rack.hosts
+        hosts = self.jobs.rack.hosts
         listeners = [host.processes()[0] for host in hosts]
         processes.send(listeners, signal.SIGSTOP)
         assert sum(host.drop_connections() for host in hosts) > 0
@@ -89,18 +86,17 @@ class HostLab(TargetLab):
             host.plug()
 
     def close(self) -> None:
-        for host in self.hosts.rack.hosts:
+        for host in self.jobs.rack.hosts:
             host.plug()
         try:
             super().close()
         finally:
-            self.hosts.close()
             for host in self._disks:
                 self._on(host, "umount", "--lazy", SMALL_DISK)
 
     def _use_hosts_of(self, plan: JobPlan) -> None:
         """Have no other hosts than a plan has nodes, so that each node is on the host of its number."""
-        self.hosts.hosts = tuple(host.name for host in self.hosts.rack.hosts[: len(plan.nodes)])
+        self.jobs.hosts = tuple(host.name for host in self.jobs.rack.hosts[: len(plan.nodes)])
 
     @staticmethod
     def _on(host: Host, *argv: str) -> None:
@@ -108,7 +104,7 @@ class HostLab(TargetLab):
 
     def _tries_to_connect(self) -> bool:
         """Whether somebody here is waiting for a host's answer."""
-        addresses = {_hex(host.address) for host in self.hosts.rack.hosts}
+        addresses = {_hex(host.address) for host in self.jobs.rack.hosts}
         rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
         return any(row[3] in CONNECTING and row[2] in {f"{address}:0016" for address in addresses} for row in rows)
 
@@ -122,7 +118,7 @@ def _hex(address: str) -> str:
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[HostLab]:
     """Give the lab for one test."""
     rack, store = request.getfixturevalue("rack"), request.getfixturevalue("rack_store")
-    lab = HostLab(store=store, folder=folder, hosts=HostsLab(rack=rack, store=store, root=ROOT))
+    lab = HostLab(jobs=HostsLab(rack=rack, store=store, root=ROOT), folder=folder)
     try:
         yield lab
     finally:

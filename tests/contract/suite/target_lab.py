@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import itertools
-import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from lab import lines
-from muster.core.access import StoreAccess
-from muster.core.event import END, Cursor, Event
+from lab import JobLab, lines
+from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.manifest import Manifest
 from muster.core.plan import JobPlan
 from muster.core.verdict import Verdict
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
-from muster.targets.contract import ComputeTarget, Submission
+from muster.targets.contract import ComputeTarget
 from store_server import Store
 
-_numbers = itertools.count()
+Jobs = TypeVar("Jobs", bound=JobLab)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +48,10 @@ class Ended:
 
 
 @dataclass
-class TargetLab(ABC):
-    """A target under test and a store that its nodes reach. ``folder`` is the test's own, on this machine."""
+class TargetLab(ABC, Generic[Jobs]):
+    """A target under test and a store that its nodes reach, both in ``jobs``. ``folder`` is the test's own, on this machine."""
 
-    store: Store
+    jobs: Jobs
     folder: Path
     running: dict[str, JobHandle] = field(default_factory=dict)  # by job id, what nobody has seen the end of
     start_time = 6.0  # seconds within which ranks have started for sure, on a machine that does nothing else
@@ -64,10 +59,9 @@ class TargetLab(ABC):
 
     # -- what every target has its own way for
 
-    @property
     @abstractmethod
-    def target(self) -> ComputeTarget:
-        """The target as a new process would open it."""
+    def launches(self, handle: JobHandle) -> int:
+        """Count how often a job that runs was given nodes."""
 
     @abstractmethod
     def left(self, handle: JobHandle) -> list[str]:
@@ -95,32 +89,26 @@ class TargetLab(ABC):
 
     def close(self) -> None:
         """End whatever a failed test left, and undo what was harmed."""
-        for handle in self.running.values():
-            self.target.cancel(handle, handle.generation, "end of the test")
-            self.target.release(handle)
+        try:
+            for handle in self.running.values():
+                self.target.cancel(handle, handle.generation, "end of the test")
+                self.target.release(handle)
+        finally:
+            self.jobs.close()
 
     # -- what is the same for all
 
-    def new_job_id(self) -> str:
-        """Give a job id of this test process's own."""
-        return f"contract-{os.getpid()}-{next(_numbers)}"
+    @property
+    def store(self) -> Store:
+        return self.jobs.store
 
-    def submit(
-        self, plan: JobPlan, *, job_id: str = "", access: StoreAccess | None = None, archive: Path | None = None
-    ) -> JobHandle:
-        """Prepare the target and submit a plan, by a new job id unless one is given."""
-        target = self.target
-        target.prepare(plan, lambda line: None)
-        handle = target.submit(
-            Submission(
-                job_id=job_id or self.new_job_id(),
-                generation=1,
-                plan=plan,
-                archive=archive,
-                access=access or self.store.access,
-                requested=time.time(),
-            )
-        )
+    @property
+    def target(self) -> ComputeTarget:
+        return self.jobs.target
+
+    def submit(self, plan: JobPlan, **options: Any) -> JobHandle:
+        """Prepare the target and submit a plan; see :meth:`JobLab.submission`."""
+        handle = self.jobs.submit(plan, **options)
         self.running[handle.job_id] = handle
         return handle
 
@@ -139,45 +127,16 @@ class TargetLab(ABC):
 
     def wait(self, handle: JobHandle, limit: float = 120.0) -> Ended:
         """Wait for a run's end, watching from its beginning."""
-        events, _ = self.events(handle, limit=limit)
-        assert [event.kind for event in events].count(END) == 1
-        assert events[-1].kind == END
-        return Ended(outcome=Outcome.from_event(handle, events[-1]), events=events)
-
-    def events(
-        self,
-        handle: JobHandle,
-        cursor: Cursor | None = None,
-        until: Callable[[list[Event]], bool] = lambda events: False,
-        limit: float = 120.0,
-    ) -> tuple[list[Event], Cursor]:
-        """Watch a run from a cursor on, to its end or until enough was seen; gives the events, and the cursor after them."""
-
-        seen: list[Event] = []
-
-        async def watch() -> Cursor:
-            position = cursor or Cursor()
-            async with aclosing(self.target.session().watch({handle: position})) as watching:  # type: ignore[type-var]
-                async for _, after, event in watching:
-                    seen.append(event)
-                    position = after
-                    if until(seen):
-                        break
-            return position
-
-        try:
-            return seen, asyncio.run(asyncio.wait_for(watch(), limit))
-        except TimeoutError:
-            last = [f"{event.kind} of node {event.node}: {event.data}"[:200] for event in seen[-5:]]
-            raise AssertionError(f"no end within {limit:g} s; seen last: {last}") from None
+        outcome, events = self.jobs.wait(handle, limit)
+        return Ended(outcome=outcome, events=events)
 
     def watch_lines(self, handle: JobHandle, count: int, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """Watch until the ranks together have printed ``count`` lines."""
-        return self.events(handle, cursor, lambda events: len(lines(events)) >= count)
+        return self.jobs.watch(handle, cursor, lambda events: len(lines(events)) >= count)
 
-    def record(self, handle: JobHandle) -> dict[str, object]:
+    def record(self, handle: JobHandle) -> dict[str, Any]:
         """Give the run's record in the store."""
-        return self._run_store.record(handle.job_id, handle.generation)
+        return self.jobs.record(handle)
 
     def recorded_lines(self, handle: JobHandle, node: int) -> list[str]:
         """Give the lines of one node that the record has."""

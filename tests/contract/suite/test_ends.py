@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from contract.suite.table import case
 from contract.suite.target_lab import TargetLab
-from lab import plan_of
+from lab import notes, plan_of
+from muster.core.event import STATE
 from muster.core.state import RunState
 from muster.core.verdict import Cause
 
@@ -29,30 +32,48 @@ def of_rank_1(code: str) -> str:
 def test_success(lab: TargetLab) -> None:
     code = (
         "import os, pathlib, subprocess\n"
-        "rank = os.environ['MUSTER_RANK']\n"
+        "rank, node = os.environ['MUSTER_RANK'], os.environ['MUSTER_NODE']\n"
         "pathlib.Path('outputs', f'of-{rank}.txt').write_text('of rank ' + rank)\n"
+        "pathlib.Path('outputs', 'model.txt').write_text('the same on all nodes')\n"
+        "pathlib.Path('outputs', 'node.txt').write_text('of node ' + node)\n"
+        "pathlib.Path('logs', 'train.log').write_text('log of node ' + node)\n"
         "subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "print(os.environ['MASTER_ADDR'], os.environ['MASTER_PORT'])\n"
         "print('trained', rank, 'of', os.environ['MUSTER_WORLD_SIZE'])"
     )
-    handle = lab.submit(plan_of(code, lab.store.uri, ranks=2))
+    handle = lab.submit(plan_of(code, lab.store.uri, nodes=3, ranks=2))
     ended = lab.finish(handle)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
-    assert sorted(ended.lines()) == [f"trained {rank} of 4" for rank in range(4)]
-    for rank in range(4):
-        assert lab.stored(handle, f"outputs/of-{rank}.txt").content() == f"of rank {rank}".encode()
+    assert [ended.lines(rank)[1:] for rank in range(6)] == [[f"trained {rank} of 6"] for rank in range(6)]
+    assert len({ended.lines(rank)[0] for rank in range(6)}) == 1, "all meet at one place"
+    assert [event.data["state"] for event in ended.events if event.kind == STATE][-3:] == ["Starting", "Running", "Finalizing"]
+    assert "lost" not in notes(ended.events)
     record = lab.record(handle)
     assert record["state"] == "Completed"
-    assert [rank["exit_code"] for rank in record["ranks"]] == [0, 0, 0, 0]
-    assert {rank["rank"]: rank["node"] for rank in record["ranks"]} == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert [attempt["state"] for attempt in record["attempts"]] == ["Completed"]
+    assert [rank["exit_code"] for rank in record["ranks"]] == [0] * 6
+    assert {rank["rank"]: rank["node"] for rank in record["ranks"]} == {rank: rank // 2 for rank in range(6)}
     assert set(record["times"]) >= {"preparing", "starting", "running", "finalizing"}
+    each = {f"of-{rank}.txt": f"of rank {rank}" for rank in range(6)}
+    beside = {"node.txt": "of node 0", "node.node1.txt": "of node 1", "node.node2.txt": "of node 2"}
+    fetched = map(Path, lab.store.open().download(handle.job_id, "outputs/*", lab.folder / "got"))
+    assert {file.name: file.read_text() for file in fetched} == {**each, **beside, "model.txt": "the same on all nodes"}
+    manifest = lab.manifest(handle)
+    assert manifest is not None
+    logs = {file.path: file.beside for file in manifest.files if file.path.startswith("logs/train")}
+    assert logs == {"logs/train.log": "", **{f"logs/train.node{node}.log": "logs/train.log" for node in (1, 2)}}
+    assert "logs/train.log differs" in notes(ended.events)
 
 
 @case("failing rank")
 def test_failing_rank(lab: TargetLab) -> None:
-    ended = lab.run(plan_of(of_rank_1("raise ValueError('no such digit: 11')"), lab.store.uri))
+    handle = lab.submit(plan_of(of_rank_1("raise ValueError('no such digit: 11')"), lab.store.uri, nodes=3))
+    ended = lab.finish(handle)
     assert ended.outcome.state is RunState.FAILED
     verdict = ended.verdict
-    assert (verdict.cause, verdict.node, verdict.rank, verdict.exit_code, verdict.others) == (Cause.RANK, 1, 1, 1, 1)
+    assert (verdict.cause, verdict.node, verdict.rank, verdict.exit_code, verdict.others) == (Cause.RANK, 1, 1, 1, 2)
+    assert verdict.host == next(node["host"] for node in lab.record(handle)["nodes"] if node["node"] == 1)
+    assert verdict.summary().startswith("rank 1 on node 1 (")
     assert "ValueError: no such digit: 11 (exit 1)" in verdict.summary()
 
 
@@ -74,7 +95,8 @@ def test_out_of_memory(lab: TargetLab) -> None:
     verdict = ended.verdict
     assert (verdict.cause, verdict.node, verdict.rank) == (Cause.RANK, 1, 1)
     assert verdict.out_of_memory, verdict
-    assert ended.lines(1) == ["ready"] or "MemoryError" in ended.lines(1)[-1]
+    killed = (verdict.signal, ended.lines(1)) == (9, ["ready"])
+    assert killed or "MemoryError" in ended.lines(1)[-1]
 
 
 @case("cancel")

@@ -49,6 +49,7 @@ def test_unicode_names(lab: TargetLab) -> None:
     code = (
         "import json, os, pathlib, shutil\n"
         f"names = json.loads({json.dumps(NAMES)!r})\n"
+        "assert {str(path) for path in pathlib.Path('.').rglob('*') if path.is_file()} == set(names)\n"
         "if os.environ['MUSTER_RANK'] == '1':\n"
         " for name in names:\n"
         "  kept = pathlib.Path('outputs', name)\n"

@@ -27,6 +27,7 @@ def test_exception_line(tail: list[str], line: str) -> None:
 
 def test_out_of_memory_and_ports() -> None:
     assert explain.out_of_memory(["RuntimeError: CUDA out of memory"])
+    assert explain.out_of_memory(["MemoryError: no room"])
     assert not explain.out_of_memory(TRACEBACK)
     assert explain.port_taken(["RuntimeError: The server socket has failed to listen: EADDRINUSE"])
 
