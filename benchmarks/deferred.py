@@ -43,7 +43,8 @@ StrictModes no
 UsePAM no
 PidFile none
 """
-RUNNING_TIME = 1200.0
+RUNNING_TIME = 600.0  # seconds after which a job whose end has not been seen counts as lost
+STOPPING_TIME = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Round:
     latest: float
     memory: float
     connections: float
-    lost: float  # jobs whose trigger gave up
+    lost: float  # jobs whose trigger gave up, or had not seen the end in time
 
 
 def deferred(folder: Path) -> list[Row]:
@@ -155,13 +156,15 @@ class _Host:
     ) -> Round:
         """Have a triggerer follow jobs that are played once it is there."""
         files = {file: str(self.folder / f"{name}.{file}") for file in ("ready", "out")}
-        watching = self._write(name, {"trigger": trigger, "arguments": arguments, "port": self.port, **files})
+        watching = self._write(
+            name, {"trigger": trigger, "arguments": arguments, "port": self.port, "limit": RUNNING_TIME, **files}
+        )
         playing = self._write(f"{name}-played", {"lines": lines, "seconds": SECONDS, "jobs": played})
         triggerer, log = [sys.executable, str(SCRIPTS / "triggerer.py"), str(watching)], self.folder / f"{name}.log"
         with log.open("wb") as words, subprocess.Popen(triggerer, stdout=words, stderr=words, env=self._environ()) as process:
             processes.wait_for(lambda: Path(files["ready"]).exists() or process.poll() is not None, "the triggerer")
             subprocess.run([sys.executable, str(SCRIPTS / "replay.py"), str(playing)], check=True, timeout=RUNNING_TIME)
-            process.wait(timeout=RUNNING_TIME)
+            process.wait(timeout=RUNNING_TIME + STOPPING_TIME)
         if process.returncode:
             raise BenchError(f"the triggerer ended with {process.returncode}: {log.read_text()[-3000:]}")
         said = json.loads(Path(files["out"]).read_text(encoding="utf-8"))
@@ -184,15 +187,16 @@ def _round(said: Mapping[str, Any], ends: list[float]) -> Round:
     late = [when - end for (when, payload), end in zip(said["fired"], ends, strict=True) if _is_success(payload)]
     return Round(
         delay=statistics.quantiles(said["delays"], n=100)[98],
-        latest=max(late),
+        latest=max(late, default=RUNNING_TIME),
         memory=said["memory"] / JOBS,
         connections=float(said["connections"]),
         lost=float(JOBS - len(late)),
     )
 
 
-def _is_success(payload: Mapping[str, Any]) -> bool:
-    return payload.get("status") == "success" or payload.get("outcome", {}).get("state") == "Completed"
+def _is_success(payload: Mapping[str, Any] | None) -> bool:
+    seen = payload or {}
+    return seen.get("status") == "success" or seen.get("outcome", {}).get("state") == "Completed"
 
 
 def _events() -> list[str]:

@@ -1,7 +1,8 @@
 """Runs many triggers in one event loop, as Airflow's triggerer does, and says what that cost: triggerer.py PLAN.json.
 
-The plan: ``{"trigger": class path, "arguments": [{…}, …], "port": of the SSH server, "ready": file, "out": file}``. Writes as
-JSON: ``delays`` (ms by which the loop was late, one for every 10 ms), ``fired`` (time and payload of each trigger, in order),
+The plan: ``{"trigger": class path, "arguments": [{…}, …], "port": of the SSH server, "limit": seconds, "ready": file, "out":
+file}``. Writes as JSON: ``delays`` (ms by which the loop was late, one for every 10 ms), ``fired`` (time and payload of each
+trigger, in order; None of one that broke, or had not fired by the limit),
 ``memory`` (MB that all of it took) and ``connections`` (the most that were open to the server at a time).
 """
 
@@ -60,8 +61,11 @@ class Watch:
 
 async def fire(trigger: Any) -> tuple[float, Any]:
     """Give when a trigger fired, and with what."""
-    async for event in trigger.run():
-        return time.time(), event.payload
+    try:
+        async for event in trigger.run():
+            return time.time(), event.payload
+    except Exception as error:
+        print(f"a trigger broke: {error!r}", file=sys.stderr)
     return time.time(), None
 
 
@@ -73,7 +77,8 @@ async def follow(plan: dict[str, Any], ready: Callable[[], None]) -> dict[str, A
     looking = asyncio.ensure_future(watch.look())
     running = [asyncio.ensure_future(fire(trigger)) for trigger in triggers]
     ready()
-    fired = await asyncio.gather(*running)
+    await asyncio.wait(running, timeout=plan["limit"])
+    fired = [trigger.result() if trigger.done() else (time.time(), None) for trigger in running]
     looking.cancel()
     memory = watch.most_memory - watch.memory
     return {"delays": watch.delays, "fired": fired, "memory": memory, "connections": watch.connections}
