@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from docker_lab import DockerLab, new_job_id
-from lab import lines, plan_of
+from docker_lab import DockerLab
+from lab import lines, new_job_id, plan_of
 from muster.core.state import RunState
 from muster.targets.docker import ending
 from muster.targets.docker.launch import Launch
