@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -81,7 +80,9 @@ def install(folder: Path) -> Peers:
     peers = Peers(venv=folder / "venv", work=folder / "work")
     stamp, wanted = peers.venv / "packages", "\n".join(PACKAGES)
     if not (stamp.exists() and stamp.read_text() == wanted):
-        uv = shutil.which("uv") or "uv"
+        from muster.packaging.uv_command import find_uv
+
+        uv = find_uv()
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "3.11", str(peers.venv)], check=True)
         subprocess.run(
             [uv, "pip", "install", "--quiet", "--python", peers.python, *_find_links(), *PACKAGES], check=True, env=os.environ
