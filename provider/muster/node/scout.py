@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -134,6 +133,8 @@ def _unpacked(archive: str, jobs: Path) -> Iterator[Path | None]:
     if not archive:
         yield None
         return
+    import tempfile
+
     from muster.node.steward import unpack
 
     with tempfile.TemporaryDirectory(prefix=".look-", dir=jobs) as folder:
