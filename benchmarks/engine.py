@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import shutil
 import subprocess
@@ -47,9 +49,14 @@ def base_image() -> str:
 @contextmanager
 def store(folder: Path) -> Iterator[str]:
     """Run a store for as long as the context lasts; gives its endpoint, which containers reach by their gateway."""
-    gateway = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
-    with seaweedfs.server(folder, BUCKET, *KEYS.values(), address=gateway) as endpoint:
+    with seaweedfs.server(folder, BUCKET, *KEYS.values(), address=_gateway()) as endpoint:
         yield endpoint
+
+
+def _gateway() -> str:
+    """Give this machine's address on the engine's own bridge; an engine in its first life tells its subnet only."""
+    [place] = json.loads(docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"))
+    return place.get("Gateway") or str(next(ipaddress.ip_network(place["Subnet"]).hosts()))
 
 
 def build(name: str, dockerfile: str, files: Mapping[str, str], folder: Path) -> str:
