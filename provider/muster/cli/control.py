@@ -15,7 +15,7 @@ from muster.settings import load
 
 def cancel(arguments: argparse.Namespace) -> int:
     """End a run; fine if it had ended already."""
-    target = targets.open_target(load(Path.cwd(), os.environ).choose_target(arguments.target))
+    target = targets.open_target(load(Path.cwd(), os.environ).choose_target(arguments.target), alone=True)
     handle = target.find(arguments.run)
     hit = runner.cancel(target, handle, handle.generation, "cancelled by muster cancel")
     print(f"{arguments.run} was cancelled" if hit else f"{arguments.run} is not running; nothing to cancel")
@@ -25,7 +25,7 @@ def cancel(arguments: argparse.Namespace) -> int:
 def commit(arguments: argparse.Namespace) -> int:
     """Store what could not be stored, and wait for it."""
     settings = load(Path.cwd(), os.environ)
-    target = targets.open_target(settings.choose_target(arguments.target))
+    target = targets.open_target(settings.choose_target(arguments.target), alone=True)
     handle = runner.commit(target, arguments.run, settings.access)
     screen = Screen(handle.job_id, as_json=False)
     return watch(target, handle, screen)

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = path.absolute().parent
     settings = load(folder, os.environ)
     wishes = [parameters.pop(name, None) for name in TARGET_NAMES]
-    target = targets.open_target(settings.choose_target(arguments.target, *wishes))
+    target = targets.open_target(settings.choose_target(arguments.target, *wishes), alone=True)
     parameters.setdefault("name", path.stem)
     parameters["store"] = settings.choose_store(arguments.store, parameters.get("store"))
     job = training_job(parameters, base=folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 from muster.core.errors import RequestError
 from muster.targets.contract import ComputeTarget
+
+# of the docker SDK: what only ssh:// engines need. It brings paramiko, which is half of the SDK's import
+DOCKER_OVER_SSH = "docker.transport.sshconn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +25,10 @@ class Kind:
     open: Callable[[str, Mapping[str, Any]], ComputeTarget]
 
 
-def open_target(config: Mapping[str, Any] | str | None) -> ComputeTarget:
+def open_target(config: Mapping[str, Any] | str | None, *, alone: bool = False) -> ComputeTarget:
     """Make a target of its configuration: ``{"type": "local", "root": folder}``; ``"local"`` and None are this machine.
+
+    ``alone``: the process is for this target only, so libraries may be imported in part.
 
     :raises RequestError: an unknown kind of target, or an unknown field.
     """
@@ -34,6 +40,8 @@ def open_target(config: Mapping[str, Any] | str | None) -> ComputeTarget:
     unknown = sorted(set(fields) - set(KINDS[kind].fields))
     if unknown:
         raise RequestError(f"target {kind!r} has no field {unknown[0]!r}; it takes {', '.join(KINDS[kind].fields)}")
+    if alone:
+        sys.modules.setdefault(DOCKER_OVER_SSH, None)  # type: ignore[arg-type]
     return KINDS[kind].open(name, fields)
 
 

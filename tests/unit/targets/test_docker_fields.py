@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from muster import targets
@@ -52,3 +55,19 @@ def test_bad_fields_are_refused_and_secrets_not_shown(fields: dict[str, object],
 def test_a_tls_file_that_is_not_there_is_named() -> None:
     with pytest.raises(RequestError, match=r"TLS file '/no/ca\.pem' is not on this machine"):
         opened(url="tcp://x:2376", tls_ca_cert="/no/ca.pem").engine.client  # noqa: B018
+
+
+def imported_for(url: str) -> bool:
+    """Whether the SDK brings paramiko in a process of the command line's, where no engine answers."""
+    code = (
+        "import sys\nfrom muster import targets\nfrom muster.core.errors import TargetError\n"
+        f"target = targets.open_target({{'type': 'docker', 'url': {url!r}}}, alone=True)\n"
+        "try:\n target.engine.client\nexcept TargetError:\n print('paramiko' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip() == "True"
+
+
+def test_the_command_line_imports_paramiko_only_for_engines_that_are_reached_by_ssh() -> None:
+    assert not imported_for("unix:///nowhere/docker.sock")
+    assert imported_for("ssh://nobody@127.0.0.1:1")

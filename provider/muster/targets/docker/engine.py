@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
+from muster.targets import DOCKER_OVER_SSH
 from muster.targets.docker.errors import unreachable
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Engine:
 
         :raises TargetError: the engine does not answer.
         """
+        if self.url.startswith("ssh:") and sys.modules.get(DOCKER_OVER_SSH, sys) is None:
+            del sys.modules[DOCKER_OVER_SSH]
         import docker
         import docker.errors
 
