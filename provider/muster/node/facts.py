@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -118,7 +117,7 @@ def _gather(  # noqa: PLR0917
         interface=network.own_interface(address, having),
         cpus=len(os.sched_getaffinity(0)),
         memory=free_memory(),
-        disk=shutil.disk_usage(work).free,
+        disk=_free_disk(work),
         gpus=gpus,
         driver=driver,
         ports=find_ports(address, shifted(plan.nodes[node].ports, address, node)),
@@ -130,7 +129,7 @@ def _gather(  # noqa: PLR0917
         packages=contents.digest_of(contents.packages(interpreter)),
         interfaces=having,
         folder=str(work),
-        missing=tuple(program for program in plan.needs.programs if shutil.which(program, path=path) is None),
+        missing=tuple(program for program in plan.needs.programs if not _is_on(path, program)),
         problem=problem or interpreter_problem(interpreter, path, plan, node) or _inode_problem(work),
     )
 
@@ -159,9 +158,18 @@ def interpreter_problem(interpreter: str, path: str, plan: JobPlan, node: int) -
         return "" if fine else f"its Python interpreter {interpreter!r} is missing or not executable; {remedy}"
     words = (word for rank in plan.nodes[node].ranks for text in rank.argv for word in text)
     needed = Here(here="interpreter") in words
-    return (
-        "it has no python3 on its PATH; install Python there" if needed and shutil.which("python3", path=path) is None else ""
-    )
+    return "it has no python3 on its PATH; install Python there" if needed and not _is_on(path, "python3") else ""
+
+
+def _is_on(path: str, program: str) -> bool:
+    import shutil  # not needed by most jobs, and the agent stays small
+
+    return shutil.which(program, path=path) is not None
+
+
+def _free_disk(work: Path) -> int:
+    status = os.statvfs(work)
+    return status.f_bavail * status.f_frsize
 
 
 def _inode_problem(work: Path) -> str:

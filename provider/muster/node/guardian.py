@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from typing import Any
 
 from muster.node import processes
+
+TYPE_CHECKING = False  # of ours: typing and json would be a seventh of this process, which every node has for all of a run
+if TYPE_CHECKING:
+    from typing import Any
 
 BEAT = b"beat"  # what the agent says when it has nothing to say
 SILENCE = 60.0  # seconds without a word after which the agent counts as stuck
@@ -24,7 +26,7 @@ def main(folder: str) -> int:
     os.chdir(folder)
     processes.become_subreaper()
     ours, agents = socket.socketpair()
-    _write_json("guardian.json", {"pid": os.getpid(), "start": processes.start_time(os.getpid())})
+    _write("guardian.json", f'{{"pid": {os.getpid()}, "start": {processes.start_time(os.getpid())}}}')
     agents.set_inheritable(True)
     argv = [sys.executable, "-I", "-S", sys.argv[0], "agent", folder, str(agents.fileno())]
     agent = os.posix_spawn(sys.executable, argv, os.environ, setsigmask=[signal.SIGTERM])
@@ -62,6 +64,8 @@ def _outlive(agent: int, line: socket.socket) -> tuple[int, list[int]]:
 
 def _report_death(status: int, left: list[int]) -> None:
     """Write the last events of a node whose agent could not; the leader's node speaks for the whole run."""
+    import json
+
     with open("assignment.json", encoding="utf-8") as file:
         node = json.load(file)["node"]
     how = f"signal {status - 128}" if status > 128 else f"exit {status}"
@@ -110,7 +114,7 @@ def _await_sync(sync: list[int]) -> None:
     processes.send(sync, signal.SIGKILL)
 
 
-def _write_json(name: str, value: object) -> None:
+def _write(name: str, text: str) -> None:
     with open(name + ".new", "w", encoding="utf-8") as file:
-        json.dump(value, file)
+        file.write(text)
     os.replace(name + ".new", name)

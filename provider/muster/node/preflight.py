@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -89,7 +88,8 @@ def _clocks_off(clocks: Mapping[int, float], submitter: float) -> Iterator[tuple
 
 def _usual(clocks: Mapping[int, float], submitter: float) -> float:
     """Give the node's clock that is nearest to the median of all, the submitter's included."""
-    median = statistics.median_low([*clocks.values(), submitter])
+    ordered = sorted([*clocks.values(), submitter])
+    median = ordered[(len(ordered) - 1) // 2]
     return min(clocks.values(), key=lambda offset: abs(offset - median), default=0.0)
 
 
