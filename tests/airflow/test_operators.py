@@ -15,11 +15,11 @@ from muster.core.configurations import MpiConfiguration, PyTorchConfiguration, T
 from muster.core.job import Mount, Roles
 from muster.core.request import PARAMETERS
 from muster.launchers import launcher_of
-from muster.operators.job import JobOperator
+from muster.operators.job import ATTRIBUTES, JobOperator
 from muster.operators.mpi import DistributedMPIOperator
 from muster.operators.pytorch import PyTorchTrainOperator
 from muster.operators.register import RegisterModelOperator
-from muster.operators.request import ATTRIBUTES, requested_job
+from muster.operators.request import requested_job
 from muster.operators.tensorflow import TensorFlowTrainOperator
 from muster.operators.train import TrainOperator
 

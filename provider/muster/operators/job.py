@@ -8,7 +8,12 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
-from muster.operators.request import ATTRIBUTES
+from muster.core.request import PARAMETERS
+
+# parameters whose attribute has another name, because BaseOperator has one of that name already
+_ATTRIBUTES = {"resources": "node_resources"}
+# the parameters of a job that are parameters of every train operator, each an attribute; the subclass says the framework
+ATTRIBUTES = {name: _ATTRIBUTES.get(name, name) for name in PARAMETERS if name != "framework"}
 
 
 class JobOperator(BaseOperator):

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk.configuration import conf
 
 from muster.core.job import TrainingJob
-from muster.core.request import PARAMETERS, training_job
-
-if TYPE_CHECKING:
-    from muster.operators.job import JobOperator
-
-# parameters whose attribute has another name, because BaseOperator has one of that name already
-_ATTRIBUTES = {"resources": "node_resources"}
-# the parameters of a job that are parameters of every train operator, each an attribute; the subclass says the framework
-ATTRIBUTES = {name: _ATTRIBUTES.get(name, name) for name in PARAMETERS if name != "framework"}
+from muster.core.request import training_job
+from muster.operators.job import ATTRIBUTES, JobOperator
 
 
 def requested_job(operator: JobOperator) -> TrainingJob:
