@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
-from muster.node import processes
+from muster.node import living
 from muster.node.changes import Changes
 
 LISTENER = 0  # our standard input, closed when nobody listens any more
@@ -16,7 +15,7 @@ FASTEST = 0.003  # seconds between two looks, however fast the log grows; a cont
 LIVENESS = 1.0  # seconds between two looks whether somebody writes still
 READ_SIZE = 1 << 20
 LAST_WORD = b'"k": "node_end"'
-BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid
+BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid; the container it is started in may be slow to come
 
 
 def main(folder: str, offset: int) -> int:
@@ -25,13 +24,13 @@ def main(folder: str, offset: int) -> int:
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600))  # what is to be watched must be there
     changes = Changes(Path(log))
     while True:
-        living = _living(folder, born)  # before reading: what was written before a death is still read
+        lives = _living(folder, born)  # before reading: what was written before a death is still read
         whole = _read(log, offset)
         offset += len(whole)
         _write(whole)
         if LAST_WORD in whole[-65536:]:
             return 0
-        if not whole and not living:
+        if not whole and not lives:
             return 1
         if whole:
             changes.seen()
@@ -60,16 +59,6 @@ def _write(data: bytes) -> None:
 
 def _living(folder: str, born: float) -> bool:
     """Whether guardian or agent live, or may still be about to be born."""
-    known = [_is_living(os.path.join(folder, name)) for name in ("guardian.json", "agent.json")]
-    if known == [None, None]:
-        return time.monotonic() < born + BIRTH_TIME
-    return True in known
-
-
-def _is_living(file: str) -> bool | None:
-    try:
-        with open(file, encoding="utf-8") as text:
-            process = json.load(text)
-    except (FileNotFoundError, ValueError):
-        return None
-    return processes.start_time(int(process["pid"])) == int(process["start"])
+    if os.path.exists(os.path.join(folder, "guardian.json")):
+        return bool(living.pids(folder))
+    return time.monotonic() < born + BIRTH_TIME
