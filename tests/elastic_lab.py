@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from muster.core.handle import JobHandle
 from muster.core.job import TrainingJob
 from muster.core.plan import CONTINUE, EnvironmentRef, JobPlan
 from muster.launchers import launcher_of
+from muster.node import processes
 from muster.targets.local.nodes import living
 
-# every rank says from which epoch it goes on, and its weights at the end; rank 0 keeps the checkpoint. It trains until so many
-# epochs are done and so many ranks are there
+# every rank says from which epoch it goes on, and its weights at the end; rank 0 keeps the checkpoint. It trains until it has
+# begun anew, which only a loss makes it do, so many epochs are done and so many ranks are there: it can't end before the loss
 TRAIN = """
 import hashlib, os, sys, time
 from pathlib import Path
@@ -29,19 +29,21 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 assert (os.environ["MUSTER_RANK"], os.environ["MUSTER_WORLD_SIZE"]) == (str(rank), str(world))
-last = Path("checkpoints/last.pt")
+last, begun = Path("checkpoints/last.pt"), Path("begun.txt")
 weights, first = torch.zeros(8), 0
 mine = torch.load(last) if last.exists() else {"epoch": -1}
 known = [None] * world
-dist.all_gather_object(known, mine["epoch"])
-newest = max(range(world), key=lambda r: known[r])
-if known[newest] >= 0:
+dist.all_gather_object(known, (mine["epoch"], begun.exists()))
+again = any(before for _, before in known)
+begun.touch()
+newest = max(range(world), key=lambda r: known[r][0])
+if known[newest][0] >= 0:
     found = [mine if rank == newest else None]
     dist.broadcast_object_list(found, src=newest)
     weights, first = found[0]["weights"], found[0]["epoch"] + 1
 print(f"begin {first} as {rank} of {world}", flush=True)
 epoch = first
-while epoch < epochs or world < wanted:
+while epoch < epochs or world < wanted or not again:
     step = torch.full((8,), float(rank + 1))
     dist.all_reduce(step)
     weights = 0.9 * weights + 0.1 * step / world
@@ -98,12 +100,13 @@ def left(lab: Lab, handle: JobHandle) -> list[str]:
 
 
 def kill_node(lab: Lab, handle: JobHandle, node: int) -> None:
-    """Kill all that runs of a node at once: agent, guardian and the ranks that it has started last."""
+    """Kill all that runs of a node at once: agent, guardian and the ranks that it has started last.
+
+    They are stopped first, else one that lives a moment longer tells of the others' death.
+    """
     paths = lab.paths(handle, node)
     started = [json.loads(line) for line in paths.events.read_text(encoding="utf-8").splitlines() if '"rank_start"' in line]
     newest = {event["rank"]: event["pid"] for event in started}
-    for pid in (*newest.values(), *living(paths)):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    pids = [*living(paths), *newest.values()]
+    processes.send(pids, signal.SIGSTOP)
+    processes.send(pids, signal.SIGKILL)

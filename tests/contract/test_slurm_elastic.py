@@ -13,6 +13,7 @@ from muster.core.state import RunState
 from muster.packaging import lock, venv
 from slurm_lab import SlurmLab
 
+pytestmark = pytest.mark.timeout(1200)  # torch is installed
 PACKAGES = ("torch==2.13.0", "numpy")
 
 
@@ -34,10 +35,10 @@ def roomy(slurm_lab: SlurmLab) -> SlurmLab:
 def test_a_node_lost_with_its_daemon_is_survived(roomy: SlurmLab, environment: EnvironmentRef) -> None:
     plan = elastic_plan(TRAIN, roomy.store.uri, (2, 3), arguments=("60", "2"), environment=environment)
     handle = roomy.submit(plan)
-    roomy.wait_for_line(handle, '"epoch 5"', node=2, limit=120.0)
+    roomy.wait_for_line(handle, '"epoch 5"', node=2, limit=240.0)
     try:
         roomy.cluster.kill_node("node3")
-        outcome, events = roomy.wait(handle, 180.0)
+        outcome, events = roomy.wait(handle, 300.0)
     finally:
         roomy.cluster.revive_node("node3")
     assert outcome.state is RunState.COMPLETED, (outcome.verdict, notes(events), lines(events))
