@@ -18,7 +18,7 @@ from muster.core.access import StoreAccess
 from muster.store.run_store import RunStore
 
 
-def wait_until(condition: Callable[[], object], limit: float = 20.0, every: float = 0.02, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], limit: float = 120.0, every: float = 0.02, what: str = "") -> None:
     """Return once a condition is true.
 
     :raises AssertionError: it was not within ``limit`` seconds.

@@ -21,7 +21,7 @@ from muster.core.event import Event
 from muster.core.layout import RunKeys
 from muster.core.paths import NodePaths
 
-REPLY_LIMIT = 60.0
+REPLY_LIMIT = 120.0
 
 
 @dataclass
@@ -91,7 +91,7 @@ class SyncNode:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def wait(self, limit: float = 60.0) -> int:
+    def wait(self, limit: float = 120.0) -> int:
         """Wait for the end of the process and give its status."""
         assert self.process is not None
         return self.process.wait(limit)

@@ -25,7 +25,7 @@ def test_no_answer_counts_as_yes() -> None:
     never = threading.Event()
 
     def silent(_: TaskKey) -> str | None:
-        never.wait(30)
+        never.wait(300)
         return "failed"
 
     def broken(_: TaskKey) -> str | None:

@@ -53,7 +53,7 @@ async def test_a_bell_tells_why_and_hears_that_it_is_over(certificate: Path) -> 
     assert await ring(mine, 1, certificate) == Rung(problem=WHY)
     assert not opened.over.done()
     assert await ring(mine, 1, certificate, bell.OVER) == Rung(problem=WHY)
-    await asyncio.wait_for(opened.over, 5)
+    await asyncio.wait_for(opened.over, 60)
     opened.close()
 
 

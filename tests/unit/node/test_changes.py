@@ -12,7 +12,7 @@ import pytest
 from muster.node import changes
 from muster.node.changes import Changes
 
-LONG = 30.0
+LONG = 200.0
 
 
 def grow(file: Path) -> None:

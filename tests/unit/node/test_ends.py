@@ -64,7 +64,7 @@ async def test_a_starter_that_never_leaves_spoils_nothing(monkeypatch: pytest.Mo
     found = ends_of(MPIRUN)
     for rank in range(3):
         found.add(end(rank))
-    await asyncio.wait_for(found.decided.wait(), 5)
+    await asyncio.wait_for(found.decided.wait(), 60)
     found.by_rank[STARTER] = killed(STARTER)  # by us, in the end
     assert verdict(found) is None
 
@@ -96,7 +96,7 @@ async def test_a_wordless_end_long_before_is_the_first(monkeypatch: pytest.Monke
     monkeypatch.setattr(ends, "LATE_REPORTS", 0.01)
     found = ends_of(MPIRUN)
     found.add(end(0, 14, at=5.0))
-    await asyncio.wait_for(found.decided.wait(), 5)
+    await asyncio.wait_for(found.decided.wait(), 60)
     found.add(end(1, 3, at=6.0, detail="ConnectionError: rank 0 is gone"))
     named = verdict(found)
     assert named is not None
@@ -120,7 +120,7 @@ async def test_what_the_starter_killed_waits_for_the_starters_own_end(monkeypatc
     found.add(killed(1))
     assert not found.decided.is_set()
     found.add(end(STARTER, 1, detail="There are not enough slots"))
-    await asyncio.wait_for(found.decided.wait(), 5)
+    await asyncio.wait_for(found.decided.wait(), 60)
     named = verdict(found)
     assert named is not None
     assert named.cause is Cause.STARTER
@@ -132,7 +132,7 @@ async def test_a_starter_that_leaves_ranks_out_is_named(monkeypatch: pytest.Monk
     found = ends_of(MPIRUN)
     found.add(end(0))
     found.add(end(STARTER))
-    await asyncio.wait_for(found.decided.wait(), 5)
+    await asyncio.wait_for(found.decided.wait(), 60)
     named = verdict(found)
     assert named is not None
     assert "had not started all ranks: ranks 1, 2 missing" in named.summary()

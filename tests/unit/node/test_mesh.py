@@ -11,6 +11,7 @@ import pytest
 
 from muster.node import mesh
 from muster.packaging.certificate import make_certificate
+from seaweedfs import free_ports
 
 ADDRESS = "127.0.0.1"
 
@@ -32,7 +33,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def connected(job: str, certificate: Path) -> tuple[asyncio.Server, mesh.Peer]:
     server = await mesh.listen(ADDRESS, job, certificate, serve)
-    peer = mesh.Peer(*await mesh.connect(ADDRESS, job, certificate, time.monotonic() + 5), answer)
+    peer = mesh.Peer(*await mesh.connect(ADDRESS, job, certificate, time.monotonic() + 60), answer)
     asyncio.get_running_loop().create_task(peer.serve())
     return server, peer
 
@@ -57,7 +58,7 @@ def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_p
         try:
             peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-b", other, time.monotonic() + 1), answer)
             serving = asyncio.ensure_future(peer.serve())
-            await asyncio.wait_for(peer.ask("echo"), 5)
+            await asyncio.wait_for(peer.ask("echo"), 60)
             serving.cancel()
         finally:
             server.close()
@@ -67,7 +68,8 @@ def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_p
 
 
 def test_two_jobs_on_the_same_ports_find_their_own_leader(certificate: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(mesh, "ports_of", lambda job: [28_101, 28_102])
+    ports = free_ports(2)
+    monkeypatch.setattr(mesh, "ports_of", lambda job: ports)
     other = tmp_path / "other.pem"
     other.write_bytes(make_certificate())
 
@@ -89,7 +91,7 @@ def test_a_peer_that_goes_away_is_lost_and_waiting_requests_fail(certificate: Pa
             writer.transport.abort()
 
         server = await mesh.listen(ADDRESS, "job-c", certificate, hang_up)
-        peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-c", certificate, time.monotonic() + 5), answer)
+        peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-c", certificate, time.monotonic() + 60), answer)
         serving = asyncio.ensure_future(peer.serve())
         with pytest.raises(mesh.PeerLost):
             await peer.ask("echo")

@@ -32,7 +32,7 @@ def test_it_pushes_what_comes_from_an_offset_to_the_last_word(tmp_path: Path) ->
         with log.open("a") as file:
             file.write("rd\n" + LAST)
         assert process.stdout.read().decode() == "third\n" + LAST
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_it_ends_when_nobody_listens(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_it_ends_when_nobody_listens(tmp_path: Path) -> None:
     with relay(tmp_path) as process:
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_it_ends_when_nobody_is_left_to_write(tmp_path: Path) -> None:
@@ -49,4 +49,4 @@ def test_it_ends_when_nobody_is_left_to_write(tmp_path: Path) -> None:
     with relay(tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"only\n"
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1

@@ -97,7 +97,7 @@ def test_a_start_whose_run_another_owns_is_refused_and_the_others_hear_of_it(pat
     with pytest.raises(Refused, match="attempt 2 of generation 1 owns"):
         slurm_start.lead(paths, meeting, template(), restarts=0)
     with pytest.raises(Refused, match="attempt 2 of generation 1 owns"):
-        slurm_start.follow(meeting, "job", 1, limit=5.0)
+        slurm_start.follow(meeting, "job", 1, limit=60.0)
 
 
 def test_a_leader_that_says_nothing_is_not_waited_for_for_ever(paths: JobPaths, tmp_path: Path) -> None:

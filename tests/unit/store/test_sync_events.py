@@ -59,7 +59,7 @@ def test_reader_sees_every_line_once_while_a_hostile_writer_writes(node: SyncNod
     writer = threading.Thread(target=write_hostile, args=(node, 400))
     writer.start()
     reader = Reader(store.open(), node)
-    wait_until(lambda: reader.read() == 400, 60, 0.2, "all lines are read")
+    wait_until(lambda: reader.read() == 400, every=0.2, what="all lines are read")
     writer.join()
     assert numbers(reader.events) == list(range(400))
     assert reader.offset == node.paths.events.stat().st_size
@@ -95,7 +95,7 @@ def test_killed_and_started_again_at_any_moment_nothing_is_lost_or_doubled(make_
         write_hostile(node, 60, seed=turn)
         node.start()
         some = 60 * turn + random.randrange(1, 60)
-        wait_until(lambda some=some: reader.read() >= some, 30, 0.05, "some lines are read")
+        wait_until(lambda some=some: reader.read() >= some, every=0.05, what="some lines are read")
         node.kill()
     node.start()
     assert node.ask("finish", patience=20)["ok"]
@@ -145,7 +145,7 @@ def test_segments_are_sealed_named_by_offset_and_never_change(node: SyncNode, st
     sealed: dict[str, str] = {}
     for turn in range(4):
         write_hostile(node, 100, seed=turn)
-        wait_until(lambda turn=turn: reader.read() == 100 * (turn + 1), 30, 0.1, "lines are read")
+        wait_until(lambda turn=turn: reader.read() == 100 * (turn + 1), every=0.1, what="lines are read")
         stored = bucket.get(node.keys.tail(1, 0))
         assert stored is not None
         for offset in Tail.from_body(stored.body).segments:
@@ -170,10 +170,10 @@ def test_half_a_line_waits_and_a_broken_one_becomes_a_note(node: SyncNode, store
     reader = Reader(store.open(), node)
     node.log_event("line", i=0, text="whole")
     node.log_bytes(b'{"t": 1.0, "k": "li')
-    wait_until(lambda: reader.read() == 1, 20)
+    wait_until(lambda: reader.read() == 1)
     node.log_bytes(b"\n")
     node.log_event("line", i=2, text="whole")
-    wait_until(lambda: reader.read() == 3, 20)
+    wait_until(lambda: reader.read() == 3)
     assert [event.kind for event in reader.events] == ["line", "note", "line"]
     assert 'broken line in the event log of node 0: {"t": 1.0, "k": "li' in reader.events[1].data["text"]
 

@@ -104,7 +104,7 @@ def test_what_is_reported_is_what_is_stored_though_files_change_all_the_time(nod
     writer = threading.Thread(target=rewrite)
     writer.start()
     files = files_of(node)
-    wait_until(done.is_set, 60)
+    wait_until(done.is_set)
     writer.join()
     files = files_of(node)
     for path in ("outputs/rewritten", "logs/growing.log", "outputs/moved"):
@@ -119,7 +119,7 @@ def test_after_the_final_pass_nothing_is_stored_but_on_demand(node: SyncNode, st
     os.utime(path, (1, 1))
     node.log_event("line", i=0)
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 3, 10)  # longer than the interval between two scans
+    wait_until(lambda: time.monotonic() - began > 3)  # longer than the interval between two scans
     assert stored(store, files["outputs/model.pt"]) == b"as in the manifest"
 
 

@@ -31,7 +31,7 @@ async def test_what_takes_too_long_is_ended_with_all_that_it_started() -> None:
     began = time.monotonic()
     with pytest.raises(TooSlow, match=r"did not end within 0.3 s"):
         await SHELL.run(["sh", "-c", "sleep 600 & sleep 600"], limit=0.3)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 async def test_a_program_that_is_not_there_is_named() -> None:
