@@ -41,7 +41,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerClient]:
         pytest.skip("no Docker engine answers, and this user can't start one; scripts/system.sh sets one up")
     log = tmp_path_factory.mktemp("dockerd") / "dockerd.log"
     with children.running([daemon], log, os.environ, grace=30.0) as process:
-        wait_until(lambda: process.poll() is not None or _answers(), 60.0, 0.2, f"dockerd answers; its log is {log}")
+        wait_until(lambda: process.poll() is not None or _answers(), every=0.2, what=f"dockerd answers; its log is {log}")
         assert process.poll() is None, f"dockerd ended with {process.returncode}:\n{children.tail(log)}"
         yield docker.from_env(timeout=120)
 

@@ -56,7 +56,7 @@ class HostsLab(JobLab):
         for host in self.rack.hosts:
             host.drop_connections()
         rested = itertools.accumulate(self._rests(), lambda looks, rests: looks + 1 if rests else 0)
-        wait_until(lambda: next(rested) > RESTING_LOOKS, 90.0, 0.1, "no connection is left")
+        wait_until(lambda: next(rested) > RESTING_LOOKS, 240.0, 0.1, "no connection is left")
 
     def _rests(self) -> Iterator[bool]:
         while True:
@@ -80,6 +80,12 @@ class HostsLab(JobLab):
             return (self.node(handle, node)[1] / "events.jsonl").read_text(encoding="utf-8")
         except (AssertionError, FileNotFoundError):
             return ""
+
+    def let_go(self, handle: JobHandle, name: str = "go") -> None:
+        """Make a file in the work folder of every node, for ranks that wait for it."""
+        for host in self.rack.hosts:
+            for work in (self.folder(host) / "jobs" / handle.job_id).glob("g*-a*/node-*/work"):
+                (work / name).touch()
 
     wait_for = JobLab.wait_for_line
 

@@ -26,6 +26,7 @@ from muster.targets.local.target import LocalTarget
 from store_server import Store, wait_until
 
 NOTHING = Needs()
+LIMIT = 240.0  # seconds for a whole run; far more than one takes, so that a busy machine fails no test
 # what values of users can look like
 HOSTILE = (
     "",
@@ -49,6 +50,17 @@ _numbers = itertools.count()
 def new_job_id() -> str:
     """Give a job id of this test process's own."""
     return f"lab-{os.getpid()}-{next(_numbers)}"
+
+
+def counting(until: int, count: int) -> str:
+    """Give code that prints ``count`` lines, the rest of them only once there is a file ``go`` in its work folder."""
+    return (
+        "import pathlib, time\n"
+        f"for i in range({count}):\n"
+        f"    while i >= {until} and not pathlib.Path('go').exists(): time.sleep(0.05)\n"
+        "    print('line', i, flush=True)\n"
+        "    time.sleep(0.02)"
+    )
 
 
 def plan_of(  # noqa: PLR0917
@@ -121,7 +133,7 @@ class JobLab(ABC):
         """Submit code and wait for its end."""
         return self.wait(self.submit(plan_of(code, self.store.uri, **options)))
 
-    def wait(self, handle: JobHandle, limit: float = 120.0) -> tuple[Outcome, list[Event]]:
+    def wait(self, handle: JobHandle, limit: float = LIMIT) -> tuple[Outcome, list[Event]]:
         """Wait for a run's end, watching from its beginning; gives the outcome and all events."""
         events, _ = self.watch(handle, limit=limit)
         assert [event.kind for event in events].count(END) == 1
@@ -133,7 +145,7 @@ class JobLab(ABC):
         handle: JobHandle,
         cursor: Cursor | None = None,
         until: Callable[[list[Event]], object] = lambda events: False,
-        limit: float = 120.0,
+        limit: float = LIMIT,
     ) -> tuple[list[Event], Cursor]:
         """Watch a run from a cursor on, to its end or until enough was seen; gives the events, and the cursor after them."""
         seen: list[Event] = []
@@ -158,7 +170,7 @@ class JobLab(ABC):
         """Give all events of a run that is watched to its end, beside others."""
         return [event async for _, _, event in self.target.session().watch({handle: cursor or Cursor()})]
 
-    def wait_for_line(self, handle: JobHandle, text: str = '"k": "line"', node: int = 0, limit: float = 60.0) -> None:
+    def wait_for_line(self, handle: JobHandle, text: str = '"k": "line"', node: int = 0, limit: float = 120.0) -> None:
         """Wait until a node's log has a text, if nothing else is given any line of a rank."""
         wait_until(lambda: text in self.log(handle, node), limit, 0.05, f"{text!r} in the log of node {node}")
 
@@ -186,6 +198,11 @@ class FolderLab(JobLab):
         """Give a node's files."""
         return JobPaths(root=self.root, job_id=handle.job_id).node(handle.generation, handle.attempt, node)
 
+    def let_go(self, handle: JobHandle) -> None:
+        """Make the file ``go`` in the work folder of every node, for ranks that wait for it."""
+        for folder in JobPaths(root=self.root, job_id=handle.job_id).attempt(handle.generation, handle.attempt).glob("node-*"):
+            (NodePaths(root=folder).work / "go").touch()
+
     def log(self, handle: JobHandle, node: int = 0) -> str:
         log = self.paths(handle, node).events
         return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -199,7 +216,7 @@ class Lab(FolderLab):
     def target(self) -> LocalTarget:
         return LocalTarget(root=self.root)
 
-    def wait_for_event(self, handle: JobHandle, kind: str, count: int = 1, limit: float = 30.0) -> None:
+    def wait_for_event(self, handle: JobHandle, kind: str, count: int = 1, limit: float = 120.0) -> None:
         """Wait until the nodes' logs together have ``count`` events of a kind."""
         wait_until(lambda: self._count(handle, kind) >= count, limit, 0.01, f"{count} events {kind!r}")
 

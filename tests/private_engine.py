@@ -17,7 +17,7 @@ NETWORKS, POOL = "10.63.0.0/16", "10.63.0.0/17"  # all that is reached through i
 STORES = "10.63.200"  # begins the addresses of a store in it
 SPACE = "muster-tests"  # a network namespace of its own: in ours it would take docker0 from another engine
 OUR_END, ITS_END = ("muster-tests0", "10.62.0.1"), ("muster-tests1", "10.62.0.2")
-START_LIMIT = 60.0
+START_LIMIT = 120.0
 INSIDE = ("nsenter", f"--net=/run/netns/{SPACE}", "--")  # only its network is another: its mounts must outlive it
 
 
@@ -104,7 +104,7 @@ class PrivateEngine:
         """End the daemon; what becomes of its containers is its own affair."""
         assert self._daemon is not None
         self._daemon.send_signal(number)
-        self._daemon.wait(60)
+        self._daemon.wait(120)
 
     def load(self, name: str) -> None:
         """Copy an image from the engine of the tests."""

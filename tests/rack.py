@@ -147,7 +147,7 @@ class Host:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._answers, 20.0, 0.02, f"{self.name} is up; its log is {self.log}")
+        wait_until(self._answers, every=0.02, what=f"{self.name} is up; its log is {self.log}")
 
     def crash(self) -> None:
         """End it with every process on it, at once."""
@@ -158,7 +158,7 @@ class Host:
             assert self._process.stdin is not None
             self._process.stdin.close()
             self._process = None
-            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inmates), 20.0, what=f"{self.name} is down")
+            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inmates), what=f"{self.name} is down")
 
     def reboot(self) -> None:
         """End it with every process on it, and start it anew."""
@@ -185,6 +185,11 @@ class Host:
     def connections(self) -> int:
         """Give how many connections its sshd serves."""
         return sum(_command(pid).startswith("sshd: root@") for pid in self.processes())
+
+    def filter(self, action: str, *rule: str) -> None:
+        """Change iptables' rules of what comes in."""
+        path = f"PATH={os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        _run("ip", "netns", "exec", self.namespace, "env", path, "iptables", "-w", action, "INPUT", *rule)
 
     def unplug(self) -> None:
         """Take its network away; nobody is told."""

@@ -54,7 +54,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     (folder / "config.yml").write_text(CONFIGURATION.format(folder=folder, port=port))
     with children.running([found, "serve", str(folder / "config.yml")], folder / "log", os.environ) as child:
         host = f"127.0.0.1:{port}"
-        wait_until(lambda: child.poll() is not None or _asks_for_a_login(host), 30.0, 0.1, "the registry answers")
+        wait_until(lambda: child.poll() is not None or _asks_for_a_login(host), every=0.1, what="the registry answers")
         assert child.poll() is None, children.tail(folder / "log")
         yield Registry(host=host)
 

@@ -21,7 +21,7 @@ from muster.node import processes
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mungekey", "mariadbd", "mysql_install_db", "sbatch", "sacct")
 GPUS = 2  # of a node
 CPUS, MEMORY = 8, 4000  # of a node, as Slurm is told: nobody reserves what this machine does not have
-START_LIMIT = 30.0
+START_LIMIT = 120.0
 SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 # of an nvidia-smi: it shows the devices that Slurm gave
@@ -164,7 +164,7 @@ class SlurmCluster:
     def run(self, *argv: str) -> str:
         """Run one of Slurm's commands and give what it prints."""
         env = {**os.environ, **self.environment}
-        return subprocess.run(argv, capture_output=True, text=True, check=True, env=env, timeout=60).stdout.strip()
+        return subprocess.run(argv, capture_output=True, text=True, check=True, env=env, timeout=120).stdout.strip()
 
     def jobs(self) -> list[str]:
         """Give the ids of all jobs that wait or run."""
@@ -254,7 +254,7 @@ SlurmUser={user}
 SlurmdUser={user}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
-AuthInfo=cred_expire=6,socket={folder}/run/munge.sock
+AuthInfo=cred_expire=20,socket={folder}/run/munge.sock
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/run/slurmctld.pid
@@ -271,11 +271,11 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerNode=1000
 ReturnToService=2
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=30
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=10
+KillWait=60
 InactiveLimit=0
 MinJobAge=60
 SchedulerParameters=bf_interval=2,sched_min_interval=100000,requeue_delay=1

@@ -40,7 +40,7 @@ class SlurmLab(FolderLab):
             for number in self.numbers(handle):
                 self.cluster.run("scancel", number)
         super().close()
-        wait_until(lambda: not self.cluster.jobs(), 60.0, 0.2, "the queue is empty")
+        wait_until(lambda: not self.cluster.jobs(), every=0.2, what="the queue is empty")
 
 
 def queued(events: list[Event]) -> list[str]:

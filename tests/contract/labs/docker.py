@@ -62,10 +62,14 @@ class EngineLab(TargetLab[DockerLab]):
         """Kill the container."""
         self.jobs.container(handle, node).kill("SIGKILL")
 
+    def let_go(self, handle: JobHandle) -> None:
+        for container in self.jobs.containers(handle.job_id):
+            assert container.exec_run(["touch", f"{NODE_FOLDER}/work/go"])[0] == 0
+
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
         self.proxy.cut()
-        wait_until(lambda: self.proxy.refused, 30.0, what="a new connection to the engine was tried")
+        wait_until(lambda: self.proxy.refused, what="a new connection to the engine was tried")
         yield
         self.proxy.mend()
 

@@ -55,6 +55,9 @@ class LocalLab(TargetLab[Lab]):
         assert len(pids) == 2, pids
         processes.send(pids, signal.SIGKILL)
 
+    def let_go(self, handle: JobHandle) -> None:
+        self.jobs.let_go(handle)
+
     def close(self) -> None:
         self._patch.undo()
         try:

@@ -21,7 +21,7 @@ from slurm_lab import SlurmLab
 from store_server import wait_until
 
 PYTHON = "/usr/bin/python3"
-LEAVES = 15.0  # seconds in which Slurm lets go of the nodes of a job whose last process has left
+LEAVES = 60.0  # seconds in which Slurm lets go of the nodes of a job whose last process has left
 
 
 @dataclass
@@ -69,10 +69,13 @@ class ClusterLab(TargetLab[SlurmLab]):
         self._lost.append(name)
         self.jobs.cluster.kill_node(name)
 
+    def let_go(self, handle: JobHandle) -> None:
+        self.jobs.let_go(handle)
+
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
         self.proxy.cut()
-        wait_until(lambda: self.proxy.refused, 30.0, what="a new connection to the login node was tried")
+        wait_until(lambda: self.proxy.refused, what="a new connection to the login node was tried")
         yield
         self.proxy.mend()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from contract.suite.target_lab import TargetLab
 from hosts_lab import HostsLab
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
-from muster.node import processes
 from muster.node.queueing import LAUNCHED
 from rack import Host
 from store_server import wait_until
@@ -25,7 +23,8 @@ from store_server import wait_until
 ROOT = "~/contract"  # on every host, the same for all tests: what is cached there is sent once
 SKEWED = Path("/root/skewed-python")
 SMALL_DISK = "/root/small-disk"
-CONNECTING = ("01", "02")  # of /proc/net/tcp: established, or on the way to that
+SSHD = ("-p", "tcp", "--dport", "22")
+CONNECTING = "02"  # of /proc/net/tcp: a connection is asked for
 
 
 @dataclass
@@ -70,24 +69,24 @@ class HostLab(TargetLab[HostsLab]):
         """Reboot the host: all its processes are gone at once."""
         self.jobs.node(handle, node)[0].reboot()
 
+    def let_go(self, handle: JobHandle) -> None:
+        self.jobs.let_go(handle)
+
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
-        """Drop every connection and take the hosts' network away, before a new one can be made."""
+        """Have no host hear anything for its sshd, and drop every connection; the hosts still hear each other."""
         hosts = self.jobs.rack.hosts
-        listeners = [host.processes()[0] for host in hosts]
-        processes.send(listeners, signal.SIGSTOP)
-        assert sum(host.drop_connections() for host in hosts) > 0
-        for host in hosts:
-            host.unplug()
-        processes.send(listeners, signal.SIGCONT)
-        wait_until(self._tries_to_connect, 30.0, 0.005, "a new connection to a host was tried")
-        yield
-        for host in hosts:
-            host.plug()
+        try:
+            for host in hosts:
+                host.filter("-A", *SSHD, "-j", "DROP")
+            assert sum(host.drop_connections() for host in hosts) > 0
+            wait_until(self._tries_to_connect, every=0.005, what="a new connection to a host was tried")
+            yield
+        finally:
+            for host in hosts:
+                host.filter("-F")
 
     def close(self) -> None:
-        for host in self.jobs.rack.hosts:
-            host.plug()
         try:
             super().close()
         finally:
@@ -106,7 +105,7 @@ class HostLab(TargetLab[HostsLab]):
         """Whether somebody here is waiting for a host's answer."""
         addresses = {_hex(host.address) for host in self.jobs.rack.hosts}
         rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-        return any(row[3] in CONNECTING and row[2] in {f"{address}:0016" for address in addresses} for row in rows)
+        return any(row[3] == CONNECTING and row[2] in {f"{address}:0016" for address in addresses} for row in rows)
 
 
 def _hex(address: str) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lab import JobLab, lines
+from lab import LIMIT, JobLab, lines
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.manifest import Manifest
@@ -83,6 +83,10 @@ class TargetLab(ABC, Generic[Jobs]):
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Take a node away from a running job, without a word to its agents."""
 
+    @abstractmethod
+    def let_go(self, handle: JobHandle) -> None:
+        """Make the file ``go`` in the work folder of every node, for ranks that wait for it."""
+
     def connection_lost(self) -> AbstractContextManager[None]:
         """Cut every connection from here to the target; inside no new one is made, and one has been tried when it begins."""
         raise AssertionError(f"{self.target.name} has no connection to lose")
@@ -116,7 +120,7 @@ class TargetLab(ABC, Generic[Jobs]):
         """Submit a plan and wait for its end; see :meth:`finish`."""
         return self.finish(self.submit(plan))
 
-    def finish(self, handle: JobHandle, limit: float = 120.0) -> Ended:
+    def finish(self, handle: JobHandle, limit: float = LIMIT) -> Ended:
         """Wait for a run's end, let go of it, and see that nothing of it is left on the target."""
         ended = self.wait(handle, limit)
         self.target.release(handle)
@@ -125,7 +129,7 @@ class TargetLab(ABC, Generic[Jobs]):
         self.running.pop(handle.job_id, None)
         return ended
 
-    def wait(self, handle: JobHandle, limit: float = 120.0) -> Ended:
+    def wait(self, handle: JobHandle, limit: float = LIMIT) -> Ended:
         """Wait for a run's end, watching from its beginning."""
         outcome, events = self.jobs.wait(handle, limit)
         return Ended(outcome=outcome, events=events)

@@ -6,17 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from contract.suite.table import case
 from contract.suite.target_lab import TargetLab
-from lab import lines, new_job_id, plan_of
+from lab import counting, lines, new_job_id, plan_of
 from muster.core.event import END, Cursor
 from muster.core.state import RunState
-
-COUNT = 150
-COUNTS = f"import time\nfor i in range({COUNT}):\n print('line', i, flush=True)\n time.sleep(0.02)"
 
 
 @case("re-attach")
 def test_re_attach(lab: TargetLab) -> None:
-    plan = plan_of(COUNTS, lab.store.uri)
+    plan = plan_of(counting(60, 150), lab.store.uri)
     handle = lab.submit(plan)
     assert handle.found == "launched"
     first, cursor = lab.watch_lines(handle, 40)
@@ -24,11 +21,12 @@ def test_re_attach(lab: TargetLab) -> None:
     assert (again.found, again.attempt) == ("attached", 1)
     assert lab.target.find(handle.job_id).attempt == 1
     second, cursor = lab.watch_lines(again, 71, Cursor.from_text(cursor.to_text()))
+    lab.let_go(handle)
     third, _ = lab.jobs.watch(again, Cursor.from_text(cursor.to_text()))
     assert [event.kind for event in (*first, *second, *third)].count(END) == 1
     assert third[-1].kind == END
     for rank in (0, 1):
-        assert lines([*first, *second, *third], rank) == [f"line {i}" for i in range(COUNT)]
+        assert lines([*first, *second, *third], rank) == [f"line {i}" for i in range(150)]
     taken = lab.submit(plan, job_id=handle.job_id)
     assert (taken.found, taken.attempt) == ("completed", 1)
     assert lab.finish(taken).outcome.state is RunState.COMPLETED

@@ -38,10 +38,10 @@ for number in range({FILES}):
 
 
 @case("100,000 log lines")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_log_lines(lab: TargetLab) -> None:
     handle = lab.submit(plan_of(f"for i in range({LINES}): print('line', i)", lab.store.uri))
-    ended = lab.finish(handle, limit=180)
+    ended = lab.finish(handle, limit=800)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
     expected = [f"line {i}" for i in range(LINES)]
     for rank in (0, 1):
@@ -50,10 +50,10 @@ def test_a_hundred_thousand_log_lines(lab: TargetLab) -> None:
 
 
 @case("1 GB of outputs")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_gigabyte_of_outputs(lab: TargetLab) -> None:
     handle = lab.submit(plan_of(BIG, lab.store.uri))
-    ended = lab.finish(handle, limit=240)
+    ended = lab.finish(handle, limit=800)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
     manifest = lab.manifest(handle)
     assert manifest is not None
@@ -66,10 +66,10 @@ def test_a_gigabyte_of_outputs(lab: TargetLab) -> None:
 
 
 @case("many small outputs")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_many_small_outputs(lab: TargetLab) -> None:
     handle = lab.submit(plan_of(SMALL, lab.store.uri))
-    ended = lab.finish(handle, limit=180)
+    ended = lab.finish(handle, limit=800)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
     manifest = lab.manifest(handle)
     assert manifest is not None
