@@ -20,6 +20,7 @@ from muster.node.work import NodeWork
 
 FAILED_PATIENCE = 30.0  # seconds that a run which failed anyway waits for the store
 LAST_PATIENCE = 10.0  # seconds for the last lines of the record
+COMMIT_PATIENCE = 20.0  # seconds that a cancel or a lost node waits for a manifest that is being written: once there, it counts
 
 
 class StoreAway(Exception):
@@ -34,17 +35,18 @@ class Finalizer:
         self._work = work
         self._gang = gang
         self._record = record
+        self._is_committing = False
 
     async def run(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> None:
         """Keep the files, commit if the ranks completed, and write the end into the event log."""
         self._record.enter(RunState.FINALIZING)
         self._work.log.add(event.STATE, state=RunState.FINALIZING.value)
         self._record.data["metrics"] = dict(self._gang.metrics)
-        if verdict is None or verdict.cause is not Cause.REQUEST:
+        is_refused = self._is_refused(verdict)
+        if not is_refused:
             verdict = await self._keep_files(verdict, halt)
         self._record.conclude(_state_of(verdict), verdict)
-        # a store that refused us at the start is not waited for at the end
-        patience = 0.0 if verdict is not None and verdict.cause is Cause.REQUEST else LAST_PATIENCE
+        patience = 0.0 if is_refused else LAST_PATIENCE
         await self._take_last_words(patience)
         if self._gang.survival is not None:
             self._gang.survival.conclude()
@@ -53,6 +55,12 @@ class Finalizer:
         await self._work.do_last_words(patience=patience)
         self._gang.push("done")
 
+    def _is_refused(self, verdict: Verdict | None) -> bool:
+        """Whether the store could not be used at the start; then it is not waited for at the end."""
+        if verdict is None:
+            return False
+        return verdict.cause is Cause.REQUEST or (self._a.commit_only and verdict.cause is Cause.STORE)
+
     async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
         """Store the files of every node; gives the verdict, which a cancel, a lost node or an absent store still change."""
         limit = self._a.plan.limits.store_patience
@@ -60,6 +68,8 @@ class Finalizer:
         keeping = asyncio.ensure_future(self._store_and_commit(patience, commit=verdict is None))
         endings: list[asyncio.Future[Any]] = [halt, *self._gang.losses()] if verdict is None else []
         await asyncio.wait([keeping, *endings], return_when=asyncio.FIRST_COMPLETED)
+        if not keeping.done() and self._is_committing:
+            await asyncio.wait([keeping], timeout=COMMIT_PATIENCE)
         if not keeping.done():
             keeping.cancel()
             return await self._keep_files(halt.result() if halt.done() else self._gang.lost_verdict(), halt)
@@ -75,8 +85,7 @@ class Finalizer:
     def _away_verdict(self, why: str, patience: float) -> Verdict:
         folders = ", ".join(f"{self._gang.host(f['node'])}:{f['path']}" for f in self._record.data["host_folders"])
         away = f"training completed, but the store did not take the outputs within {patience:g} s: {why}"
-        hint = f"when the store is back: muster commit {self._a.job_id}, or retry the task"
-        return Verdict(cause=Cause.STORE, detail=f"{away}; they still lie in {folders}", hint=hint)
+        return Verdict(cause=Cause.STORE, detail=f"{away}; they still lie in {folders}", hint=commit_hint(self._a.job_id))
 
     async def _store_and_commit(self, patience: float, commit: bool) -> None:
         answers = await self._gang.ask_all("files", patience=patience)
@@ -113,6 +122,7 @@ class Finalizer:
             metrics=dict(self._gang.metrics),
             missing=missing,
         )
+        self._is_committing = True
         answer = await self._work.syncer.ask("commit", manifest=to_data(manifest), patience=patience)
         _raise_if_away([answer])
         self._record.data.update(manifest=answer["uri"], digest=manifest.digest())
@@ -135,6 +145,11 @@ class Finalizer:
         data = self._record.data
         kept = {key: data[key] for key in ("state", "verdict", "manifest", "digest", "uri", "metrics")}
         return {**kept, "files": len(data["outputs"])}
+
+
+def commit_hint(job_id: str) -> str:
+    """Say what to do about outputs that are not stored yet."""
+    return f"when the store is back: muster commit {job_id}, or retry the task"
 
 
 def _state_of(verdict: Verdict | None) -> RunState:

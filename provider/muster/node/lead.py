@@ -12,7 +12,7 @@ from muster.core.verdict import Cause, Verdict
 from muster.node import facts, mesh, network, wishes
 from muster.node.assignment import Assignment
 from muster.node.elastic_ends import ElasticEnds
-from muster.node.finalize import Finalizer
+from muster.node.finalize import Finalizer, commit_hint
 from muster.node.fitting import Refused
 from muster.node.gang import Gang
 from muster.node.inspection import Inspection
@@ -105,8 +105,15 @@ class Leader:
     async def _check_store(self) -> None:
         answer = await self._work.syncer.ask("check", snapshot=self._a.plan.snapshot, archive=self._a.archive or None)
         if not answer["ok"]:
-            raise Stopped(Verdict(cause=Cause.REQUEST, detail=answer["error"]))
+            raise Stopped(self._unusable(answer["error"]))
         await self._save()
+
+    def _unusable(self, error: str) -> Verdict:
+        """Give the verdict on a store that can't be used: what completed ranks left is not a wrong request, and can wait."""
+        if not self._a.commit_only:
+            return Verdict(cause=Cause.REQUEST, detail=error)
+        detail = f"training has completed, but its outputs are still not stored: {error}"
+        return Verdict(cause=Cause.STORE, detail=detail, hint=commit_hint(self._a.job_id))
 
     async def _inspect(self) -> None:
         """Gather the nodes and choose their network; the record tells of those that came, whether they fit or not."""

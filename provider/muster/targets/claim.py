@@ -26,7 +26,11 @@ CLAIM_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The owner of a job. ``first_started``: of the generation's first attempt, from which its deadline counts."""
+    """The owner of a job.
+
+    ``first_started``: of the generation's first attempt, from which its deadline counts. ``commit``: the ranks completed in an
+    earlier attempt, this one only stores what they left.
+    """
 
     job_id: str
     generation: int
@@ -38,6 +42,7 @@ class Claim:
     first_started: float
     grace: float = 10.0
     history: tuple[AttemptRecord, ...] = ()
+    commit: bool = False
     version: int = CLAIM_VERSION
 
     @classmethod
@@ -52,6 +57,10 @@ class Claim:
     def marker(self) -> str:
         """Value of MUSTER_JOB in the environment of every process of the attempt."""
         return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+
+    def deadline(self, max_run_duration: float) -> float:
+        """Give the attempt's deadline, in seconds since the epoch; storing what is there is not part of the run's duration."""
+        return (self.submitted if self.commit else self.first_started) + max_run_duration
 
     def handle(self, target: str, found: str) -> JobHandle:
         """Give the handle of the claimed attempt."""
@@ -84,7 +93,7 @@ class Found(str, Enum):
 
     RUNNING = "running"
     COMPLETED = "completed"
-    UNCOMMITTED = "uncommitted"  # the ranks completed, the store did not take the outputs
+    UNCOMMITTED = "uncommitted"  # the ranks completed, the outputs are not stored yet
     ENDED = "ended"  # failed, cancelled or lost: another attempt may follow
 
 
@@ -126,16 +135,18 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
     }[found]
 
 
-def found_of(*, running: bool, end: Event | None) -> Found:
-    """Say what became of an attempt, from whether it lives and the END event of its leader's log."""
+def found_of(*, running: bool, end: Event | None, commit: bool) -> Found:
+    """Say what became of an attempt, from whether it lives and the END event of its leader's log.
+
+    ``commit``: it only stores what an earlier one left; that is still to be stored then, whatever the attempt died of.
+    """
     if running:
         return Found.RUNNING
-    if end is None:
-        return Found.ENDED
-    verdict = end.data["verdict"]
-    if end.data["state"] == RunState.COMPLETED.value:
+    if end is not None and end.data["state"] == RunState.COMPLETED.value:
         return Found.COMPLETED
-    return Found.UNCOMMITTED if verdict and verdict["cause"] == Cause.STORE.value else Found.ENDED
+    verdict = end.data["verdict"] if end is not None else None
+    is_left = commit or (verdict is not None and verdict["cause"] == Cause.STORE.value)
+    return Found.UNCOMMITTED if is_left else Found.ENDED
 
 
 def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: Submission, digest: str) -> Claim:
@@ -158,6 +169,7 @@ def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: S
         first_started=same.first_started if same else submission.first_started or now,
         grace=submission.plan.limits.grace,
         history=history,
+        commit=step is Step.COMMIT,
     )
 
 

@@ -213,7 +213,7 @@ class Launch:
             plan=plan,
             plan_digest=claim.plan_digest,
             addresses=tuple(alias(n) for n in range(claim.nodes)),
-            deadline=claim.first_started + plan.limits.max_run_duration,
+            deadline=claim.deadline(plan.limits.max_run_duration),
             requested=self.submission.requested or claim.submitted,
             submitted=claim.submitted,
             interpreter=self.setting.interpreter,

@@ -200,7 +200,8 @@ class DockerTarget:
             return Found.RUNNING, None
         with explained(f"reading how attempt {attempt.attempt} ended", self.engine.url):
             ended = self._jobs.end_of(attempt)
-        return found_of(running=False, end=ended), ended
+        commit = attempt.claim is not None and attempt.claim.commit
+        return found_of(running=False, end=ended, commit=commit), ended
 
     def _end(self, attempt: Attempt, reason: str) -> None:
         end(self.engine.client, self.engine.url, attempt, reason, self._claim(attempt).grace + KILL_SLACK)

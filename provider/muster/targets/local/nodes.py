@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 
 from muster.core.codec import canonical
+from muster.core.errors import TargetError
 from muster.core.event import Event
-from muster.core.paths import NodePaths
+from muster.core.paths import JobPaths, NodePaths
 from muster.core.verdict import Cause
-from muster.node import processes
+from muster.node import leftovers, processes
 from muster.node.assignment import Assignment
 from muster.node.clean import clean_environment
+from muster.targets.claim import Claim
+from muster.targets.contract import Submission
 from muster.targets.job_watch import last_end
 
 BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid
@@ -35,6 +38,36 @@ def write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+
+
+def lay_out(node: NodePaths, submission: Submission, pem: bytes) -> None:
+    """Make a node's folder, with what only its owner may read."""
+    node.root.mkdir(parents=True, mode=0o700)
+    write_private(node.certificate, pem)
+    write_private(node.access, canonical(submission.access))
+    if submission.secrets:
+        write_private(node.secrets, json.dumps(submission.secrets).encode())
+
+
+def take_over(paths: JobPaths, claim: Claim, nodes: list[NodePaths]) -> None:
+    """Move what the ranks left, in whatever attempt it is, into the one that commits it."""
+    for node, here in enumerate(nodes):
+        try:
+            leftovers.take_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
+        except (leftovers.Gone, OSError) as error:
+            left = f"what node {node} of run {claim.job_id} left can't be had: {error}"
+            raise TargetError(f"{left}; it can't be committed, clear the task to train anew") from error
+
+
+def make_work(node: NodePaths, archive: Path | None) -> None:
+    """Make what ranks start with."""
+    for folder in (node.outputs, node.logs, node.checkpoints):
+        folder.mkdir(parents=True)
+    node.ranks.mkdir()
+    if archive is not None:
+        from muster.packaging import snapshot
+
+        snapshot.unpack(archive, node.work)
 
 
 def start_agent(paths: NodePaths, assignment: Assignment, entry: Path) -> None:

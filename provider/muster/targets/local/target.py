@@ -11,7 +11,6 @@ Of the contract suite's cases:
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.core.access import StoreAccess
-from muster.core.codec import canonical
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
@@ -32,7 +30,17 @@ from muster.node.assignment import Assignment
 from muster.targets import checks, uncontained
 from muster.targets.claim import Claim, Found, Step, found_of, locked, next_claim, next_step
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.local.nodes import alive, end_agents, end_event, loopback_address, start_again, start_agent, write_private
+from muster.targets.local.nodes import (
+    alive,
+    end_agents,
+    end_event,
+    lay_out,
+    loopback_address,
+    make_work,
+    start_again,
+    start_agent,
+    take_over,
+)
 from muster.targets.local.session import LocalSession
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
@@ -72,7 +80,7 @@ class LocalTarget:
                 return claim.handle(self.name, "attached" if step is Step.ATTACH else "completed")
             if claim is not None and found is Found.RUNNING:
                 self._end(paths, claim, "replaced by a newer submit")
-            return self._launch(paths, self._next_claim(claim, step, submission, digest), step, submission)
+            return self._launch(paths, self._next_claim(claim, step, submission, digest), submission)
 
     def find(self, job_id: str) -> JobHandle:
         """Give the handle of a job's newest attempt."""
@@ -105,7 +113,7 @@ class LocalTarget:
                 job_id=claim.job_id, generation=claim.generation, plan=plan, archive=None, access=access, requested=time.time()
             )
             following = self._next_claim(claim, Step.COMMIT, submission, claim.plan_digest)
-            return self._launch(paths, following, Step.COMMIT, submission)
+            return self._launch(paths, following, submission)
 
     def release(self, handle: JobHandle) -> None:
         """Keep the job's folders, for people to look into; nothing else is held."""
@@ -155,7 +163,7 @@ class LocalTarget:
         end = end_event(nodes[0])
         if running and end is not None:
             running = not _left_in_time(nodes, claim.submitted)
-        return found_of(running=running, end=end)
+        return found_of(running=running, end=end, commit=claim.commit)
 
     def _end(self, paths: JobPaths, claim: Claim, reason: str) -> None:
         gone = end_agents(self._node_paths(claim), claim.marker, claim.submitted, reason, claim.grace + KILL_SLACK)
@@ -184,7 +192,7 @@ class LocalTarget:
         end = end_event(self._node_paths(claim)[0]) if claim is not None else None
         return next_claim(claim, end, step, submission, digest)
 
-    def _launch(self, paths: JobPaths, claim: Claim, step: Step, submission: Submission) -> JobHandle:
+    def _launch(self, paths: JobPaths, claim: Claim, submission: Submission) -> JobHandle:
         from muster.packaging import agent_pack, certificate
 
         entry = agent_pack.unpack_agent(self.root)
@@ -193,34 +201,17 @@ class LocalTarget:
         # a folder that no claim names was left by a submit that died before it owned the attempt
         shutil.rmtree(paths.attempt(claim.generation, claim.attempt), ignore_errors=True)
         for node_paths in nodes:
-            self._lay_out(node_paths, submission, pem)
+            lay_out(node_paths, submission, pem)
+            if not claim.commit:
+                make_work(node_paths, submission.archive)
         claim.write(paths.claim)
+        if claim.commit:
+            take_over(paths, claim, nodes)
         for node, node_paths in enumerate(nodes):
-            if step is Step.COMMIT:
-                self._take_over(claim, node, node_paths)
-            start_agent(node_paths, self._assignment(paths, claim, step, submission, node), entry)
+            start_agent(node_paths, self._assignment(paths, claim, submission, node), entry)
         return claim.handle(self.name, "launched")
 
-    def _lay_out(self, node: NodePaths, submission: Submission, pem: bytes) -> None:
-        node.root.mkdir(parents=True, mode=0o700)
-        for folder in (node.outputs, node.logs, node.checkpoints):
-            folder.mkdir(parents=True)
-        node.ranks.mkdir()
-        if submission.archive is not None:
-            _unpack(submission.archive, node.work)
-        write_private(node.certificate, pem)
-        write_private(node.access, canonical(submission.access))
-        if submission.secrets:
-            write_private(node.secrets, json.dumps(submission.secrets).encode())
-
-    def _take_over(self, claim: Claim, node: int, paths: NodePaths) -> None:
-        """Move what the last attempt's ranks left into the attempt that commits it."""
-        before = JobPaths(root=self.root, job_id=claim.job_id).node(claim.generation, claim.attempt - 1, node)
-        for left, here in ((before.work, paths.work), (before.ranks, paths.ranks)):
-            shutil.rmtree(here)
-            os.rename(left, here)
-
-    def _assignment(self, paths: JobPaths, claim: Claim, step: Step, submission: Submission, node: int) -> Assignment:
+    def _assignment(self, paths: JobPaths, claim: Claim, submission: Submission, node: int) -> Assignment:
         plan = submission.plan
         return Assignment(
             job_id=claim.job_id,
@@ -232,7 +223,7 @@ class LocalTarget:
             plan=plan,
             plan_digest=claim.plan_digest,
             addresses=tuple(loopback_address(claim.job_id, n) for n in range(claim.nodes)),
-            deadline=claim.first_started + plan.limits.max_run_duration,
+            deadline=claim.deadline(plan.limits.max_run_duration),
             requested=submission.requested or claim.submitted,
             submitted=claim.submitted,
             interpreter=self._interpreter(plan.environment),
@@ -241,7 +232,7 @@ class LocalTarget:
             claim=str(paths.claim),
             archive=str(submission.archive or ""),
             history=claim.history,
-            commit_only=step is Step.COMMIT,
+            commit_only=claim.commit,
         )
 
     def _interpreter(self, environment: EnvironmentRef) -> str:
@@ -277,12 +268,6 @@ def _left_in_time(nodes: list[NodePaths], submitted: float) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def _unpack(archive: Path, work: Path) -> None:
-    from muster.packaging import snapshot
-
-    snapshot.unpack(archive, work)
 
 
 def _devices() -> str:

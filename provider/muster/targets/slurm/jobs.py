@@ -115,12 +115,13 @@ class Jobs:
             return None
         number = await self._number(known)
         if not number:
-            return Became(found=Found.ENDED)
+            return Became(found=found_of(running=False, end=None, commit=known.claim.commit))
         told = await self.cluster.told(number)
         end = (await self.known(known.job_id)).end
         if not told.state.over and end is not None and not _may_be_queued_again(end):
             told = await self._left(number, LEAVE_TIME)
-        return Became(found=found_of(running=not told.state.over, end=end), number=number, end=end)
+        found = found_of(running=not told.state.over, end=end, commit=known.claim.commit)
+        return Became(found=found, number=number, end=end)
 
     async def _number(self, known: Known) -> str:
         """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""

@@ -142,9 +142,11 @@ class SshJobs:
     async def _became(self, job_id: str) -> Became:
         seen = await self.place.look(job_id)
         if seen.claim is None or seen.entry is None:
-            return Became(claim=seen.claim, found=Found.ENDED if seen.claim else None)
+            lost = found_of(running=False, end=None, commit=seen.claim.commit) if seen.claim else None
+            return Became(claim=seen.claim, found=lost)
         running, end = await self._standing(seen)
-        return Became(claim=seen.claim, entry=seen.entry, live=seen.live, found=found_of(running=running, end=end), end=end)
+        found = found_of(running=running, end=end, commit=seen.claim.commit)
+        return Became(claim=seen.claim, entry=seen.entry, live=seen.live, found=found, end=end)
 
     async def _standing(self, seen: Seen) -> tuple[bool, Event | None]:
         """Say whether an attempt waits or runs, and else its END if there is one."""

@@ -99,7 +99,7 @@ class Attempt:
             plan=plan,
             plan_digest=claim.plan_digest,
             addresses=tuple(ready.address for ready in self.ready),
-            deadline=claim.first_started + self.waited + plan.limits.max_run_duration,
+            deadline=claim.deadline(plan.limits.max_run_duration) + self.waited,
             requested=self.parcel.requested or claim.submitted,
             submitted=now,
             interpreter=host.interpreter,
