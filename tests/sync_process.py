@@ -1,7 +1,8 @@
-"""Drives a real sync process in tests, as the agent does: a node folder, a socket pair, JSON lines."""
+"""Drives a real sync process in tests, as the agent does: a node folder, a socket pair, JSON lines; reads what it committed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -20,6 +21,7 @@ from muster.core.codec import to_data
 from muster.core.event import Event
 from muster.core.layout import RunKeys
 from muster.core.paths import NodePaths
+from store_server import Store
 
 REPLY_LIMIT = 120.0
 
@@ -126,3 +128,21 @@ class SyncNode:
                     replies.put(message)
         except (OSError, ValueError):
             pass
+
+
+def marker(store: Store, node: int = 0) -> dict[str, Any] | None:
+    """Give the marker of a node's committed checkpoints."""
+    found = store.open().bucket.get_json(RunKeys(job_id="run-1", generation=1).checkpoint_marker(node))
+    return found[0] if found else None
+
+
+def committed(store: Store, node: int = 0) -> dict[str, bytes]:
+    """Give the committed set of a node with the contents of its blobs, which are checked."""
+    found = marker(store, node) or {"files": []}
+    contents = {}
+    for file in found["files"]:
+        blob = store.open().bucket.get(file["key"])
+        assert blob is not None, f"{file['key']} is named by the marker, and missing"
+        assert hashlib.sha256(blob.body).hexdigest() == file["sha256"]
+        contents[file["path"]] = blob.body
+    return contents

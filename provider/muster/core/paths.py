@@ -68,6 +68,16 @@ class NodePaths:
         return self.work / "checkpoints"
 
     @property
+    def restore(self) -> Path:
+        """Checkpoint files that were committed, until all are there to be put in place."""
+        return self.root / "restore"
+
+    @property
+    def held(self) -> Path:
+        """Links (0700) to checkpoint files that are being stored."""
+        return self.root / "held"
+
+    @property
     def socket(self) -> Path:
         """Where shims report to the agent."""
         return self.root / "agent.sock"

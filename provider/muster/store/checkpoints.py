@@ -1,4 +1,7 @@
-"""Keeps whole sets of checkpoint files: blobs by content, then one marker that names a set that was there at one moment."""
+"""Keeps whole sets of checkpoint files: blobs by content, then one marker that names a set that was there at one moment.
+
+A set is held, looked at again after a second of rest, and stored as it was held, whatever replaces its files meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ from muster.core.paths import NodePaths
 from muster.store.client import Bucket
 from muster.store.download import fetch, safe
 from muster.store.errors import Changed
-from muster.store.folders import Quietness, entry, keep_each
+from muster.store.folders import OVERDUE, QUIET, entry, keep_each
+from muster.store.holding import held, let_go
+from muster.store.resting import Rest
 from muster.store.scanning import Found, Scan, scan
 from muster.store.upload import Content, Signature, Uploader, content_of
 
@@ -37,26 +42,34 @@ class CheckpointSync:
         self._attempt = attempt
         self._report = report
         self._uploader = Uploader(bucket)
-        self._quiet = Quietness()
+        self._rest = Rest()
+        self._committed_at = time.monotonic()
+        self._hurry = threading.Event()
         self._hashed: dict[str, tuple[Signature, Content]] = {}
         self._marker: dict[str, Any] | None = None
         self._blobs: set[str] = set()
         self._present: list[dict[str, Any]] = []
         self._lock = threading.Lock()
+        let_go(paths.held)
 
     def sync(self, final: bool) -> None:
-        """Commit the set of files as it is, if it is new and did not change meanwhile. An empty folder commits nothing.
+        """Commit the set of files as it is, if it is new and rests; with ``final`` at once. An empty folder commits nothing.
 
         :raises StoreError: something could not be stored; the last committed set stays.
         """
         with self._lock:
-            seen = scan(self._paths.checkpoints, "checkpoints")
+            seen = self._scan()
             self._report(seen)
-            quiet = [self._quiet.holds(found) for found in seen.files]
-            if seen.files and (final or all(quiet)) and self._is_new(seen):
+            self._rest.look(seen.files)
+            if seen.files and self._is_new(seen):
                 self._store(seen, final)
             if final:
-                self._present = [self._entry(found) for found in seen.files]
+                self._present = self._entries(seen)
+                self._hurry.clear()
+
+    def hurry(self) -> None:
+        """Have no pass wait for files to rest, until a final one is done: somebody waits for what comes next."""
+        self._hurry.set()
 
     def files(self) -> list[dict[str, Any]]:
         """Give what the last final pass found, as the agent wants it."""
@@ -70,9 +83,11 @@ class CheckpointSync:
 
         :raises StoreError: the run isn't there, or a file could not be had; then nothing was put in place.
         """
+        self._hurry.set()
         with self._lock:
+            self._hurry.clear()
             files = self._committed(run, generation, nodes, newest)
-            waiting = self._paths.root / "restore"
+            waiting = self._paths.restore
             shutil.rmtree(waiting, ignore_errors=True)
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
                 list(pool.map(lambda file: self._fetch(file, waiting), files))
@@ -85,37 +100,65 @@ class CheckpointSync:
 
     def _store(self, seen: Scan, final: bool) -> None:
         self._load_marker()
-        keep_each(seen.files, self._keep, final)
-        if self._is_whole(seen):
+        with held([found for found in seen.files if not self._is_stored(found)], self._paths.held) as files:
+            is_whole = self._is_whole(seen, final)
+            if is_whole:
+                keep_each(files, self._keep, final)
+        if is_whole and all(map(self._is_stored, seen.files)):
             self._commit(seen)
+            self._committed_at = time.monotonic()
         elif final:
             raise Changed("files in checkpoints are being changed")
 
+    def _scan(self) -> Scan:
+        return scan(self._paths.checkpoints, "checkpoints")
+
+    def _is_stored(self, found: Found) -> bool:
+        return self._hashed.get(found.path, (None,))[0] == found.signature
+
     def _is_new(self, seen: Scan) -> bool:
         """Say whether anything differs from what is committed, going by signatures."""
-        committed = {file["path"] for file in self._marker["files"]} if self._marker else set()
-        known = all(self._hashed.get(found.path, (None,))[0] == found.signature for found in seen.files)
-        return not known or committed != {found.path for found in seen.files}
+        if self._marker is None or not all(map(self._is_stored, seen.files)):
+            return True
+        return self._entries(seen) != list(self._marker["files"])
+
+    def _is_whole(self, seen: Scan, final: bool) -> bool:
+        """Say whether the files that are held were all there at one moment, and none half a set or half written."""
+        if not final and self._hurry.wait(QUIET):
+            return False
+        now = self._scan()
+        return now.files == seen.files or (not final and self._is_overdue(seen, now))
+
+    def _is_overdue(self, seen: Scan, now: Scan) -> bool:
+        """Say whether one file is replaced again and again while all others rest, so that any moment has a whole set.
+
+        Of several such files nobody can tell which belong together. A file that is written in place isn't stored even so, as
+        what is held of it changes with it.
+        """
+        replaced = {found.path for found in set(seen.files) - set(now.files)}
+        alone = self._rest.restless_alone(OVERDUE)
+        return alone != "" and replaced <= {alone} and time.monotonic() - self._committed_at >= OVERDUE
 
     def _keep(self, found: Found) -> None:
-        signature, content = self._hashed.get(found.path, (None, None))
-        if content is None or signature != found.signature:
-            content = content_of(found.file, found.signature.size)
+        try:
+            _check(found)  # before it is read in vain
+            content = self._put(found)
+            _check(found)
+        except Changed:
+            raise Changed(f"{found.path} is being changed") from None
+        self._hashed[found.path] = (found.signature, content)
+
+    def _put(self, found: Found) -> Content:
+        content = content_of(found.file, found.signature.size)
         key = self._keys.checkpoint_blob(self._node, content.sha256)
         if key not in self._blobs:
             self._uploader.put(key, found.file, content)
             self._blobs.add(key)
-        self._hashed[found.path] = (found.signature, content)
-
-    def _is_whole(self, seen: Scan) -> bool:
-        """Say whether the folder still is what was stored: then all of it was there at one moment."""
-        now = scan(self._paths.checkpoints, "checkpoints")
-        stored = {path: signature for path, (signature, _) in self._hashed.items()}
-        return now.files == seen.files and all(stored.get(found.path) == found.signature for found in seen.files)
+        return content
 
     def _commit(self, seen: Scan) -> None:
         old = self._marker or {"files": []}
-        files = [self._entry(found) for found in seen.files]
+        files = self._entries(seen)
         self._hashed = {found.path: self._hashed[found.path] for found in seen.files}
         if files == old["files"]:
             return
@@ -125,6 +168,9 @@ class CheckpointSync:
         self._bucket.put_json(self._keys.checkpoint_marker(self._node), marker)
         self._marker = marker
         self._drop_unused(marker)
+
+    def _entries(self, seen: Scan) -> list[dict[str, Any]]:
+        return [self._entry(found) for found in seen.files]
 
     def _entry(self, found: Found) -> dict[str, Any]:
         _, content = self._hashed[found.path]
@@ -185,6 +231,11 @@ class CheckpointSync:
         fetch(self._bucket, file["key"], target, Content(size=file["size"], sha256=file["sha256"]))
         if "mtime" in file:
             os.utime(target, (file["mtime"], file["mtime"]))
+
+
+def _check(found: Found) -> None:
+    if Signature.of(found.file) != found.signature:
+        raise Changed(found.path)
 
 
 def _changed(file: dict[str, Any]) -> float:

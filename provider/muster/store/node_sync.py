@@ -108,6 +108,7 @@ class NodeSync:
     def do_files(self, patience: float) -> dict[str, Any]:
         """Store every file as it is now; afterwards nothing is stored but on request, so that the manifest stays true."""
         self.begin()
+        self._checkpoints.hurry()
         self._files.demand(patience, then_pause=True)
         return {"files": [*self._folders.files(self._node), *self._checkpoints.files()]}
 

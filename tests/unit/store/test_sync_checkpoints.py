@@ -8,30 +8,11 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from muster.core.layout import RunKeys
 from store_server import Store, wait_until
-from sync_process import SyncNode
+from sync_process import SyncNode, committed, marker
 
 MakeNode = Callable[..., SyncNode]
-
-
-def marker(store: Store, node: int = 0, keys: RunKeys | None = None) -> dict[str, Any] | None:
-    found = store.open().bucket.get_json((keys or RunKeys(job_id="run-1", generation=1)).checkpoint_marker(node))
-    return found[0] if found else None
-
-
-def committed(store: Store, node: int = 0) -> dict[str, bytes]:
-    """Give the committed set of a node with the contents of its blobs, which are checked."""
-    found = marker(store, node) or {"files": []}
-    contents = {}
-    for file in found["files"]:
-        blob = store.open().bucket.get(file["key"])
-        assert blob is not None, f"{file['key']} is named by the marker, and missing"
-        assert hashlib.sha256(blob.body).hexdigest() == file["sha256"]
-        contents[file["path"]] = blob.body
-    return contents
 
 
 def write(node: SyncNode, **contents: str) -> None:
