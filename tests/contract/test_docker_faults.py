@@ -11,9 +11,12 @@ import pytest
 from docker_lab import DockerLab
 from lab import lines, new_job_id, notes, plan_of
 from muster.core.errors import MusterError, RequestError, TargetError
+from muster.core.event import Event
+from muster.core.handle import JobHandle
 from muster.core.plan import ContainerOptions, EnvironmentRef, JobPlan, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
+from muster.runner import Outcome
 from store_server import wait_until
 
 READY = "import time; print('ready', flush=True); time.sleep(600)"
@@ -41,12 +44,16 @@ def test_a_killed_container_is_named_with_how_it_ended(docker_lab: DockerLab, no
 def test_a_container_that_somebody_removed_is_named(docker_lab: DockerLab) -> None:
     handle = docker_lab.submit(plan_of(READY, docker_lab.store.uri, nodes=1))
     docker_lab.wait_for_line(handle)
-    docker_lab.container(handle).exec_run(["true"])
-    import threading
-
     container = docker_lab.container(handle)
-    threading.Timer(1.0, lambda: container.remove(force=True)).start()
-    outcome, _ = docker_lab.wait(handle)
+    removed: list[bool] = []
+
+    def remove_once_watched(events: list[Event]) -> None:
+        if lines(events) and not removed:
+            removed.append(True)
+            container.remove(force=True)
+
+    events, _ = docker_lab.watch(handle, until=remove_once_watched)
+    outcome = Outcome.from_event(handle, events[-1])
     assert outcome.state is RunState.FAILED
     assert "somebody removed it" in outcome.verdict.summary()
 
@@ -89,15 +96,27 @@ def test_outputs_that_the_store_could_not_take_are_committed_later(docker_lab: D
     wait_until(lambda: {c.status for c in docker_lab.containers(handle.job_id)} == {"exited"}, what="the agents have ended")
     docker_lab.target.release(handle)
     assert len(docker_lab.containers(handle.job_id)) == 2, "outputs that no manifest names are kept"
-    second = docker_lab.target.commit(docker_lab.target.find(handle.job_id), docker_lab.store.access)
-    assert second.attempt == 2
-    outcome, events = docker_lab.wait(second)
+    check_a_failed_commit(docker_lab, handle)
+    third = docker_lab.target.commit(docker_lab.target.find(handle.job_id), docker_lab.store.access)
+    assert third.attempt == 3
+    outcome, events = docker_lab.wait(third)
     assert outcome.state is RunState.COMPLETED
     assert lines(events) == []
     manifest = docker_lab.store.open().manifest(handle.job_id, 1)
     assert "outputs/model.txt" in {f.path for f in manifest.files}
-    docker_lab.target.release(second)
+    docker_lab.target.release(third)
     assert docker_lab.left(handle.job_id) == []
+
+
+def check_a_failed_commit(lab: DockerLab, handle: JobHandle) -> None:
+    """A commit that the store refuses says that the outputs are still to be stored, and leaves them so."""
+    second = lab.target.commit(handle, dataclasses.replace(lab.store.access, secret_key="not this one"))
+    outcome, _ = lab.wait(second)
+    assert outcome.verdict.cause is Cause.STORE
+    assert "its outputs are still not stored" in outcome.verdict.summary()
+    wait_until(lambda: {c.status for c in lab.containers(handle.job_id)} == {"exited"}, what="the agents have ended")
+    lab.target.release(second)
+    assert len(lab.containers(handle.job_id)) == 2, "outputs that no manifest names are kept"
 
 
 # -- refusals, each in one line with the reason, and nothing left
@@ -240,4 +259,4 @@ def test_nothing_is_left_running_by_a_relay(docker_lab: DockerLab) -> None:
 
     asyncio.run(watch_a_little())
     container = docker_lab.container(handle)
-    wait_until(lambda: "relay" not in json.dumps(container.top(ps_args="-eo pid,args")), 20, 0.2, "the relay has ended")
+    wait_until(lambda: "relay" not in json.dumps(container.top(ps_args="-eo pid,args")), every=0.2, what="the relay has ended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
@@ -66,6 +67,7 @@ def test_outputs_that_could_not_be_stored_are_committed_later(lab: Lab, way: str
     assert str(lab.paths(handle).root) in outcome.verdict.summary()
     assert lab.living(handle) == []
     target = lab.target
+    check_a_failed_commit(lab, handle)
     again = target.commit(handle, lab.store.access) if way == "commit" else lab.submit(plan, job_id=handle.job_id)
     outcome, events = lab.wait(again)
     assert outcome.state is RunState.COMPLETED
@@ -74,6 +76,16 @@ def test_outputs_that_could_not_be_stored_are_committed_later(lab: Lab, way: str
     assert {"outputs/model.txt", "outputs/model.node1.txt"} <= {f.path for f in manifest.files}
     with pytest.raises(TargetError, match="nothing to commit"):
         target.commit(again, lab.store.access)
+
+
+def check_a_failed_commit(lab: Lab, handle: JobHandle) -> None:
+    """A commit that the store refuses says that the outputs are still to be stored, and leaves them so."""
+    refused = dataclasses.replace(lab.store.access, secret_key="not this one")
+    outcome, _ = lab.wait(lab.target.commit(handle, refused))
+    assert outcome.state is RunState.FAILED
+    assert outcome.verdict.cause is Cause.STORE
+    assert "its outputs are still not stored" in outcome.verdict.summary()
+    assert outcome.verdict.hint.startswith("when the store is back: muster commit ")
 
 
 def test_a_node_lost_while_files_are_stored_is_no_success(lab: Lab) -> None:

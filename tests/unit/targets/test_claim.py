@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from muster.core.errors import RequestError, StaleGeneration
-from muster.targets.claim import Claim, Found, Step, next_step
+from muster.core.event import END, Event
+from muster.targets.claim import Claim, Found, Step, found_of, next_step
 
 
 def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
@@ -52,6 +54,33 @@ def test_no_claim_launches() -> None:
 def test_an_older_generation_is_refused() -> None:
     with pytest.raises(StaleGeneration, match="generation 1 is older"):
         next_step(claim(), Found.ENDED, 1, "sha256:a")
+
+
+def ended(state: str, cause: str = "") -> Event:
+    return Event(time=1.0, kind=END, node=0, data={"state": state, "verdict": {"cause": cause} if cause else None})
+
+
+@pytest.mark.parametrize(
+    ("end", "trained", "committed"),
+    [
+        (None, Found.ENDED, Found.UNCOMMITTED),
+        (ended("Completed"), Found.COMPLETED, Found.COMPLETED),
+        (ended("Failed", "store"), Found.UNCOMMITTED, Found.UNCOMMITTED),
+        (ended("Failed", "rank"), Found.ENDED, Found.UNCOMMITTED),
+        (ended("Failed", "request"), Found.ENDED, Found.UNCOMMITTED),
+        (ended("Canceled", "cancel"), Found.ENDED, Found.UNCOMMITTED),
+    ],
+)
+def test_what_became_of_an_attempt_that_trained_or_only_commits(end: Event | None, trained: Found, committed: Found) -> None:
+    assert found_of(running=False, end=end, commit=False) is trained
+    assert found_of(running=False, end=end, commit=True) is committed
+    assert found_of(running=True, end=end, commit=True) is Found.RUNNING
+
+
+def test_storing_what_is_there_does_not_count_as_the_runs_duration() -> None:
+    late = dataclasses.replace(claim(), submitted=100.0)
+    assert late.deadline(10.0) == 11.0
+    assert dataclasses.replace(late, commit=True).deadline(10.0) == 110.0
 
 
 def test_a_claim_round_trips_through_its_file(tmp_path: Path) -> None:
