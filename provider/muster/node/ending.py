@@ -27,7 +27,7 @@ class Ending:
         self._mark = mark
 
     async def run(self, grace: float) -> list[int]:
-        """TERM, ``grace`` seconds, KILL; gives those that the kernel would not let go."""
+        """TERM, ``grace`` seconds, KILL; gives those that could not be ended."""
         await self._terminate(grace)
         gone = time.monotonic()
         await self._last_reports(gone)

@@ -71,7 +71,7 @@ def _report_death(status: int, left: list[int]) -> None:
     how = f"signal {status - 128}" if status > 128 else f"exit {status}"
     detail = f"the agent of node {node} died ({how}); every rank on the node was ended"
     if left:
-        detail += f", but for processes {left} which the kernel would not let go"
+        detail += f", but for processes {left}: they are another user's, or the kernel keeps them"
     end: dict[str, Any] = {
         "k": "end",
         "state": "Failed",

@@ -55,26 +55,31 @@ def carrying(name: str, pids: Iterable[int]) -> set[int]:
     return {pid for pid in pids if any(variable.startswith(begin) for variable in _environment(pid))}
 
 
-def send(pids: Iterable[int], number: int) -> None:
-    """Signal processes; those already gone don't matter."""
+def send(pids: Iterable[int], number: int) -> set[int]:
+    """Signal processes; those already gone don't matter. Gives those that may not be signalled: another user's."""
+    forbidden = set()
     for pid in pids:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
+        except PermissionError:
+            forbidden.add(pid)
+    return forbidden
 
 
 def kill_descendants(root: int, spare: Iterable[int] = (), limit: float = 20.0) -> list[int]:
     """KILL every descendant until none is left; give those that survive ``limit`` seconds (none, but for a stuck kernel).
 
-    They are stopped first, so that a tree that forks fast can't outrun the look at it.
+    They are stopped first, so that a tree that forks fast can't outrun the look at it. Those of another user (``sudo``)
+    can't be ended by us, and are not waited for.
     """
     give_up = time.monotonic() + limit
     while living := descendants(root, spare):
         send(living, signal.SIGSTOP)
-        send(descendants(root, spare), signal.SIGKILL)
+        forbidden = send(descendants(root, spare), signal.SIGKILL)
         reap()
-        if time.monotonic() > give_up:
+        if time.monotonic() > give_up or forbidden.issuperset(living):
             return living
         time.sleep(0.005)
     return []

@@ -217,7 +217,8 @@ class NodeWork:
         mark = self._starter.mark if self._starter else ""
         survivors = await Ending(self._ranks, lambda: self.syncer.pid, mark).run(self.assignment.plan.limits.grace)
         if survivors:
-            self.log.add(event.NOTE, level="error", text=f"processes {survivors} could not be ended: the kernel keeps them")
+            text = f"processes {survivors} could not be ended: they are another user's, or the kernel keeps them"
+            self.log.add(event.NOTE, level="error", text=text)
         self._door.close()
         self._ranks.close()
         return [self._report(process) for process in self._ranks.processes.values()]
