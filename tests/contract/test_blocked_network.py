@@ -12,7 +12,6 @@ import pytest
 
 from lab import Lab, lines, plan_of
 from muster.core.codec import canonical
-from muster.core.event import Event
 from muster.core.paths import NodePaths
 from muster.core.verdict import Cause, Verdict
 from muster.node.assignment import Assignment
@@ -23,6 +22,7 @@ from store_server import Store
 
 IN_HOST = 'hostname "$1"; shift; exec ip netns exec "$@"'
 NODES = 3
+SOONER = 100.0  # seconds
 
 
 def start_on(host: Host, paths: NodePaths, assignment: Assignment, entry: Path) -> None:
@@ -51,7 +51,7 @@ def net_lab(rack: Rack, rack_store: Store, tmp_path: Path, monkeypatch: pytest.M
     yield lab
     lab.close()
     for host in rack.hosts[:NODES]:
-        inside(host, "iptables", "-w", "-F")
+        host.filter("-F")
         inside(host, "ip", "route", "flush", "type", "unreachable")
 
 
@@ -60,18 +60,14 @@ def inside(host: Host, *argv: str) -> None:
     subprocess.run(["ip", "netns", "exec", host.namespace, *argv], check=True, capture_output=True, env=path)
 
 
-def refuse(host: Host, *rule: str) -> None:
-    """Add a rule to what comes in at a host."""
-    inside(host, "iptables", "-w", "-A", "INPUT", *rule)
-
-
-def run(lab: Lab) -> tuple[Verdict, list[Event], float]:
-    """Run a job of three nodes; gives why it failed, its events, and the seconds that the leader took to see it."""
+def run(lab: Lab) -> Verdict:
+    """Run a job of three nodes; gives why it failed, which is seen sooner than nodes are waited for or the kernel gives up."""
     outcome, events = lab.wait(lab.submit(plan_of("print('started')", lab.store.uri, nodes=NODES)))
     assert outcome.verdict is not None
     assert outcome.verdict.cause is Cause.PREFLIGHT, outcome.verdict
     assert not lines(events)
-    return outcome.verdict, events, events[-1].time - min(event.time for event in events)
+    assert events[-1].time - min(event.time for event in events) < SOONER
+    return outcome.verdict
 
 
 def test_hosts_that_reach_each_other_train(net_lab: Lab, rack: Rack) -> None:
@@ -84,48 +80,43 @@ def test_hosts_that_reach_each_other_train(net_lab: Lab, rack: Rack) -> None:
 
 def test_a_port_that_a_firewall_swallows_is_named_with_both_nodes(net_lab: Lab, rack: Rack) -> None:
     first, _, last = rack.hosts[:NODES]
-    refuse(first, "-s", last.address, "-p", "tcp", "--dport", "6105:6200", "-j", "DROP")
-    verdict, _, took = run(net_lab)
+    first.filter("-A", "-s", last.address, "-p", "tcp", "--dport", "6105:6200", "-j", "DROP")
+    verdict = run(net_lab)
     assert (verdict.node, verdict.host) == (0, first.name)
     reason = f"node 2 ({last.name}) can't reach port 6105 of {first.address}: no answer; open its firewall"
     assert verdict.summary().startswith(f"node 0 ({first.name}) does not fit: {reason}")
-    assert took < 20
 
 
 def test_a_host_that_refuses_everyone_is_the_only_one_named(net_lab: Lab, rack: Rack) -> None:
     middle = rack.hosts[1]
-    refuse(middle, "-p", "tcp", "--syn", "-j", "REJECT")
-    verdict, _, took = run(net_lab)
+    middle.filter("-A", "-p", "tcp", "--syn", "-j", "REJECT")
+    verdict = run(net_lab)
     assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(1, middle.name)]
     assert "can't reach port" in verdict.detail
     assert "refused" in verdict.detail
     assert "(and so with 1 more nodes)" in verdict.detail
-    assert took < 15
 
 
 def test_a_missing_route_is_named(net_lab: Lab, rack: Rack) -> None:
     _, middle, last = rack.hosts[:NODES]
     inside(last, "ip", "route", "add", "unreachable", f"{middle.address}/32")
-    verdict, _, took = run(net_lab)
+    verdict = run(net_lab)
     assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(2, last.name)]
     assert "it can't reach port" in verdict.detail
     assert f"of {middle.address}, node 1 ({middle.name}): no route to it" in verdict.detail
-    assert took < 20
 
 
 def test_a_node_that_can_not_reach_the_leader_tells_why(net_lab: Lab, rack: Rack) -> None:
     first, middle, _ = rack.hosts[:NODES]
-    refuse(first, "-s", middle.address, "-p", "tcp", "--syn", "-j", "DROP")
-    verdict, _, took = run(net_lab)
+    first.filter("-A", "-s", middle.address, "-p", "tcp", "--syn", "-j", "DROP")
+    verdict = run(net_lab)
     assert [misfit.node for misfit in verdict.misfits] == [1]
     assert f"it can't reach node 0 at {first.address}: no answer on ports" in verdict.detail
-    assert took < 45
 
 
 def test_a_node_that_is_cut_off_both_ways_is_named(net_lab: Lab, rack: Rack) -> None:
     first, middle, _ = rack.hosts[:NODES]
-    refuse(first, "-s", middle.address, "-j", "DROP")
-    verdict, _, took = run(net_lab)
+    first.filter("-A", "-s", middle.address, "-j", "DROP")
+    verdict = run(net_lab)
     assert [misfit.node for misfit in verdict.misfits] == [1]
     assert f"node 0 can't reach it at {middle.address}: no answer" in verdict.detail
-    assert took < 45

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,13 @@ from muster.core.verdict import Cause
 from store_server import wait_until
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
-COUNTS = "import time\nfor n in range(120): print('line', n, flush=True); time.sleep(0.05)"
+# waits at three lines for a word from the test
+COUNTS = """
+import pathlib, time
+for n in range(120):
+    print("line", n, flush=True)
+    while n in (20, 60, 90) and not pathlib.Path(f"go-{n}").exists(): time.sleep(0.05)
+"""
 
 
 def left(lab: HostsLab) -> list[str]:
@@ -102,15 +107,17 @@ def test_a_connection_that_is_lost_in_mid_job_costs_no_event_and_doubles_none(ho
     dropped: list[int] = []
 
     def drop() -> None:
-        for text in ("line 20", "line 60", "line 90"):
-            hosts_lab.wait_for(handle, text)
+        for number in (20, 60, 90):
+            hosts_lab.wait_for(handle, f"line {number}")
+            wait_until(lambda: all(host.connections() for host in hosts_lab.rack.hosts), what="all are connected")
             dropped.append(sum(host.drop_connections() for host in hosts_lab.rack.hosts))
+            hosts_lab.let_go(handle, f"go-{number}")
 
     dropping = threading.Thread(target=drop)
     dropping.start()
     outcome, events = hosts_lab.wait(handle)
     dropping.join()
-    assert sum(dropped) >= 3, "the test has dropped nothing"
+    assert min(dropped) >= 3, "the test has dropped too little"
     assert outcome.state is RunState.COMPLETED
     for rank in range(3):
         assert lines(events, rank) == [f"line {n}" for n in range(120)]
@@ -136,12 +143,13 @@ def test_a_network_that_is_away_for_a_while_is_told_and_the_job_goes_on(
             if event.kind == "line" and not states.count("unplugged"):
                 states.append("unplugged")
                 await asyncio.to_thread(host.unplug)
-            if event.kind == "state" and event.data["state"] == "NotResponding":
+            if "unplugged" in states and states[-1] == "NotResponding":
                 await asyncio.to_thread(host.plug)
                 (folder / "work" / "go").touch()
 
-    asyncio.run(asyncio.wait_for(watch(), 120))
-    assert states[-2:] == ["NotResponding", "Finalizing"]
+    asyncio.run(asyncio.wait_for(watch(), 240))
+    rest = states[states.index("unplugged") :]
+    assert "NotResponding" in rest[: rest.index("Finalizing")]
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["the leader's", "a follower's"])
@@ -150,10 +158,10 @@ def test_a_host_that_is_rebooted_in_mid_job_ends_it_by_name(hosts_lab: HostsLab,
     for node in range(3):
         hosts_lab.wait_for(handle, node=node)
     host, _ = hosts_lab.node(handle, number)
-    began = time.monotonic()
-    threading.Timer(0.5, host.reboot).start()
+    rebooting = threading.Timer(0.5, host.reboot)
+    rebooting.start()
     outcome, _ = hosts_lab.wait(handle)
-    assert time.monotonic() - began < 45
+    rebooting.join()
     assert outcome.state is RunState.FAILED
     assert outcome.verdict.cause is Cause.NODE
     assert (outcome.verdict.node, outcome.verdict.host) == (number, host.name)
@@ -172,8 +180,10 @@ def test_a_host_that_goes_for_good_ends_the_job_by_name(
     for node in range(2):
         hosts_lab.wait_for(handle, node=node)
     host, _ = hosts_lab.node(handle, number)
-    threading.Timer(0.5, host.crash).start()
+    crashing = threading.Timer(0.5, host.crash)
+    crashing.start()
     outcome, _ = hosts_lab.wait(handle)
+    crashing.join()
     assert outcome.state is RunState.FAILED
     assert (outcome.verdict.cause, outcome.verdict.node, outcome.verdict.host) == (Cause.NODE, number, host.name)
     assert f"host {host.name} does not answer" in outcome.verdict.summary()

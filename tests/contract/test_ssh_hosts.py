@@ -61,13 +61,14 @@ from muster.targets.contract import Submission
 from muster.targets.ssh.launch import Launch
 
 config, plan, access, job = json.load(sys.stdin)
-real = Launch._start
+real, first = Launch._start, asyncio.Event()
 
 async def dies(self, attempt, node, files):
     if node == 1:
-        await asyncio.sleep(1.0)  # until node 0 has been started
+        await first.wait()
         os.kill(os.getpid(), signal.SIGKILL)
     await real(self, attempt, node, files)
+    first.set()
 
 Launch._start = dies
 submission = Submission(job_id=job, generation=1, plan=from_data(JobPlan, plan), archive=None,
@@ -76,6 +77,7 @@ open_target({"type": "ssh", **config}).submit(submission)
 """
 
 
+@pytest.mark.timeout(600)
 def test_a_launcher_that_dies_in_mid_launch_is_followed_by_the_next(hosts_lab: HostsLab) -> None:
     from muster.core.codec import to_data
 
@@ -87,7 +89,7 @@ def test_a_launcher_that_dies_in_mid_launch_is_followed_by_the_next(hosts_lab: H
     assert hosts_lab.queue() == [job]
     handle = hosts_lab.submit(plan, job_id=job)
     assert (handle.found, handle.attempt) == ("attached", 1)
-    outcome, events = hosts_lab.wait(handle, limit=150)
+    outcome, events = hosts_lab.wait(handle, limit=400)
     assert outcome.state is RunState.COMPLETED
     assert sorted(lines(events)) == ["rank 0", "rank 1"]
     assert hosts_lab.living(handle) == []
@@ -106,7 +108,7 @@ def test_a_slow_watcher_holds_up_nobody_else_and_loses_nothing(hosts_lab: HostsL
         assert "quick" in lines(seen)
         return lines([first[2], *[event async for _, _, event in watching]])
 
-    found = asyncio.run(asyncio.wait_for(both(), 120))
+    found = asyncio.run(asyncio.wait_for(both(), 240))
     assert [line.split()[1] for line in found] == [str(n) for n in range(20_000)]
 
 
@@ -123,7 +125,7 @@ def test_a_process_that_has_used_hosts_ends_at_once_and_says_nothing(hosts_lab: 
         input=json.dumps(hosts_lab.config),
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "UnknownRun\n", "")

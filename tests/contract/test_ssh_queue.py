@@ -43,11 +43,15 @@ async def events_of(lab: HostsLab, handles: list[JobHandle]) -> dict[str, list[E
     return {handle.job_id: events for handle, events in zip(handles, found, strict=True)}
 
 
+@pytest.mark.timeout(1500)
 def test_twenty_gangs_compete_for_three_hosts_without_deadlock_and_in_order(lab: HostsLab) -> None:
     dice = random.Random(4)
     sizes = [dice.choice((2, 3)) for _ in range(20)]
+    before = lab.submit(gang(lab, WAITS, 3, gpus=4), job_id="before")
     handles = [lab.submit(gang(lab, TELLS, nodes), job_id=f"gang-{n:02}") for n, nodes in enumerate(sizes)]
-    found = asyncio.run(asyncio.wait_for(events_of(lab, handles), 270))
+    assert lab.queue() == ["before", *(handle.job_id for handle in handles)]
+    assert lab.target.cancel(before, 1, "all are there")
+    found = asyncio.run(asyncio.wait_for(events_of(lab, handles), 1000))
     spans = []
     for handle, nodes in zip(handles, sizes, strict=True):
         events = found[handle.job_id]
@@ -62,8 +66,6 @@ def test_twenty_gangs_compete_for_three_hosts_without_deadlock_and_in_order(lab:
     records = [json.loads((lab.folder(lab.rack.hosts[0]) / "jobs" / h.job_id / "g1-a1.json").read_text()) for h in handles[:-1]]
     granted = [record["entry"]["granted"] for record in records]
     assert granted == sorted(granted), "a younger gang was served before an older one"
-    waited = [h.job_id for h in handles if any(e.data.get("state") == "Queued" for e in found[h.job_id])]
-    assert len(waited) >= 15
     assert not any(lab.living(handle) for handle in handles)
 
 
@@ -83,7 +85,7 @@ def test_a_queued_job_says_what_it_waits_for_and_is_launched_by_whoever_watches(
                     await asyncio.to_thread(lab.target.cancel, first, 1, "make room")
         return str(event.data["state"])
 
-    assert asyncio.run(asyncio.wait_for(watch(), 90)) == "Completed"
+    assert asyncio.run(asyncio.wait_for(watch(), 240)) == "Completed"
     assert told[0].startswith("waits for 2 hosts with 2 free GPUs each (rack-")
     assert "taken by first" in told[0]
 
@@ -109,7 +111,7 @@ def test_a_younger_gang_does_not_overtake_an_older_over_hosts_that_this_waits_fo
     small = lab.submit(gang(lab, "print('small')", 1), job_id="small")
     lab.wait_for(first)
     threading.Timer(4.0, lambda: lab.target.cancel(first, 1)).start()
-    found = asyncio.run(asyncio.wait_for(events_of(lab, [large, small]), 90))
+    found = asyncio.run(asyncio.wait_for(events_of(lab, [large, small]), 240))
     times = {name: next(e.time for e in events if e.kind == "line") for name, events in found.items()}
     first_end = next(e.time for e in lab.wait(first)[1] if e.kind == "end")
     assert times["large"] > first_end
