@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from muster.core.codec import to_data
-from muster.core.paths import BatchPaths, JobPaths
-from muster.node import slurm_start, turns
+from muster.core.paths import BatchPaths, JobPaths, NodePaths
+from muster.node import slurm_refusal, slurm_start, turns
 from muster.node.slurm_reason import clean
 
 SUBMIT_TIME = 300.0  # seconds for sbatch
@@ -79,7 +79,10 @@ def template(*, root: str, job_id: str, generation: int, base: int) -> dict[str,
 def launch(
     *, root: str, job_id: str, turn: int, entry: dict[str, Any], files: dict[str, str], argv: list[str]
 ) -> dict[str, Any]:
-    """Take the turn, unless somebody was faster, and submit; what a refused one leaves is removed."""
+    """Take the turn, unless somebody was faster, and submit; what a refused one leaves is removed.
+
+    Where Slurm may have the job without saying so, the claim stays: else the next submit makes another job of this attempt.
+    """
     paths, claim = JobPaths(root=Path(root), job_id=job_id), entry["claim"]
     batch = paths.batch(claim["generation"], entry["base"])
     scratch = paths.job / f".new-{os.urandom(8).hex()}"
@@ -90,13 +93,15 @@ def launch(
     shutil.rmtree(batch.root, ignore_errors=True)  # no claim names it: a submit died before it owned the attempt
     os.rename(scratch, batch.root)
     done = _run([*argv, str(batch.script)], SUBMIT_TIME)
-    answer: dict[str, Any] = {"won": True, "code": done.returncode, "said": _said(done)}
-    if done.returncode:
-        withdraw(paths, turn, batch, answer["said"])
-        return answer
-    number = done.stdout.split(";")[0].split()[-1]
-    _write(batch.submitted, {"job": number})
-    return {**answer, "job": number}
+    said = _said(done)
+    outcome = slurm_refusal.outcome_of(done.returncode, said)
+    answer: dict[str, Any] = {"won": True, "outcome": outcome, "said": said}
+    if outcome == slurm_refusal.TAKEN:
+        answer["job"] = done.stdout.split(";")[0].split()[-1]
+        _write(batch.submitted, {"job": answer["job"]})
+    elif outcome != slurm_refusal.UNKNOWN:
+        withdraw(paths, turn, batch, said)
+    return answer
 
 
 def withdraw(paths: JobPaths, turn: int, batch: BatchPaths, reason: str) -> None:
@@ -108,25 +113,30 @@ def withdraw(paths: JobPaths, turn: int, batch: BatchPaths, reason: str) -> None
     _write(batch.submitted, {"job": "", "refused": reason})
 
 
-def adopt(*, root: str, job_id: str, comment: str, generation: int, base: int) -> dict[str, Any]:
-    """Find a job whose number was never written down, because whoever submitted it died, by its name and comment."""
+def adopt(*, root: str, job_id: str, comment: str, generation: int, base: int, squeue: str, sacct: str) -> dict[str, Any]:
+    """Find a job whose number was never written down, because whoever submitted it heard no answer, by its name and comment.
+
+    Where Slurm can't be asked, ``failed`` says why: then nobody knows whether there is one.
+    """
     batch = JobPaths(root=Path(root), job_id=job_id).batch(generation, base)
-    number = _queued(job_id, comment) or _accounted(job_id, comment)
+    fields = f"--Format=JobID:{NUMBER},Comment:{COMMENT}"
+    done = _run([squeue, "--noheader", "--states=all", f"--name={job_id}", fields], ASK_TIME)
+    if done.returncode:
+        return {"job": "", "failed": _said(done)}
+    number = _queued(done.stdout, comment) or _accounted(sacct, job_id, comment)
     if number:
         _write(batch.submitted, {"job": number})
-    return {"job": number}
+    return {"job": number, "failed": ""}
 
 
-def _queued(job_id: str, comment: str) -> str:
-    fields = f"--Format=JobID:{NUMBER},Comment:{COMMENT}"
-    done = _run(["squeue", "--noheader", "--states=all", f"--name={job_id}", fields], ASK_TIME)
-    found = [line[:NUMBER].strip() for line in done.stdout.splitlines() if line[NUMBER:].strip() == comment]
+def _queued(out: str, comment: str) -> str:
+    found = [line[:NUMBER].strip() for line in out.splitlines() if line[NUMBER:].strip() == comment]
     return found[-1] if found else ""
 
 
-def _accounted(job_id: str, comment: str) -> str:
+def _accounted(sacct: str, job_id: str, comment: str) -> str:
     since = "--starttime=now-7days"
-    done = _run(["sacct", "-X", "-n", "-P", f"--name={job_id}", since, "--format=JobIDRaw,Comment"], ASK_TIME)
+    done = _run([sacct, "-X", "-n", "-P", f"--name={job_id}", since, "--format=JobIDRaw,Comment"], ASK_TIME)
     rows = [line.partition("|") for line in done.stdout.splitlines()]
     found = [number for number, _, told in rows if told == comment]
     return found[-1] if found else ""
@@ -142,18 +152,22 @@ def wish(*, root: str, job_id: str, generation: int, base: int, attempt: int, wh
     return {"nodes": len(nodes)}
 
 
-def forget(*, root: str, job_id: str) -> dict[str, Any]:
-    """Remove the credentials of all attempts."""
+def forget(*, root: str, job_id: str, generation: int, attempt: int) -> dict[str, Any]:
+    """Remove the credentials of all attempts up to one; newer ones may be about to start."""
     paths = JobPaths(root=Path(root), job_id=job_id)
     for entry in turns.all_of(paths):
-        forget_secrets(paths.batch(entry["claim"]["generation"], entry["base"]))
+        claim = entry["claim"]
+        if (claim["generation"], entry["base"]) <= (generation, attempt):
+            nodes = paths.attempt(claim["generation"], claim["attempt"]).glob("node-*")
+            forget_secrets(paths.batch(claim["generation"], entry["base"]), *(NodePaths(root=folder) for folder in nodes))
     return {}
 
 
-def forget_secrets(batch: BatchPaths) -> None:
-    """Remove the credentials of one batch job."""
-    for file in (batch.access, batch.secrets):
-        file.unlink(missing_ok=True)
+def forget_secrets(*places: BatchPaths | NodePaths) -> None:
+    """Remove the credentials of batch jobs and nodes."""
+    for place in places:
+        for file in (place.access, place.secrets):
+            file.unlink(missing_ok=True)
 
 
 def remove(*, root: str, job_id: str, turn: int) -> dict[str, Any]:
@@ -191,7 +205,7 @@ def _run(argv: list[str], limit: float) -> subprocess.CompletedProcess[str]:
         text = f"there is no {argv[0]} on this machine's PATH; name the folder of Slurm's commands by bin"
         return subprocess.CompletedProcess(argv, 127, "", text)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 124, "", f"{argv[0]} did not end within {limit:g} s")
+        return subprocess.CompletedProcess(argv, slurm_refusal.TIMED_OUT, "", f"{argv[0]} did not end within {limit:g} s")
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

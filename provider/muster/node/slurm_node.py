@@ -67,6 +67,8 @@ class Task:
         if self._batch.cancel.exists():
             self._explain(guardian)
         status = self._outlive(guardian, assignment.plan.limits.grace)
+        for file in (self._here.access, self._here.secrets):
+            file.unlink(missing_ok=True)
         return self._conclude(status) if self._node == 0 else 0
 
     def _conclude(self, status: int) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def end_of(node: NodePaths) -> dict[str, Any] | None:
     return None
 
 
-def decides(end: dict[str, Any]) -> bool:
+def decides(end: Mapping[str, Any]) -> bool:
     """Whether an END stays what it is, whatever the engine does; one for the loss of a node may be followed by a restart."""
     return (end["verdict"] or {}).get("cause") != Cause.NODE.value
 

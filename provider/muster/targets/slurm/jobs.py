@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
 from muster.core.verdict import Cause
+from muster.node import slurm_refusal, slurm_start
 from muster.node.assignment import Assignment
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Submission
@@ -81,8 +81,11 @@ class Jobs:
         known = await self.known(handle.job_id)
         if known.claim is None or known.claim.generation != generation:
             return False
+        if known.end is None or not slurm_start.decides(known.end.data):
+            await self._wish(known, reason)  # before Slurm is asked, who may be away: nodes that start meanwhile end by it
         became = await self.became(known)
         if became is None or became.found is not Found.RUNNING:
+            await self.forget(known.claim)
             return False
         await self.end(known, became.number, reason)
         return True
@@ -118,7 +121,7 @@ class Jobs:
             return Became(found=found_of(running=False, end=None, commit=known.claim.commit))
         told = await self.cluster.told(number)
         end = (await self.known(known.job_id)).end
-        if not told.state.over and end is not None and not _may_be_queued_again(end):
+        if not told.state.over and end is not None and slurm_start.decides(end.data):
             told = await self._left(number, LEAVE_TIME)
         found = found_of(running=not told.state.over, end=end, commit=known.claim.commit)
         return Became(found=found, number=number, end=end)
@@ -127,9 +130,12 @@ class Jobs:
         """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
         claim, base, give_up = known.owner, known.owner_base, time.monotonic() + ANSWER_TIME - float(known.data["age"])
         while (submitted := known.submitted) is None:
-            comment = comment_of(replace(claim, attempt=base))
-            asked: dict[str, Any] = {"job_id": claim.job_id, "generation": claim.generation, "base": base, "comment": comment}
-            if (found := await self.cluster.desk("adopt", **asked))["job"]:
+            asked: dict[str, Any] = {name: self.cluster.options.command(name) for name in ("squeue", "sacct")}
+            asked.update(generation=claim.generation, base=base, comment=comment_of(replace(claim, attempt=base)))
+            found = await self.cluster.desk("adopt", job_id=claim.job_id, **asked)
+            if found["failed"]:
+                raise TargetError(f"squeue on {self.cluster.link.host.name} failed: {found['failed']}")
+            if found["job"]:
                 return str(found["job"])
             if time.monotonic() > give_up:
                 return ""
@@ -155,9 +161,7 @@ class Jobs:
         :raises TargetError: it is still there after that.
         """
         claim = known.owner
-        why = {"cause": Cause.CANCEL.value, "reason": reason}
-        names: dict[str, Any] = {"job_id": claim.job_id, "generation": claim.generation, "attempt": claim.attempt}
-        await self.cluster.desk("wish", why=why, base=known.owner_base, **names)
+        await self._wish(known, reason)
         await self.cluster.command(["scancel", "--state=PENDING", number])
         give_up, pause = time.monotonic() + claim.grace + KILL_SLACK, PAUSE
         while not (told := await self.cluster.told(number)).state.over and time.monotonic() < give_up:
@@ -172,6 +176,16 @@ class Jobs:
             raise TargetError(
                 f"run {claim.job_id}: Slurm job {number} could not be ended, it is {told.name}; see scontrol show job"
             )
+        await self.forget(claim)
+
+    async def _wish(self, known: Known, reason: str) -> None:
+        """Leave the wish to end where the owner's nodes look for it, those too that are only starting."""
+        why = {"cause": Cause.CANCEL.value, "reason": reason}
+        await self.cluster.desk("wish", why=why, base=known.owner_base, **_names(known.owner))
+
+    async def forget(self, last: Claim | JobHandle) -> None:
+        """Remove the credentials of all attempts up to one that has ended; a job that never ran could not do so itself."""
+        await self.cluster.desk("forget", **_names(last))
 
     # -- launching
 
@@ -179,6 +193,7 @@ class Jobs:
         """Claim and submit; False if somebody was faster.
 
         :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
+        :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
         """
         ground, link = await self.cluster.link.known(), self.cluster.link
         paths = JobPaths(root=Path(ground.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
@@ -201,8 +216,8 @@ class Jobs:
         answer = await self.cluster.desk("launch", limit=SUBMIT_TIME, **names)
         if not answer["won"]:
             return False
-        if answer["code"]:
-            raise RequestError(f"Slurm refuses run {claim.job_id}: {_refusal(answer['said'])}")
+        if answer["outcome"] != slurm_refusal.TAKEN:
+            raise slurm_refusal.error_of(claim.job_id, answer["outcome"], answer["said"])
         await self._refuse_hopeless(claim, known.turn + 1, answer["job"])
         return True
 
@@ -214,6 +229,7 @@ class Jobs:
             return
         await self.cluster.command(["scancel", number])
         await self._left(number, HARD_END)
+        await self.forget(claim)
         if turn == 1:
             await self.cluster.desk("remove", job_id=claim.job_id, turn=turn)
         what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
@@ -275,11 +291,5 @@ def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[s
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
 
 
-def _may_be_queued_again(end: Event) -> bool:
-    verdict: Mapping[str, Any] = end.data["verdict"] or {}
-    return verdict.get("cause") == Cause.NODE.value
-
-
-def _refusal(said: str) -> str:
-    """Give what sbatch said, without what stands before it in every line."""
-    return said.replace("sbatch: error: ", "").strip() or "sbatch did not say why"
+def _names(one: Claim | JobHandle) -> dict[str, Any]:
+    return {"job_id": one.job_id, "generation": one.generation, "attempt": one.attempt}

@@ -100,7 +100,7 @@ class SlurmTarget:
         async def forget(jobs: Jobs) -> None:
             became = await jobs.became(await jobs.known(handle.job_id))
             if became is not None and became.found is not Found.RUNNING:
-                await jobs.cluster.desk("forget", job_id=handle.job_id)
+                await jobs.forget(handle)
 
         self._do(forget)
 
