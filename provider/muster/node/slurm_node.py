@@ -18,7 +18,7 @@ from typing import Any
 from muster.core.codec import canonical
 from muster.core.paths import BatchPaths, JobPaths
 from muster.core.state import RunState
-from muster.node import processes, slurm_reason, slurm_start
+from muster.node import leftovers, processes, slurm_reason, slurm_start
 from muster.node.assignment import Assignment
 
 LEAVE_TIME = 90.0  # seconds beyond the grace for an agent that has lost its guardian
@@ -91,12 +91,13 @@ class Task:
 
     def _lay_out(self) -> None:
         """Make the node's folder; one that is there was left by a start that came to nothing."""
-        shutil.rmtree(self._here.root, ignore_errors=True)
-        for folder in (self._here.outputs, self._here.logs, self._here.checkpoints, self._here.ranks):
-            folder.mkdir(parents=True, mode=0o700)
         if self._template.commit_only:
             self._take_over()
-        elif self._template.archive:
+        else:
+            shutil.rmtree(self._here.root, ignore_errors=True)
+        for folder in (self._here.outputs, self._here.logs, self._here.checkpoints, self._here.ranks):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._template.archive and not self._template.commit_only:
             _unpack(Path(self._template.archive), self._here.work)
         for source, here in (
             (self._batch.certificate, self._here.certificate),
@@ -107,15 +108,17 @@ class Task:
                 _write_private(here, source.read_bytes())
 
     def _take_over(self) -> None:
-        """Move what the last attempt's ranks left into the attempt that commits it."""
-        before = self._paths.node(self._template.generation, self._last_attempt(), self._node)
-        for left, here in ((before.work, self._here.work), (before.ranks, self._here.ranks)):
-            if left.exists():
-                shutil.rmtree(here)
-                os.rename(left, here)
+        """Move what the ranks left, in whatever attempt it is, into the one that commits it.
 
-    def _last_attempt(self) -> int:
-        return max((past.attempt for past in self._template.history), default=self._attempt - 1)
+        :raises Refused: there is nothing left.
+        """
+        self._here.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        generation, earlier = self._template.generation, range(self._attempt - 1, 0, -1)
+        try:
+            leftovers.take_over((self._paths.node(generation, attempt, self._node) for attempt in earlier), self._here)
+        except leftovers.Gone as gone:
+            left = f"what node {self._node} of run {self._template.job_id} left is gone: {gone}"
+            raise slurm_start.Refused(f"{left}; it can't be committed, clear the task to train anew") from gone
 
     def _assignment(self, meeting: slurm_start.Meeting) -> Assignment:
         plan, addresses = self._template.plan, [""] * len(self._template.plan.nodes)
@@ -142,7 +145,9 @@ class Task:
     def _deadline(self, now: float) -> tuple[float, str]:
         """Give when the run must end, from the first start on its nodes, and why if it is Slurm that says so."""
         limits = self._template.plan.limits
-        started = slurm_start.first_start(self._paths.started(self._template.generation), now)
+        started = now  # storing what is there is not part of the run's duration
+        if not self._template.commit_only:
+            started = slurm_start.first_start(self._paths.started(self._template.generation), now)
         deadline = started + limits.max_run_duration
         left = slurm_reason.seconds_left(slurm_reason.ask(self._job))
         if left is None or now + left >= deadline:
