@@ -12,7 +12,7 @@ from muster.core.manifest import Manifest
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node.assignment import Assignment
-from muster.node.gang import Gang
+from muster.node.gang import Gang, NodeFailed
 from muster.node.mesh import PeerLost
 from muster.node.placing import Placement, place
 from muster.node.record import RunRecord
@@ -75,16 +75,17 @@ class Finalizer:
             return await self._keep_files(halt.result() if halt.done() else self._gang.lost_verdict(), halt)
         try:
             keeping.result()
-        except (StoreAway, PeerLost) as error:
+        except (StoreAway, PeerLost, NodeFailed) as error:
             if isinstance(error, PeerLost) and verdict is None and self._gang.survives():
                 return await self._keep_files(None, halt)
             self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
-            return verdict or self._gang.lost_verdict() or self._away_verdict(str(error), patience)
+            return verdict or self._gang.lost_verdict() or self._away_verdict(error, patience)
         return verdict
 
-    def _away_verdict(self, why: str, patience: float) -> Verdict:
+    def _away_verdict(self, error: Exception, patience: float) -> Verdict:
         folders = ", ".join(f"{self._gang.host(f['node'])}:{f['path']}" for f in self._record.data["host_folders"])
-        away = f"training completed, but the store did not take the outputs within {patience:g} s: {why}"
+        why = "" if isinstance(error, NodeFailed) else f"the store did not take the outputs within {patience:g} s: "
+        away = f"training completed, but {why}{error}"
         return Verdict(cause=Cause.STORE, detail=f"{away}; they still lie in {folders}", hint=commit_hint(self._a.job_id))
 
     async def _store_and_commit(self, patience: float, commit: bool) -> None:

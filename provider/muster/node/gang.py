@@ -7,17 +7,41 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
+from muster.core import event
 from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
 from muster.node.elastic_ends import ElasticEnds
 from muster.node.ends import End, Ends
-from muster.node.mesh import PeerLost
+from muster.node.mesh import PeerFailed, PeerLost
 from muster.node.work import NodeWork
 
 if TYPE_CHECKING:
     from muster.node.survival import Survival
+
+# what a node was asked that could not do it, in words
+_ASKED = {
+    "facts": "look at itself",
+    "packages": "list its packages",
+    "open_doors": "open ports for the others to try",
+    "try_doors": "try the other nodes",
+    "restore": "put its checkpoints in place",
+    "ports": "find free ports",
+    "start": "start its ranks",
+    "starter": "start what starts its ranks",
+    "stop": "end its ranks",
+    "files": "store its files",
+    "place": "store its files",
+}
+
+
+class NodeFailed(PeerFailed):
+    """A node that is needed could not do what it was asked; carries the verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.summary())
+        self.verdict = verdict
 
 
 class Member(Protocol):
@@ -29,6 +53,7 @@ class Member(Protocol):
         """Have the node do something and give its answer.
 
         :raises PeerLost: the node is gone.
+        :raises PeerFailed: it could not do it.
         """
         ...
 
@@ -41,8 +66,14 @@ class OwnNode:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def ask(self, do: str, **fields: Any) -> Any:
-        """Do it here."""
-        return await self._work.handle({"do": do, **fields})
+        """Do it here.
+
+        :raises PeerFailed: it could not be done.
+        """
+        try:
+            return await self._work.handle({"do": do, **fields})
+        except Exception as error:
+            raise PeerFailed(mesh.told(error)) from error
 
 
 class Gang:
@@ -108,7 +139,7 @@ class Gang:
 
         :raises TimeoutError: some are missing; the message names them.
         """
-        self.facts[0] = await self._members[0].ask("facts")
+        self.facts[0] = await self.ask(0, "facts")
         while missing := self.missing():
             self._changed.clear()
             try:
@@ -127,17 +158,41 @@ class Gang:
     # -- asking
 
     async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
-        """Ask every node that is there, all at once; gives the answers of those that stayed."""
-        present = self.present()
-        answers = await asyncio.gather(*(self._members[n].ask(do, **fields) for n in present), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, PeerLost):
+        """Ask every node that is there, all at once; gives the answers of those that stayed.
+
+        :raises NodeFailed: one could not do it, and the run can't go on without it.
+        """
+        answers = await self._outcomes(do, **fields)
+        for answer in answers.values():
+            if isinstance(answer, BaseException):
                 raise answer
+        return answers
+
+    async def _outcomes(self, do: str, **fields: Any) -> dict[int, Any]:
+        """Ask every node that is there; gives the answers of those that stayed, or what they raised."""
+        present = self.present()
+        answers = await asyncio.gather(*(self.ask(n, do, **fields) for n in present), return_exceptions=True)
         return {n: answer for n, answer in zip(present, answers, strict=True) if not isinstance(answer, PeerLost)}
 
     async def ask(self, node: int, do: str, **fields: Any) -> Any:
-        """Ask one node."""
-        return await self._members[node].ask(do, **fields)
+        """Ask one node.
+
+        :raises PeerLost: it is gone, or could not do it and is lost by that, where the run goes on without it.
+        :raises NodeFailed: it could not do it.
+        """
+        try:
+            return await self._members[node].ask(do, **fields)
+        except PeerFailed as error:
+            why = f"could not {_ASKED.get(do, f'do what it was asked ({do})')}: {error}"
+            if self._can_lose(node):
+                self.dismiss(node, f"it {why}")
+                raise PeerLost(why) from None
+            detail = f"node {node} ({self.host(node)}) {why}"
+            raise NodeFailed(Verdict(cause=Cause.NODE, node=node, host=self.host(node), detail=detail)) from None
+
+    def _can_lose(self, node: int) -> bool:
+        """Whether the run may go on without a node; never without the leader's own."""
+        return node != 0 and self.survival is not None and self.survival.begun
 
     def push(self, do: str, **fields: Any) -> None:
         """Tell all others something that wants no answer."""
@@ -162,10 +217,13 @@ class Gang:
     async def stop(self, within: float) -> None:
         """End every rank of every node; what the nodes then report is the last word on how each rank ended."""
         try:
-            answers = await asyncio.wait_for(self.ask_all("stop"), timeout=within)
+            answers = await asyncio.wait_for(self._outcomes("stop"), timeout=within)
         except asyncio.TimeoutError:
             return
         for node in sorted(answers, reverse=True):
+            if isinstance(answers[node], BaseException):
+                self._work.log.add(event.NOTE, level="error", text=str(answers[node]))
+                continue
             self.metrics.update(answers[node]["metrics"])
             for end in answers[node]["ranks"]:
                 self.ends.note(end)
@@ -182,8 +240,7 @@ class Gang:
 
     def _on_halt(self, verdict: Verdict) -> None:
         """End the run as a node wishes; a node that has to leave is only lost where that is survived."""
-        survived = self.survival is not None and self.survival.begun and verdict.cause is Cause.NODE
-        if survived and verdict.node:
+        if verdict.cause is Cause.NODE and verdict.node is not None and self._can_lose(verdict.node):
             self.dismiss(verdict.node, verdict.detail)
         elif not self._halt.done():
             self._halt.set_result(verdict)

@@ -14,7 +14,7 @@ from muster.node.assignment import Assignment
 from muster.node.elastic_ends import ElasticEnds
 from muster.node.finalize import Finalizer, commit_hint
 from muster.node.fitting import Refused
-from muster.node.gang import Gang
+from muster.node.gang import Gang, NodeFailed
 from muster.node.inspection import Inspection
 from muster.node.mesh import PeerLost
 from muster.node.record import RunRecord
@@ -68,9 +68,9 @@ class Leader:
         try:
             await self._or_halt(self._prepare())
             return None if self._a.commit_only else await self._run_gang()
-        except Stopped as stopped:
+        except (Stopped, NodeFailed) as ended:
             await self._stop()
-            return stopped.verdict
+            return ended.verdict
         except PeerLost as lost:
             await self._stop()
             return self._gang.lost_verdict() or Verdict(cause=Cause.NODE, detail=str(lost))

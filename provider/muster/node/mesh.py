@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 class PeerLost(Exception):
     """The other end is gone or silent for too long."""
+
+
+class PeerFailed(Exception):
+    """The other end is there, but could not do what it was asked; says why in one line."""
+
+
+def told(error: Exception) -> str:
+    """Put an error of ours with its traceback into the agent's own log; gives it in one line for those who asked."""
+    traceback.print_exception(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def ports_of(job: str) -> list[int]:
@@ -55,7 +68,8 @@ def tls(certificate: Path, server: bool) -> ssl.SSLContext:
 class Peer:
     """One connection: requests with replies in both directions, pushes without, and a heartbeat.
 
-    ``handler(message)`` answers the other side's requests and takes its pushes; its value is the reply.
+    ``handler(message)`` answers the other side's requests and takes its pushes; its value is the reply. What it raises fails
+    the request. A push has nobody who waits for an answer: the other side is lost, as it can't be told that it was not heard.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
@@ -71,6 +85,7 @@ class Peer:
         """Send a request and wait for its reply.
 
         :raises PeerLost: the other side is gone.
+        :raises PeerFailed: it could not do it.
         """
         if self.lost.done():
             raise PeerLost(self.lost.result())
@@ -104,7 +119,11 @@ class Peer:
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "re" in message:
             waiting = self._waiting.pop(message["re"], None)
-            if waiting is not None and not waiting.done():
+            if waiting is None or waiting.done():
+                return
+            if "error" in message:
+                waiting.set_exception(PeerFailed(message["error"]))
+            else:
                 waiting.set_result(message.get("value"))
         elif message["do"] != "beat":
             task = asyncio.get_running_loop().create_task(self._answer(message))
@@ -112,9 +131,21 @@ class Peer:
             task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, message: dict[str, Any]) -> None:
-        value = await self._handler(message)
-        if "id" in message and not self.lost.done():
-            self._send({"re": message["id"], "value": value})
+        """Have a message handled; whatever is raised is told to the other side, which may wait for nothing else."""
+        try:
+            value = await self._handler(message)
+            if "id" in message:
+                self._reply(message, value=value)
+        except Exception as error:
+            why = told(error)
+            if "id" in message:
+                self._reply(message, error=why)
+            else:
+                self.give_up(f"its message {message['do']!r} could not be taken: {why}")
+
+    def _reply(self, message: dict[str, Any], **reply: Any) -> None:
+        if not self.lost.done():
+            self._send({"re": message["id"], **reply})
 
     def _schedule_beat(self) -> None:
         self._beat = asyncio.get_running_loop().call_later(HEARTBEAT, self._on_beat)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from muster.core.plan import host_name
-from muster.node.mesh import PeerLost
+from muster.node.mesh import PeerFailed, PeerLost
 
 FAILED = 255  # the exit code of a line that could not be run at all
 READ_SIZE = 1 << 16
@@ -50,6 +50,8 @@ class Shells:
             return {"exit": await self._ask(node, "shell", number=number, line=wish["line"])}
         except PeerLost as error:
             return {"exit": FAILED, "error": f"node {node} was lost: {error}"}
+        except PeerFailed as error:
+            return {"exit": FAILED, "error": str(error)}
 
     def show(self, number: int, text: str) -> None:
         """Pass on what a line wrote; dropped when nobody listens any more."""

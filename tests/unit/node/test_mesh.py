@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ def certificate(tmp_path: Path) -> Path:
 
 
 async def answer(message: dict[str, Any]) -> Any:
+    if message["do"] == "fail":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a disk")
+    if message["do"] == "give":
+        return object()
     return [message["do"], message.get("value")]
 
 
@@ -47,6 +53,31 @@ def test_a_request_is_answered(certificate: Path) -> None:
         return reply
 
     assert asyncio.run(ask()) == ["echo", "späße\n"]
+
+
+@pytest.mark.parametrize(("do", "why"), [("fail", "No space left on device: /a disk"), ("give", "TypeError: .* not JSON")])
+def test_a_request_that_fails_says_why_and_the_connection_lives_on(certificate: Path, do: str, why: str) -> None:
+    async def ask() -> Any:
+        server, peer = await connected("job-f", certificate)
+        with pytest.raises(mesh.PeerFailed, match=why):
+            await asyncio.wait_for(peer.ask(do), 60)
+        reply = await peer.ask("echo", value=1)
+        await peer.close()
+        server.close()
+        return reply
+
+    assert asyncio.run(ask()) == ["echo", 1]
+
+
+def test_who_can_not_take_what_it_is_told_hangs_up(certificate: Path) -> None:
+    async def tell() -> str:
+        server, peer = await connected("job-g", certificate)
+        peer.push("fail")
+        why = await asyncio.wait_for(peer.lost, 60)
+        server.close()
+        return why
+
+    assert "connection" in asyncio.run(tell())
 
 
 def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_path: Path) -> None:

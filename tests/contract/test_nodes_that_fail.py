@@ -1,0 +1,33 @@
+"""A node that is there but can't do what it is asked ends the run by its name, at once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lab import Lab, plan_of
+from muster.core.plan import JobPlan
+from muster.core.state import RunState
+from muster.core.token import Here
+from muster.core.verdict import Cause
+
+
+def unable(plan: JobPlan, node: int) -> JobPlan:
+    """Give a plan that one node can't start the second rank of: it holds a token that no node knows."""
+    first, second = plan.nodes[node].ranks
+    broken = dataclasses.replace(second, argv=((Here(here="nothing"),),))
+    nodes = [dataclasses.replace(n, ranks=(first, broken)) if n.node == node else n for n in plan.nodes]
+    return dataclasses.replace(plan, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_that_can_not_start_its_ranks_ends_the_run_by_its_name(lab: Lab, node: int) -> None:
+    code = "import time\nprint('ready', flush=True)\ntime.sleep(600)"
+    handle = lab.submit(unable(plan_of(code, lab.store.uri, ranks=2), node))
+    outcome, _ = lab.wait(handle)
+    assert outcome.state is RunState.FAILED
+    assert outcome.verdict is not None
+    assert (outcome.verdict.cause, outcome.verdict.node) == (Cause.NODE, node)
+    assert "could not start its ranks: KeyError: 'nothing'" in outcome.verdict.summary()
+    assert lab.living(handle) == []
