@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.core.errors import RequestError, TargetError
+from muster.core.errors import MusterError, RequestError, TargetError
 from muster.packaging import agent_pack
 from muster.targets.contract import Log
 from muster.targets.docker.engine import create
@@ -25,6 +26,7 @@ LABEL = "muster.agent"
 MEMLOCK = "muster.memlock"  # on the volume: whether the engine lets containers lock as much memory as they like
 UNLIMITED = {"Name": "memlock", "Soft": -1, "Hard": -1}
 FILL_TIME = 120.0  # seconds for filling; a filler that takes longer has died
+PAUSE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,10 @@ def volume_name(image_id: str, python: str) -> str:
 
 
 def find(client: APIClient, name: str, where: str) -> AgentVolume | None:
-    """Give a volume that has been filled; None if there is none, or while it is being filled."""
+    """Give a volume that counts as filled; None if there is none, or while it is being filled.
+
+    One whose filler died and was pruned is empty and counts all the same: a launch looks again, by :func:`ensure_in`.
+    """
     import docker.errors
 
     with explained("looking for the agent's volume", where):
@@ -56,8 +61,8 @@ def find(client: APIClient, name: str, where: str) -> AgentVolume | None:
             labels = client.inspect_volume(name)["Labels"] or {}
         except docker.errors.NotFound:
             return None
-        if LABEL not in labels:  # made empty by the engine, for a container whose volume had been removed under it
-            client.remove_volume(name)
+        # without it the engine made it, for a container whose volume had been removed under it
+        if LABEL not in labels and _removed(client.remove_volume, name):
             return None
         try:
             client.inspect_container(_filler(name))  # looked for last: it is there before the volume, and goes after filling it
@@ -71,16 +76,17 @@ def ensure(client: APIClient, image: Image, python: str, where: str, log: Log) -
 
     :raises RequestError: the image has no Python, or one that is too old.
     """
-    name = volume_name(image.id, python)
-    give_up = time.monotonic() + FILL_TIME
-    while (found := find(client, name, where)) is None:
-        if time.monotonic() > give_up:
-            client.remove_container(_filler(name), force=True)
-        for unlimited in (True, False):
-            if _fill(client, _Filling(name=name, image=image.name, python=python, where=where, unlimited=unlimited), log):
-                break
-        time.sleep(0.05)
+    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, where=where)
+    while (found := find(client, filling.name, where)) is None:
+        _fill_or_wait(client, filling, log, until=lambda: find(client, filling.name, where))
     return found
+
+
+def ensure_in(client: APIClient, container: str, image: Image, python: str, where: str) -> None:
+    """See that the agent lies in the volume of a container that has not been started; costs one small question if it does."""
+    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, where=where)
+    if not _is_filled(client, container, where):
+        _fill_or_wait(client, filling, log=lambda line: None, until=lambda: _is_filled(client, container, where))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +95,32 @@ class _Filling:
     image: str
     python: str
     where: str
-    unlimited: bool
+    unlimited: bool = True
+
+
+def _is_filled(client: APIClient, container: str, where: str) -> bool:
+    """Whether a container would find the agent in its volume; the agent's entry is what is copied there last."""
+    url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
+    with explained("looking for the agent", where):
+        if client.head(url, params={"path": ENTRY}, timeout=client.timeout).status_code != 404:
+            return True
+        client.inspect_container(container)  # if it is the container that is missing, that is the error
+    return False
+
+
+def _fill_or_wait(client: APIClient, filling: _Filling, log: Log, until: Callable[[], object]) -> None:
+    """Fill the volume, as it is if it is there, or wait for whoever fills it; a filler that takes too long is removed."""
+    give_up = time.monotonic() + FILL_TIME
+    while not _fill(client, filling, log) and not until():
+        if time.monotonic() > give_up:
+            with explained("removing what filled the agent's volume and did not end", filling.where):
+                _undo(client, _filler(filling.name), filling.name)
+            give_up = time.monotonic() + FILL_TIME
+        time.sleep(PAUSE)
 
 
 def _fill(client: APIClient, filling: _Filling, log: Log) -> bool:
-    """Fill the volume by a container of the image; False if that must be tried without locked memory."""
+    """Fill the volume by a container of the image; False if somebody else does, or has removed the container under us."""
     import docker.errors
 
     with explained(f"preparing image {filling.image}", filling.where):
@@ -101,25 +128,32 @@ def _fill(client: APIClient, filling: _Filling, log: Log) -> bool:
             container = create(client, _config(filling), _filler(filling.name))
         except docker.errors.APIError as error:
             if error.status_code == 409:  # somebody else is filling it
-                return True
+                return False
             raise
         if filling.unlimited:
             log(f"copying the agent to the engine for image {filling.image}")
         try:
-            client.put_archive(container, "/", _content())
-            client.start(container)
-            status = client.wait(container)["StatusCode"]
-            words = client.logs(container, tail=20).decode(errors="replace").strip()
-        except docker.errors.APIError as error:
+            _run(client, container, filling)
+        except (docker.errors.APIError, MusterError) as error:
             _undo(client, container, filling.name)
-            if filling.unlimited and "rlimit type 8" in str(error.explanation):
+            if filling.unlimited and "rlimit type 8" in str(error):
+                return _fill(client, dataclasses.replace(filling, unlimited=False), log)
+            if "no such container" in str(error).lower():
                 return False
             raise
-    if status:
-        _undo(client, container, filling.name)
-        raise _refusal(filling, status, words)
-    client.remove_container(container)  # from here on the volume counts as filled
     return True
+
+
+def _run(client: APIClient, container: str, filling: _Filling) -> None:
+    """Copy the agent through a container, and have it compiled there; what is there already is left as it is."""
+    if not _is_filled(client, container, filling.where):
+        client.put_archive(container, "/", _content())
+        client.start(container)
+        status = client.wait(container)["StatusCode"]
+        if status:
+            words = client.logs(container, tail=20).decode(errors="replace").strip()
+            raise _refusal(filling, status, words)
+    _removed(client.remove_container, container)  # from here on the volume counts as filled
 
 
 def _refusal(filling: _Filling, status: int, words: str) -> RequestError | TargetError:
@@ -134,8 +168,22 @@ def _refusal(filling: _Filling, status: int, words: str) -> RequestError | Targe
 
 
 def _undo(client: APIClient, container: str, volume: str) -> None:
-    client.remove_container(container, force=True, v=True)
-    client.remove_volume(volume)
+    """Remove a filler with the volume, unless somebody uses that by now."""
+    _removed(client.remove_container, container, force=True, v=True)
+    _removed(client.remove_volume, volume)
+
+
+def _removed(remove: Callable[..., object], *what: str, **how: bool) -> bool:
+    """Remove something, which may be gone already; False if it is in use, or being removed."""
+    import docker.errors
+
+    try:
+        remove(*what, **how)
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409):
+            raise
+        return error.status_code == 404
+    return True
 
 
 def _config(filling: _Filling) -> dict[str, Any]:
@@ -156,7 +204,9 @@ def _config(filling: _Filling) -> dict[str, Any]:
 def _content() -> bytes:
     from muster.targets.docker.files import tree
 
-    return tree({**agent_pack.agent_files(), **agent_pack.library_files()}, HOME)
+    files = {**agent_pack.agent_files(), **agent_pack.library_files()}
+    entry = str(Path(ENTRY).relative_to(HOME))
+    return tree({**{path: content for path, content in files.items() if path != entry}, entry: files[entry]}, HOME)
 
 
 def _volume(name: str, labels: Mapping[str, str]) -> AgentVolume:

@@ -15,6 +15,7 @@ from muster.core.plan import JobPlan
 from muster.node.assignment import Assignment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
+from muster.targets.docker import agent as docker_agent
 from muster.targets.docker import jobs
 from muster.targets.docker.agent import ENTRY, AgentVolume
 from muster.targets.docker.engine import create
@@ -89,7 +90,8 @@ class Launch:
             leader = pool.submit(self._create, 0, network_name)
             shared = self._shared_files()  # makes the certificate, while the engine is at work
             leader.result()  # from here on the job is ours
-            ready = [pool.submit(self._make_ready, node, network_name, shared) for node in nodes]
+            ready = [pool.submit(self._see_to_agent)]
+            ready += [pool.submit(self._make_ready, node, network_name, shared) for node in nodes]
             self._network.result()
             for done in ready:
                 done.result()
@@ -131,6 +133,11 @@ class Launch:
                 self._take_over(container, node)
             for other in self.setting.networks:
                 self.client.connect_container_to_network(container, other)
+
+    def _see_to_agent(self) -> None:
+        """Look into the agent's volume, which node 0 has: it was found by its name alone."""
+        setting = self.setting
+        docker_agent.ensure_in(self.client, self._containers[0], setting.image, setting.python, self.where)
 
     def _take_over(self, container: str, node: int) -> None:
         """Copy what the last attempt's ranks left; the older containers stay until this attempt lives."""

@@ -1,0 +1,91 @@
+"""The agent's volume on an engine: whatever happened to the container that filled it, no job starts on an empty one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from docker_lab import DockerLab
+from lab import lines, new_job_id, plan_of
+from muster.core.plan import EnvironmentRef
+from muster.core.state import RunState
+from muster.targets.docker import agent
+from muster.targets.docker.image import Image
+
+WHERE, PYTHON = "the engine", "python3"
+
+
+@pytest.fixture
+def image(docker_lab: DockerLab) -> Image:
+    """Give the base image."""
+    made = docker_lab.engine.images.get(docker_lab.base_image)
+    return Image(id=made.id, name=docker_lab.base_image)
+
+
+@pytest.fixture
+def volume(docker_lab: DockerLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give the name of the volume, which is the test's own."""
+    name = f"muster-agent-{new_job_id()}"
+    monkeypatch.setattr(agent, "volume_name", lambda *_: name)
+    yield name
+    docker_lab.close()
+    agent._undo(docker_lab.engine.api, agent._filler(name), name)
+
+
+def forget_the_filler(lab: DockerLab, volume: str) -> None:
+    """Make what is left where a worker was killed while it filled the volume, and `docker container prune` came by."""
+    lab.engine.api.create_volume(volume, labels={agent.LABEL: volume, agent.MEMLOCK: "as it is"})
+
+
+def is_filled(lab: DockerLab, image: Image, volume: str) -> bool:
+    found = agent.find(lab.engine.api, volume, WHERE)
+    assert found is not None
+    container = lab.engine.containers.create(image.id, mounts=[dict(found.mount)])
+    try:
+        return agent._is_filled(lab.engine.api, container.id, WHERE)
+    finally:
+        container.remove()
+
+
+def test_a_job_runs_though_the_volume_was_left_empty(docker_lab: DockerLab, image: Image, volume: str) -> None:
+    forget_the_filler(docker_lab, volume)
+    plan = dataclasses.replace(plan_of("print('it runs')", docker_lab.store.uri), environment=EnvironmentRef(image=image.id))
+    handle = docker_lab.submit(plan)
+    outcome, events = docker_lab.wait(handle)
+    assert outcome.state is RunState.COMPLETED, outcome.verdict
+    assert sorted(lines(events)) == ["it runs"] * len(plan.nodes)
+    docker_lab.target.release(handle)
+    assert is_filled(docker_lab, image, volume)
+
+
+def test_a_filler_that_is_pruned_before_it_starts_is_made_anew(
+    docker_lab: DockerLab, image: Image, volume: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, api = agent._content, docker_lab.engine.api
+    pruned: list[bool] = []
+
+    def prune_meanwhile() -> bytes:
+        if not pruned:
+            pruned.append(True)
+            api.remove_container(agent._filler(volume))
+        return content()
+
+    monkeypatch.setattr(agent, "_content", prune_meanwhile)
+    agent.ensure(api, image, PYTHON, WHERE, lambda line: None)
+    assert pruned
+    assert is_filled(docker_lab, image, volume)
+
+
+@pytest.mark.parametrize("leave", [lambda *_: None, forget_the_filler], ids=["volume made by it", "volume left before"])
+def test_a_filler_whose_worker_died_is_removed_with_its_volume(
+    docker_lab: DockerLab, image: Image, volume: str, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Any, str], None]
+) -> None:
+    monkeypatch.setattr(agent, "FILL_TIME", 0.2)
+    leave(docker_lab, volume)
+    filling = agent._Filling(name=volume, image=image.name, python=PYTHON, where=WHERE)
+    agent.create(docker_lab.engine.api, agent._config(filling), agent._filler(volume))
+    agent.ensure(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
+    assert is_filled(docker_lab, image, volume)
