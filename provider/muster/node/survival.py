@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from muster.core import event
 from muster.core.codec import from_data
@@ -13,19 +12,17 @@ from muster.node import network, preflight
 from muster.node.assignment import Assignment
 from muster.node.elastic_ends import ElasticEnds
 from muster.node.facts import Facts
-from muster.node.mesh import PeerLost
+from muster.node.gang import Gang, NodeFailed
+from muster.node.mesh import PeerLost, told
 from muster.node.record import RunRecord
 from muster.node.work import NodeWork
-
-if TYPE_CHECKING:
-    from muster.node.gang import Gang
-
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
 
 class Survival:
-    """Goes on with the nodes that are there; ``broken`` is set, to the verdict, once there are fewer than the run needs.
+    """Goes on with the nodes that are there; ``broken`` is set, to the verdict, once there are fewer than the run needs, or
+    they can't be started anew.
 
     Until ``begin`` every loss ends the run, as in any other; after ``close`` no round begins and no node is taken back.
     """
@@ -82,12 +79,16 @@ class Survival:
         self.ever = True
         self._tell_lost(node, why)
         if len(self._gang.present()) < self._a.plan.min_nodes:
-            if not self.broken.done():
-                self.broken.set_result(self._verdict())
+            self._break(self._verdict())
         elif was_needed:
             self._begin_anew()
         else:
             self._ends.forget(node)
+
+    def _break(self, verdict: Verdict) -> None:
+        self._open = self._due = False
+        if not self.broken.done():
+            self.broken.set_result(verdict)
 
     def _tell_lost(self, node: int, why: str) -> None:
         host = self._gang.host(node)
@@ -157,9 +158,18 @@ class Survival:
             self._due = False
             try:
                 await self._anew(self._network)
+                await self._work.syncer.tell("record", record=self._record.data)
             except PeerLost:
                 continue  # told of where the loss is noticed, which wishes the next round
-            await self._work.syncer.tell("record", record=self._record.data)
+            except NodeFailed as error:
+                self._break(error.verdict)
+            except Exception as error:  # no end counts until the ranks are started, so nothing else would end the run
+                self._break(self._not_anew(error))
+
+    def _not_anew(self, error: Exception) -> Verdict:
+        host = self._gang.host(0)
+        detail = f"node 0 ({host}) could not have the ranks started anew: {told(error)}; all ranks were ended"
+        return Verdict(cause=Cause.NODE, node=0, host=host, detail=detail)
 
     async def _anew(self, choice: network.Choice) -> None:
         """End all ranks, and start them on the nodes that are there, from the newest checkpoints that any has committed."""
