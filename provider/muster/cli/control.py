@@ -14,10 +14,11 @@ from muster.settings import load
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End a run; fine if it had ended already."""
+    """End a run and let its target go of what it left; fine if it had ended already."""
     target = targets.open_target(load(Path.cwd(), os.environ).choose_target(arguments.target), alone=True)
     handle = target.find(arguments.run)
     hit = runner.cancel(target, handle, handle.generation, "cancelled by muster cancel")
+    runner.release(target, handle)
     print(f"{arguments.run} was cancelled" if hit else f"{arguments.run} is not running; nothing to cancel")
     return OK
 

@@ -86,3 +86,4 @@ class _Launch:
         except UnknownRun:
             return
         runner.cancel(self.target, handle, handle.generation, CANCEL_REASON)
+        runner.release(self.target, handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,10 +25,12 @@ from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import requested_job, requested_target
 from muster.targets.contract import ComputeTarget
+from muster.triggers.ending import end_job
 from muster.triggers.standing import TaskKey, still_wanted
-from muster.triggers.training import TrainingTrigger, describe_cancel, event_handle
+from muster.triggers.training import TrainingTrigger, event_handle
 
 RUN_KEY = "muster_run"
+KILL_PATIENCE = 30.0  # seconds that a worker which is being ended waits for a target that is away
 
 
 class TrainOperator(JobOperator):
@@ -45,6 +48,7 @@ class TrainOperator(JobOperator):
     _task_key: TaskKey | None = None
     _target: ComputeTarget | None = None
     _unwanted = False
+    _followed = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Launch the job, or find it again, and wait for its end."""
@@ -128,11 +132,18 @@ class TrainOperator(JobOperator):
     def _follow(self, handle: JobHandle, target: ComputeTarget) -> dict[str, Any]:
         """Wait in the worker, by the trigger's own code."""
         try:
-            event: dict[str, Any] = first_event(self._trigger(handle).follow(target))
-            return event
+            return self._first_event(handle, target)
         except AirflowTaskTimeout:
             self._cancel("execution_timeout passed")
             raise
+
+    def _first_event(self, handle: JobHandle, target: ComputeTarget) -> dict[str, Any]:
+        self._followed = True
+        try:
+            event: dict[str, Any] = first_event(self._trigger(handle).follow(target))
+            return event
+        finally:
+            self._followed = False
 
     def _end(self, context: Context, handle: JobHandle, target: ComputeTarget, event: Mapping[str, Any]) -> dict[str, Any]:
         if "unreachable" in event:
@@ -154,10 +165,10 @@ class TrainOperator(JobOperator):
         return result
 
     def _cancel(self, reason: str) -> None:
-        if self._target is None or self.launched is None:
-            return
-        hit = runner.cancel(self._target, self.launched, self.launched.generation, reason)
-        self.log.warning("run %s generation %s: %s", self.launched.job_id, self.launched.generation, describe_cancel(hit))
+        """End the job; what it leaves is kept while it is followed, for whoever follows it takes its end."""
+        if self._target is not None and self.launched is not None:
+            release = not self._followed
+            end_job(self._target, self.launched, reason, self._tell, patience=KILL_PATIENCE, release=release)
 
     def _stop_if_unwanted(self) -> None:
         """Stop here if on_kill came while there was nothing to cancel yet, or in the middle of the launch."""
@@ -169,4 +180,7 @@ class TrainOperator(JobOperator):
         return identity.is_retry(context["ti"], self.retries)
 
     def _say(self, line: str) -> None:
-        self.log.info("%s", line)
+        self._tell(logging.INFO, line)
+
+    def _tell(self, level: int, line: str) -> None:
+        self.log.log(level, "%s", line)

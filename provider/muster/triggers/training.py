@@ -17,6 +17,7 @@ from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.hooks.compute import ComputeHook
 from muster.targets.contract import ComputeTarget
+from muster.triggers.ending import apart, end_job
 from muster.triggers.excerpt import Excerpt, Line
 from muster.triggers.standing import TaskKey, still_wanted
 
@@ -74,8 +75,7 @@ class TrainingTrigger(BaseTrigger):
             return
         target = await self._open_target()
         reason = "its airflow task was ended while deferred"
-        hit = await asyncio.to_thread(runner.cancel, target, handle, handle.generation, reason)
-        self.log.warning("run %s generation %s: %s", handle.job_id, handle.generation, describe_cancel(hit))
+        await apart(lambda: end_job(target, handle, reason, self._tell))  # it may take longer than airflow waits for us
 
     def _event(self, **payload: Any) -> TriggerEvent:
         return TriggerEvent({"handle": self.handle, **payload})  # type: ignore[no-untyped-call]
@@ -102,12 +102,10 @@ class TrainingTrigger(BaseTrigger):
 
     def _show(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            self.log.log(line.level, "%s", line.text)
+            self._tell(line.level, line.text)
 
-
-def describe_cancel(hit: bool) -> str:
-    """Say in words what a cancel met."""
-    return "cancelled" if hit else "nothing to cancel: it has ended, or a newer generation owns it"
+    def _tell(self, level: int, text: str) -> None:
+        self.log.log(level, "%s", text)
 
 
 def event_handle(event: Mapping[str, Any]) -> JobHandle:

@@ -174,12 +174,14 @@ class Jobs:
             networks: list[dict[str, Any]] = self._client.networks(filters={"label": f"{JOB}={job_id}"})
         return networks
 
-    def remove_networks(self, job_id: str, keep: Iterable[tuple[int, int]] = ()) -> None:
-        """Remove a job's networks, but for those of the attempts to keep (generation, attempt)."""
+    def remove_networks(
+        self, job_id: str, *, keep: Iterable[tuple[int, int]] = (), last: tuple[int, int] | None = None
+    ) -> None:
+        """Remove a job's networks, but for those of the attempts to keep (generation, attempt) and of those after ``last``."""
         kept = set(keep)
         for network in self.networks(job_id):
-            labels = network["Labels"]
-            if (int(labels[GENERATION]), int(labels[ATTEMPT])) not in kept:
+            of = (int(network["Labels"][GENERATION]), int(network["Labels"][ATTEMPT]))
+            if of not in kept and (last is None or of <= last):  # a newer one may have no container yet
                 self.remove_network(network["Id"])
 
     def remove_network(self, network: str) -> None:

@@ -139,12 +139,12 @@ class DockerTarget:
 
     def release(self, handle: JobHandle) -> None:
         """Remove the containers and networks of the run, unless it lives or its outputs could not be stored yet."""
-        attempts = [a for a in self._all(handle.job_id) if (a.generation, a.attempt) <= (handle.generation, handle.attempt)]
+        last = (handle.generation, handle.attempt)
+        attempts = [a for a in self._all(handle.job_id) if (a.generation, a.attempt) <= last]
         if attempts and (attempts[0].running or self._found(attempts[0])[0] is Found.UNCOMMITTED):
             return
         self._jobs.remove(attempts)
-        newer = {(a.generation, a.attempt) for a in self._all(handle.job_id)}
-        self._jobs.remove_networks(handle.job_id, keep=newer)
+        self._jobs.remove_networks(handle.job_id, last=last)
 
     def remove(self, handle: JobHandle) -> None:
         """Remove everything of the job from the engine, outputs that were never stored included."""
