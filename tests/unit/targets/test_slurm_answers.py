@@ -132,7 +132,7 @@ def test_a_job_that_is_cancelled_while_it_waits_leaves_no_credentials(
 
 def test_credentials_of_a_job_that_others_withdrew_go_by_its_cancel(target: SlurmTarget, slurm: FakeSlurm, root: Path) -> None:
     handle = target.submit(SUBMISSION)
-    slurm.withdraw()
+    slurm.change(State="CANCELLED")
     assert not target.cancel(handle, 1)
     assert secrets_below(root) == []
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any, TypeVar
 
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
+from muster.targets.shell import Lost, TooSlow
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.feed import News
 from muster.targets.slurm.known import Known
 from muster.targets.slurm.watch import SlurmWatch
 from muster.targets.ssh.background import background
+from muster.targets.ssh.errors import Unreachable
+from muster.targets.ssh.link import FIRST_PAUSE, LONGEST_PAUSE
 
+T = TypeVar("T")
 Watched = tuple[JobHandle, Cursor, Event]
 Opens = Callable[[], Coroutine[None, None, Cluster]]
 
@@ -49,8 +54,8 @@ class SlurmSession:
 
     async def _watches(self, cluster: Cluster, cursors: Mapping[JobHandle, Cursor]) -> list[SlurmWatch]:
         jobs = sorted({handle.job_id for handle in cursors})
-        known = await background().do(cluster.desk("look", jobs=jobs))
-        root = (await background().do(cluster.link.known())).root
+        known = await _patiently(lambda: cluster.desk("look", jobs=jobs))
+        root = (await _patiently(cluster.link.known)).root
         return [
             SlurmWatch(handle, cursor, Known(job_id=handle.job_id, data=known[handle.job_id]), root)
             for handle, cursor in cursors.items()
@@ -58,10 +63,23 @@ class SlurmSession:
 
     async def _conclusion(self, cluster: Cluster, watch: SlurmWatch) -> Event:
         watch.close()
+        if watch.settled:
+            return watch.conclusion(None, "")
         handle = watch.handle
-        looked = await background().do(cluster.desk("look", jobs=[handle.job_id]))
+        looked = await _patiently(lambda: cluster.desk("look", jobs=[handle.job_id]))
         known = Known(job_id=handle.job_id, data=looked[handle.job_id])
         return watch.conclusion(known.wish(handle), known.said(handle))
+
+
+async def _patiently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Ask the login node, in the background loop; one that is away is waited for."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await background().do(ask())
+        except (Unreachable, Lost, TooSlow):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def _put(inbox: asyncio.Queue[tuple[SlurmWatch, News]], watch: SlurmWatch, news: News) -> None:

@@ -144,6 +144,12 @@ class SlurmWatch:
         return state is not None and state.over and (not state.doubtful or self._doubts > 0)
 
     @property
+    def settled(self) -> bool:
+        """Whether the END stays as the nodes wrote it, whatever else is known of the run."""
+        end = self._log.end
+        return end is not None and self._decided and not _may_lack_memory(_verdict(end))
+
+    @property
     def _decided(self) -> bool:
         """Whether the attempt's END is one that nothing Slurm may still do or say could change."""
         end = self._log.end
@@ -230,11 +236,15 @@ def _verdict(end: Event) -> Verdict | None:
     return from_data(Verdict, end.data["verdict"]) if end.data["verdict"] else None
 
 
+def _may_lack_memory(verdict: Verdict | None) -> bool:
+    return verdict is not None and not (verdict.cause is Cause.RANK and verdict.signal != signal.SIGKILL)
+
+
 def _out_of_memory(end: Event, told: Told | None, said: str) -> Event:
     """Add that Slurm ended the job for lack of memory, where it did; some releases only say so in words."""
     verdict = _verdict(end)
     by_slurm = (told is not None and told.name == OUT_OF_MEMORY) or _NO_MEMORY.search(said)
-    if verdict is None or not by_slurm or (verdict.cause is Cause.RANK and verdict.signal != signal.SIGKILL):
+    if verdict is None or not by_slurm or not _may_lack_memory(verdict):
         return end
     verdict = dataclasses.replace(verdict, out_of_memory=True)
     return dataclasses.replace(end, data={**end.data, "verdict": to_data(verdict)})
