@@ -70,5 +70,5 @@ def test_an_example_trains_across_the_nodes_of_a_cluster(  # noqa: PLR0917
     done = trained(clustered, dag_run, tmp_path / "got")
     check(done, model=model, hashes=hashes)
     check_configs(done, tasks)
-    wait_until(lambda: not slurm_cluster.jobs(), 30.0, 0.2, "Slurm has let go of the nodes")
+    wait_until(lambda: not slurm_cluster.jobs(), every=0.2, what="Slurm has let go of the nodes")
     assert clustered.store.access.secret_key not in clustered.log

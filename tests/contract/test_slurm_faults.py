@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 
@@ -10,6 +12,7 @@ import pytest
 from lab import lines, notes, plan_of
 from muster.core.errors import RequestError
 from muster.core.handle import JobHandle
+from muster.core.layout import RunKeys
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
@@ -17,23 +20,35 @@ from slurm_lab import SlurmLab, queued, states
 from store_server import wait_until
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
-# two ranks that train together step by step, each with its own state; what they end with depends on every step
+# two ranks that train step by step, each with its own state; what they end with depends on every step. A first attempt that is
+# to be interrupted waits for that at step 60
 TRAINS = """
-import hashlib, json, os, pathlib, time
-rank, steps = int(os.environ["MUSTER_RANK"]), {steps}
-file = pathlib.Path("checkpoints", f"rank-{{rank}}.json")
-state = json.loads(file.read_text()) if file.exists() else {{"step": 0, "weights": [0.5, -0.25, 0.125]}}
+import json, os, pathlib, sys, time
+rank, interrupted = int(os.environ["MUSTER_RANK"]), sys.argv[1:] == ["interrupted"] and os.environ["MUSTER_ATTEMPT"] == "1"
+file = pathlib.Path("checkpoints", f"rank-{rank}.json")
+state = json.loads(file.read_text()) if file.exists() else {"step": 0, "weights": [0.5, -0.25, 0.125]}
 print("begins at step", state["step"], flush=True)
-while state["step"] < steps:
+while state["step"] < 120:
     step, weights = state["step"], state["weights"]
     gradient = [(w - 0.1 * (i + 1)) * (1 + ((step * 7 + rank) % 5) / 10) for i, w in enumerate(weights)]
-    state = {{"step": step + 1, "weights": [w - 0.05 * g for w, g in zip(weights, gradient)]}}
+    state = {"step": step + 1, "weights": [w - 0.05 * g for w, g in zip(weights, gradient)]}
     scratch = file.with_suffix(".new")
     scratch.write_text(json.dumps(state)); os.replace(scratch, file)
     if (step + 1) % 10 == 0: print("step", step + 1, flush=True)
-    time.sleep({pause})
-pathlib.Path("outputs", f"weights-{{rank}}.json").write_text(json.dumps(state["weights"]))
+    while interrupted and step + 1 == 60: time.sleep(1)
+pathlib.Path("outputs", f"weights-{rank}.json").write_text(json.dumps(state["weights"]))
 """
+
+
+def interrupted_at_60(lab: SlurmLab) -> JobHandle:
+    """Submit the training that waits to be interrupted; gives its handle once the store has its checkpoints of step 60."""
+    handle = lab.submit(plan_of(TRAINS, lab.store.uri, arguments=("interrupted",), grace=2.0))
+    bucket, keys = lab.store.open().bucket, RunKeys(job_id=handle.job_id, generation=1)
+    for node in (0, 1):
+        lab.wait_for_line(handle, "step 60", node)
+        digest = hashlib.sha256((lab.paths(handle, node).checkpoints / f"rank-{node}.json").read_bytes()).hexdigest()
+        wait_until(lambda n=node, d=digest: d in json.dumps(bucket.get_json(keys.checkpoint_marker(n))), what="it is stored")
+    return handle
 
 
 def weights(lab: SlurmLab, handle: JobHandle) -> list[bytes]:
@@ -92,7 +107,7 @@ def test_a_failing_rank_is_named_and_slurms_accounting_has_its_code(slurm_lab: S
     assert outcome.verdict.others == 3
     assert slurm_lab.living(handle) == []
     told_by = ["sacct", "-X", "-n", "-P", "-j", number, "--format=State,ExitCode"]
-    wait_until(lambda: slurm_lab.cluster.run(*told_by) == "FAILED|7:0", 20.0, 0.3, "accounting has the rank's code")
+    wait_until(lambda: slurm_lab.cluster.run(*told_by) == "FAILED|7:0", every=0.3, what="accounting has the rank's code")
 
 
 def test_a_rank_that_takes_more_memory_than_slurm_gives_is_out_of_memory(slurm_lab: SlurmLab) -> None:
@@ -148,12 +163,10 @@ def test_a_job_that_waits_says_for_what_and_can_be_cancelled(slurm_lab: SlurmLab
 
 
 def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(slurm_lab: SlurmLab) -> None:
-    plan = plan_of(TRAINS.format(steps=120, pause=0.1), slurm_lab.store.uri, grace=2.0)
-    undisturbed = slurm_lab.submit(plan_of(TRAINS.format(steps=120, pause=0.0), slurm_lab.store.uri))
+    undisturbed = slurm_lab.submit(plan_of(TRAINS, slurm_lab.store.uri))
     assert slurm_lab.wait(undisturbed)[0].state is RunState.COMPLETED
 
-    handle = slurm_lab.submit(plan)
-    slurm_lab.wait_for_line(handle, "step 40")
+    handle = interrupted_at_60(slurm_lab)
     urgent = slurm_lab.cluster.run(
         *("sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
     )
@@ -161,8 +174,7 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(slurm_lab: 
     assert outcome.state is RunState.COMPLETED, outcome.verdict
     assert weights(slurm_lab, handle) == weights(slurm_lab, undisturbed)
     begins = [int(line.rpartition(" ")[2]) for line in lines(events, rank=0) if line.startswith("begins")]
-    assert begins[0] == 0
-    assert begins[1] >= 30
+    assert begins == [0, 60]
     assert "preempted and queued again" in notes(events)
     assert states(events).count("Completed") == 0
     attempts = slurm_lab.record(handle)["attempts"]
@@ -173,9 +185,7 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(slurm_lab: 
 
 
 def test_a_node_that_slurm_takes_down_has_the_job_go_on_elsewhere(slurm_lab: SlurmLab) -> None:
-    plan = plan_of(TRAINS.format(steps=200, pause=0.1), slurm_lab.store.uri, grace=2.0)
-    handle = slurm_lab.submit(plan)
-    slurm_lab.wait_for_line(handle, "step 20", node=1)
+    handle = interrupted_at_60(slurm_lab)
     name = slurm_lab.cluster.run("squeue", "--noheader", "--jobs", slurm_lab.number(handle), "-o", "%N")
     assert name == "node[1-2]"
     try:
@@ -203,8 +213,7 @@ def test_a_node_that_is_lost_with_its_daemon_fails_the_run_and_is_named(slurm_la
 
 
 def test_a_node_without_power_has_the_job_go_on_elsewhere(slurm_lab: SlurmLab) -> None:
-    handle = slurm_lab.submit(plan_of(TRAINS.format(steps=100, pause=0.1), slurm_lab.store.uri, grace=2.0))
-    slurm_lab.wait_for_line(handle, "step 20", node=1)
+    handle = interrupted_at_60(slurm_lab)
     try:
         slurm_lab.cluster.cut_power("node2")
         outcome, events = slurm_lab.wait(handle)
@@ -231,8 +240,6 @@ def test_without_requeue_a_node_without_power_fails_the_run_and_is_named(slurm_l
 
 @pytest.mark.parametrize("which", ["guardian", "agent"])
 def test_no_rank_survives_the_death_of_an_agent_or_guardian(slurm_lab: SlurmLab, which: str) -> None:
-    import json
-
     handle = slurm_lab.submit(plan_of(WAITS, slurm_lab.store.uri))
     slurm_lab.wait_for_line(handle, "here", node=1)
     os.kill(json.loads(getattr(slurm_lab.paths(handle, 1), which).read_text())["pid"], signal.SIGKILL)

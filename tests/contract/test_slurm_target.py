@@ -31,6 +31,7 @@ def test_two_jobs_of_one_node_never_see_the_same_gpu(slurm_lab: SlurmLab) -> Non
     handles = [slurm_lab.submit(plan) for _ in range(2)]
     for handle in handles:
         slurm_lab.wait_for_line(handle, "gpu ")
+    for handle in handles:
         slurm_lab.target.cancel(handle, 1)
     seen = [lines(slurm_lab.wait(handle)[1])[0] for handle in handles]
     assert sorted(seen) == ["gpu 0", "gpu 1"]
