@@ -231,12 +231,24 @@ async def outcome(target: ComputeTarget, handle: JobHandle, tell: Callable[[Even
 
 
 def stored_outcome(handle: JobHandle, access: StoreAccess) -> Outcome:
-    """Give the outcome of a run that has ended from its record in the store.
+    """Give the outcome of a run that has ended from its record in the store; a committed manifest outranks what that says.
 
     :raises UnknownRun: the store has no such run.
     """
-    record = _store(handle.store, access).record(handle.job_id, handle.generation)
-    return Outcome.from_data(handle.job_id, handle.generation, record)
+    store = _store(handle.store, access)
+    ended = Outcome.from_data(handle.job_id, handle.generation, store.record(handle.job_id, handle.generation))
+    manifest = store.manifest(handle.job_id, handle.generation)
+    if manifest is None:
+        return ended
+    return dataclasses.replace(
+        ended,
+        state=RunState.COMPLETED,
+        verdict=None,
+        manifest=store.manifest_uri(handle.job_id, handle.generation),
+        digest=manifest.digest(),
+        uri=manifest.uri,
+        metrics=dict(manifest.metrics or {}),
+    )
 
 
 def cancel(target: ComputeTarget, handle: JobHandle, generation: int, reason: str) -> bool:

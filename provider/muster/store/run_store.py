@@ -110,6 +110,10 @@ class RunStore:
         found = self.bucket.get_json(self._keys(job_id, generation).manifest)
         return None if found is None else from_data(Manifest, found[0])
 
+    def manifest_uri(self, job_id: str, generation: int) -> str:
+        """Give the address of what a run commits."""
+        return self.bucket.uri_of(self._keys(job_id, generation).manifest)
+
     def commit(self, manifest: Manifest, key: str = "") -> None:
         """Write a run's manifest; the same one again is fine.
 
