@@ -99,7 +99,9 @@ def launch(
     if outcome == slurm_refusal.TAKEN:
         answer["job"] = done.stdout.split(";")[0].split()[-1]
         _write(batch.submitted, {"job": answer["job"]})
-    elif outcome != slurm_refusal.UNKNOWN:
+    elif outcome == slurm_refusal.UNKNOWN:
+        os.utime(paths.claim)  # the time in which a job must be found counts from now
+    else:
         withdraw(paths, turn, batch, said)
     return answer
 

@@ -61,11 +61,34 @@ def test_the_fields_of_a_connection_are_those_that_the_target_knows() -> None:
         ({"wrapper": "it's"}, "wrapper"),
         ({"sbatch_options": "--job-name=mine"}, "--job-name"),
         ({"sbatch_options": ["-N", "4"]}, "-N"),
+        ({"sbatch_options": "-a0-3"}, "-a0-3 would change -a"),
+        ({"sbatch_options": "-N4"}, "-N4"),
+        ({"sbatch_options": "-HvN4"}, "-HvN4"),
+        ({"sbatch_options": "--arr=0-3"}, "--arr=0-3 would change --array"),
+        ({"sbatch_options": ["--nod", "4"]}, "--nod would change --nodes"),
+        ({"sbatch_options": "--nice=5 : --nice=6"}, "the number of jobs"),
+        ({"sbatch_options": ["--"]}, "--"),
     ],
 )
 def test_bad_options_are_refused_by_name(fields: dict[str, object], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         Options.from_fields(fields)
+
+
+def test_options_that_only_look_like_ours_are_given_to_sbatch() -> None:
+    words = (
+        "--nodefile=x",
+        "--ntasks-per-core=1",
+        "--wait-all-nodes=1",
+        "--hold",
+        "-p",
+        "batch",
+        "-A",
+        "team",
+        "-t5",
+        "--mail-user=a",
+    )
+    assert Options.from_fields({"sbatch_options": list(words)}).sbatch_options == words
 
 
 @pytest.mark.parametrize("fields", [{"login": "local", "host": "x"}, {"login": "ssh"}, {"login": "elsewhere"}])

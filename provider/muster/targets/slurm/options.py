@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ OWNED = (
     *("--job-name", "-J", "--comment", "--nodes", "-N", "--ntasks", "-n", "--ntasks-per-node", "--array", "-a", "--wrap"),
     *("--output", "-o", "--error", "-e", "--chdir", "-D", "--parsable", "--wait", "-W", "--export", "--open-mode"),
 )
+# a short option, which may follow others that take no value, and be followed by its value
+_SHORT = re.compile(f"-[hHIkOQsuvV]*([{''.join(name[1] for name in OWNED if len(name) == 2)}])")
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -102,6 +105,15 @@ def _switch(name: str, value: Any) -> bool:
 
 def _refuse_owned(options: tuple[str, ...]) -> None:
     for option in options:
-        name = option.partition("=")[0]
-        if name in OWNED:
-            raise RequestError(f"sbatch_options: {name} is said by Muster itself; leave it out")
+        if name := _owned_by(option):
+            raise RequestError(f"sbatch_options: {option} would change {name}, which Muster says itself; leave it out")
+
+
+def _owned_by(option: str) -> str:
+    """Give what of Muster's own a word would say anew, in whatever way sbatch takes it; "" if nothing."""
+    if option == ":":
+        return "the number of jobs"
+    if option.startswith("--"):  # an option's name may be cut short
+        return next((name for name in OWNED if name.startswith(option.partition("=")[0])), "")
+    short = _SHORT.match(option)
+    return f"-{short[1]}" if short else ""
