@@ -13,7 +13,7 @@ from lab import plan_of
 from muster.core.codec import canonical
 from muster.core.paths import JobPaths, NodePaths
 from muster.node import slurm_reason, turns
-from muster.node.assignment import Assignment
+from muster.node.assignment import Assignment, AttemptRecord
 from muster.node.slurm_node import Task
 from muster.node.slurm_start import Refused, first_start
 
@@ -41,9 +41,10 @@ def submitted(paths: JobPaths, attempt: int, **others: Any) -> None:
         interpreter="",
         muster_python="",
     )
+    history = tuple(AttemptRecord(attempt=past, started=1.0, state="Failed") for past in range(1, attempt))
     batch = paths.batch(1, attempt)
     batch.root.mkdir(parents=True)
-    batch.template.write_bytes(canonical(replace(template, **others)))
+    batch.template.write_bytes(canonical(replace(template, history=history, **others)))
     claim = {"job_id": "job", "generation": 1, "attempt": attempt, "history": [], "submitted": 1.0}
     turns.take(paths, turns.following(paths), {"claim": claim, "base": attempt})
 
