@@ -1,10 +1,11 @@
 """The keeper: an inventory's claims and queue, kept on its first host; one JSON request in, one answer out, under one lock.
 
 An entry of the queue has ``number`` (its place in the order), ``job``, ``generation``, ``attempt``; what it asks for: ``nodes``
-and for each of them ``slots`` and ``gpus``; ``excluded`` hosts with the reason; ``state``; ``places`` (host, gpus, node folder)
-once it holds some, ``held`` hosts that it waits for; ``parcel``, the folder with what is to be launched; ``launch``, how often
-that was begun, ``launcher``, who is at it, and ``until``, when that one counts as dead; ``seen``, when somebody last asked for
-it. An entry that has ended lies beside the claim with its ``end``. Times are this host's, in seconds since the epoch.
+and for each of them ``slots`` and ``gpus``, no slots if it only stores what lies at its ``places``; ``excluded`` hosts with the
+reason; ``state``; ``places`` (host, gpus, node folder) once it holds some, ``held`` hosts that it waits for; ``parcel``, the
+folder with what is to be launched; ``launch``, how often that was begun, ``launcher``, who is at it, and ``until``, when that
+one counts as dead, ``refused``, who gave it back last; ``seen``, when somebody last asked for it. An entry that has ended lies
+beside the claim with its ``end``. Times are this host's, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -85,8 +86,14 @@ class Keeper:
     def do_claim(
         self, job: str, expected: list[int] | None, claim: dict[str, Any], wish: dict[str, Any], hosts: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        """Claim a job's next attempt if it is still as expected, and have it wait for its turn, which may have come."""
+        """Claim a job's next attempt if it is still as expected, and have it wait for its turn, which may have come.
+
+        One that is asked again, since the connection was lost before it was answered, is answered again.
+        """
         owner = _read(self._claim_file(job))
+        ours = self._look(job, claim["generation"], claim["attempt"])["entry"] if owner == claim else None
+        if ours is not None and ours["parcel"] == wish["parcel"]:
+            return {"taken": True, "entry": ours}
         if (owner and [owner["generation"], owner["attempt"]]) != expected:
             return {"taken": False}
         entry: Entry = {
@@ -102,10 +109,11 @@ class Keeper:
         return {"taken": True, "entry": entry}
 
     def do_withdraw(self, job: str, generation: int, attempt: int, end: dict[str, Any]) -> dict[str, Any]:
-        """End an attempt that nobody has begun to launch; says whether that was so."""
+        """End an attempt that nobody has begun to launch; says whether that was so, also when it is asked again."""
         entry = self._entry((job, generation, attempt))
         if entry is None:
-            return {"withdrawn": False, "leased": False}
+            record = _read(self._record_file((job, generation, attempt)))
+            return {"withdrawn": record is not None and record["end"] == end, "leased": False}
         leased = entry["until"] >= self._now
         if leased or entry["state"] in (STARTING, LAUNCHED):
             return {"withdrawn": False, "leased": leased}
@@ -186,12 +194,22 @@ class Keeper:
         self, *, job: str, generation: int, attempt: int, launcher: str, bad: dict[str, str], hosts: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Give back what a launch could not use, because of ``bad`` hosts; the gang keeps its place in the order."""
-        entry = self._leased(job, generation, attempt, launcher)
-        if entry is None:
-            return {"held": False, "entry": None}
-        entry.update(state=WAITING, places=[], held=[], until=0.0, launcher="", excluded={**entry["excluded"], **bad})
-        queueing.schedule(self._queue["entries"], hosts, self._now)
-        return {"held": True, "entry": entry, "able": queueing.could_ever(entry, hosts)}
+        entry = self._entry((job, generation, attempt))
+        again = entry is not None and entry.get("refused") == launcher and not entry["launcher"]
+        if entry is None or not (again or entry["launcher"] == launcher):
+            return {"held": False, "entry": entry}
+        if not again:
+            self._give_back(entry, bad)
+            entry.update(until=0.0, launcher="", refused=launcher)
+            queueing.schedule(self._queue["entries"], hosts, self._now)
+        return {"held": True, "entry": entry, "able": [host for host in queueing.could_ever(entry, hosts) if host not in bad]}
+
+    @staticmethod
+    def _give_back(entry: Entry, bad: dict[str, str]) -> None:
+        if queueing.is_fixed(entry):
+            entry.update(state=GRANTED)
+        else:
+            entry.update(state=WAITING, places=[], held=[], excluded={**entry["excluded"], **bad})
 
     # -- small things
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from muster.node import processes
 
-BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid, once there is an assignment for it
+BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid, once there is an assignment for it
 BOOT = "boot_id"  # in a node folder: the boot of the host in which its agent was started
 
 

@@ -53,7 +53,7 @@ class Capacity:
 def schedule(entries: Sequence[Entry], hosts: Sequence[HostData], now: float) -> None:
     """Grant what can be granted; ``held`` of an entry that waits on are the hosts that it will take."""
     for entry in entries:
-        if entry["state"] == GRANTED and not is_wanted(entry, now) and entry["until"] < now:
+        if entry["state"] == GRANTED and not is_wanted(entry, now) and entry["until"] < now and not is_fixed(entry):
             entry.update(state=WAITING, places=[], held=[])
     capacity = Capacity(hosts, entries)
     closed: set[str] = set()
@@ -64,6 +64,8 @@ def schedule(entries: Sequence[Entry], hosts: Sequence[HostData], now: float) ->
 
 def could_ever(entry: Entry, hosts: Sequence[HostData]) -> list[str]:
     """Give the hosts that could take a node of the gang if they were free; spares only in place of excluded ones."""
+    if is_fixed(entry):
+        return [place["host"] for place in entry["places"]]
     return [
         host["name"]
         for host in sorted(hosts, key=lambda host: bool(host["spare"]))
@@ -72,6 +74,11 @@ def could_ever(entry: Entry, hosts: Sequence[HostData]) -> list[str]:
         and (host["slots"] or ENDLESS) >= entry["slots"]
         and len(host["gpus"]) >= entry["gpus"]
     ]
+
+
+def is_fixed(entry: Entry) -> bool:
+    """Whether an attempt stores what earlier ranks left on the hosts that it names: it takes nothing, and goes nowhere else."""
+    return not entry["slots"]
 
 
 def is_wanted(entry: Entry, now: float) -> bool:

@@ -135,7 +135,7 @@ def _unpacked(archive: str, jobs: Path) -> Iterator[Path | None]:
         return
     import tempfile
 
-    from muster.node.steward import unpack
+    from muster.node.laying import unpack
 
     with tempfile.TemporaryDirectory(prefix=".look-", dir=jobs) as folder:
         unpack(archive, Path(folder))

@@ -11,18 +11,17 @@ import os
 import shutil
 import signal
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import IO, Any
 
 from muster.core.paths import NodePaths
-from muster.node import living, processes
+from muster.node import laying, leftovers, living, processes
 from muster.node.clean import clean_environment
 
-LAUNCH = "launch"  # in a node folder: which try to launch the attempt has laid it out
 TAIL_READ = 1 << 20  # bytes from the end of an event log in which its END is looked for
 KILL_TIME = 20.0  # seconds for the kernel to end what was killed
+STALE = {"ok": False, "error": "the launch was given up, or another one of the same attempt was faster", "stale": True}
 
 
 def main(arguments: list[str]) -> int:
@@ -45,46 +44,43 @@ class Steward:
     # -- start
 
     def do_start(
-        self, *, folder: str, launch: int, marker: str, mounts: list[str], archive: str, before: str, files: IO[bytes]
+        self, *, folder: str, launch: int, marker: str, mounts: list[str], archive: str, before: list[str], files: IO[bytes]
     ) -> dict[str, Any]:
         """Lay out a node and start its guardian, unless a later launch has been here; an earlier one is ended first.
 
-        ``archive``: the packed code, "" for none; ``before``: the folder of the attempt whose ranks' work is taken over.
+        ``archive``: the packed code, "" for none; ``before``: the node's folders of earlier attempts, the newest first, for one
+        that commits what their ranks left.
         """
-        node = self._own(folder)
+        node, earlier = self._own(folder), [NodePaths(root=self._own(folder)) for folder in before]
         missing = [mount for mount in mounts if not os.path.isdir(mount)]
         if missing:
             return {"ok": False, "error": f"mounts: there is no folder {missing[0]!r}; mount or make it first"}
-        if _launch_of(node) == launch:  # asked again, the connection having been lost meanwhile
-            return {"ok": True}
-        if _launch_of(node) > launch:
-            return {"ok": False, "error": "another launch of the same attempt was faster", "stale": True}
-        if node.exists():
-            self.do_end(folders=[folder], reason="its launch was broken off", cause="fenced", patience=5.0)
-            shutil.rmtree(node)
-        self._lay_out(node, files, launch, archive, before)
-        _start_guardian(node, marker)
-        return {"ok": True}
+        with laying.alone(node):
+            again = laying.launch_of(node) == launch  # the connection having been lost meanwhile
+            if laying.launch_of(node) > launch or laying.is_given_up(node, launch):
+                return STALE
+            if not again:
+                if self.do_end(folders=[folder], reason="its launch was broken off", cause="fenced", patience=5.0)["left"]:
+                    return {"ok": False, "error": "an earlier launch has left processes that could not be ended"}
+                laying.lay_out(node, files, launch, archive, commits=bool(before))
+            if laying.is_given_up(node, launch):  # meanwhile, by somebody who may not have seen the folder
+                laying.clear(node, keep=bool(before))
+                return STALE
+            return _take_over_and_start(NodePaths(root=node), marker, earlier, again=again)
 
-    @staticmethod
-    def _lay_out(node: Path, files: IO[bytes], launch: int, archive: str, before: str) -> None:
-        scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
-        paths = NodePaths(root=scratch)
-        try:
-            scratch.mkdir(parents=True, mode=0o700)
-            for folder in (paths.outputs, paths.logs, paths.checkpoints, paths.ranks):
-                folder.mkdir(parents=True)
-            if archive:
-                unpack(archive, paths.work)
-            with tarfile.open(fileobj=files, mode="r|") as packed:
-                packed.extractall(scratch, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(scratch)
-            (scratch / LAUNCH).write_text(str(launch))
-            (scratch / living.BOOT).write_text(living.boot_id())
-            if before:
-                _take_over(NodePaths(root=Path(before)), paths)
-            scratch.rename(node)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    def do_give_up(self, *, folder: str, launch: int, keep: bool) -> dict[str, Any]:
+        """End what a launch or an earlier one has started and delete it; what it has not begun by now, it will not begin.
+
+        ``keep``: but for what earlier ranks left, of which this may be the only copy. ``left``: what could not be ended.
+        """
+        node = self._own(folder)
+        laying.give_up(node, launch)
+        left: list[str] = []
+        if node.exists() and laying.launch_of(node) <= launch:
+            left = self.do_end(folders=[folder], reason="the launch was given up", cause="fenced", patience=5.0)["left"]
+            if not left:
+                laying.clear(node, keep=keep)
+        return {"left": left}
 
     def do_again(self, folder: str, launch: int) -> dict[str, Any]:
         """Start the guardian of a node anew that was lost, in the folder as it is; ``lives``: whether it does, whoever did it.
@@ -94,7 +90,7 @@ class Steward:
         node = self._own(folder)
         paths = NodePaths(root=node)
         with living.alone(folder, patient=True):
-            if not paths.assignment.exists() or _launch_of(node) != launch or paths.cancel.exists():
+            if not paths.assignment.exists() or laying.launch_of(node) != launch or paths.cancel.exists():
                 return {"lives": False}
             if not living.lives(folder):
                 _start_anew(paths)
@@ -113,8 +109,13 @@ class Steward:
         except FileNotFoundError:
             return {"assignment": None}
 
-    def do_end(self, *, folders: list[str], reason: str, cause: str, patience: float) -> dict[str, Any]:
-        """Have agents end their ranks and leave; what outlives ``patience`` seconds is killed. ``left``: what could not be."""
+    def do_end(self, *, folders: list[str], reason: str, cause: str, patience: float, launch: int = 0) -> dict[str, Any]:
+        """Have agents end their ranks and leave; what outlives ``patience`` seconds is killed. ``left``: what could not be.
+
+        ``launch``: of one that may not have begun here yet, and must not.
+        """
+        for folder in folders if launch else ():
+            laying.give_up(self._own(folder), launch)
         wish = json.dumps({"cause": cause, "reason": reason})
         there = [folder for folder in folders if os.path.isdir(self._own(folder))]
         for folder in there:
@@ -136,8 +137,7 @@ class Steward:
         for folder in folders if not alive else ():
             node = Path(folder)
             shutil.rmtree(node, ignore_errors=True)
-            for parent in (node.parent, node.parent.parent):
-                _remove_if_empty(parent)
+            laying.forget(node)
         return {"alive": alive}
 
     def _own(self, folder: str) -> Path:
@@ -151,8 +151,22 @@ class Steward:
         return path
 
 
+def _take_over_and_start(paths: NodePaths, marker: str, before: list[NodePaths], *, again: bool) -> dict[str, Any]:
+    """Take over what earlier ranks left, if there were any, and start the guardian; ``again``: unless it was."""
+    try:
+        if before:
+            leftovers.take_over(before, paths)
+    except leftovers.Gone as gone:
+        return {"ok": False, "error": f"what the ranks left can't be had: {gone}; clear the task to train anew"}
+    if not again:
+        _start_guardian(paths.root, marker)
+    elif not paths.guardian.exists():  # who was asked first has died
+        _start_anew(paths)
+    return {"ok": True}
+
+
 def _start_guardian(node: Path, marker: str) -> None:
-    """Start a guardian that lives on without us and the connection."""
+    """Start a guardian that lives on without us and the connection; waits until it has been born."""
     paths = NodePaths(root=node)
     guardian = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(node)]
     # the shell leaves at once, so the guardian becomes init's child; nothing of the connection stays open in it
@@ -161,6 +175,9 @@ def _start_guardian(node: Path, marker: str) -> None:
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
     shell = os.posix_spawn("/bin/sh", argv, clean_environment(marker), file_actions=actions, setsid=True)
     os.waitpid(shell, 0)
+    give_up = time.monotonic() + living.BIRTH_TIME
+    while not paths.guardian.exists() and time.monotonic() < give_up:
+        time.sleep(0.005)
 
 
 def _start_anew(paths: NodePaths) -> None:
@@ -173,9 +190,6 @@ def _start_anew(paths: NodePaths) -> None:
     os.utime(paths.assignment)  # from now on it may be about to be born
     (paths.root / living.BOOT).write_text(living.boot_id())
     _start_guardian(paths.root, living.marker_of(folder))
-    give_up = time.monotonic() + living.BIRTH_TIME
-    while not paths.guardian.exists() and time.monotonic() < give_up:
-        time.sleep(0.01)
 
 
 def _seen(folder: str) -> dict[str, Any]:
@@ -200,34 +214,7 @@ def _end_line(folder: str) -> str:
     return lines[-1].decode(errors="replace") if lines else ""
 
 
-def _launch_of(node: Path) -> int:
-    try:
-        return int((node / LAUNCH).read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def unpack(archive: str, work: Path) -> None:
-    """Unpack a job's code."""
-    with tarfile.open(archive, "r:gz") as packed:
-        packed.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(work)
-
-
-def _take_over(before: NodePaths, here: NodePaths) -> None:
-    """Move what the last attempt's ranks left into the attempt that commits it."""
-    for left, place in ((before.work, here.work), (before.ranks, here.ranks)):
-        shutil.rmtree(place)
-        os.rename(left, place)
-
-
 def _write_private(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:
-        pass

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,13 +95,11 @@ async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | Asyn
     """Run a command that is fed more than is kept in memory."""
     stream = await shell.open(argv)
     try:
-        with contextlib.suppress(Lost):  # it says itself why it would not read on
-            if isinstance(pieces, AsyncIterable):
-                async for piece in pieces:
-                    await stream.write(piece)
-            else:
-                for piece in pieces:
-                    await stream.write(piece)
+        async for piece in _each(pieces):
+            try:
+                await stream.write(piece)
+            except Lost:  # it says itself why it would not read on
+                break
         await stream.end()
         out = b""
         while data := await stream.read(CHUNK):
@@ -110,6 +108,15 @@ async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | Asyn
         return Done(code=done.code, out=out, err=done.err)
     finally:
         await stream.close()
+
+
+async def _each(pieces: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            yield piece
+    else:
+        for piece in pieces:
+            yield piece
 
 
 # -- this machine

@@ -29,12 +29,18 @@ class Place:
         with keeper.locked():
             return json.loads(json.dumps(keeper.answer({"do": do, **fields})))
 
-    def claim(self, job: str, attempt: int = 1, nodes: int = 2, expected: list[int] | None = None) -> dict[str, Any]:
+    def claim(
+        self, job: str, attempt: int = 1, nodes: int = 2, expected: list[int] | None = None, **more: Any
+    ) -> dict[str, Any]:
         parcel = self.paths.job(job).job / f"parcel-{attempt}"
         parcel.mkdir(parents=True)
         claim = {"job_id": job, "generation": 1, "attempt": attempt}
-        wish = {"nodes": nodes, "slots": 1, "gpus": 2, "parcel": str(parcel)}
+        wish = {"nodes": nodes, "slots": 1, "gpus": 2, "parcel": str(parcel), **more}
         return self.ask("claim", job=job, expected=expected, claim=claim, wish=wish, hosts=HOSTS)
+
+    def claim_again(self, job: str, parcel: str) -> dict[str, Any]:
+        claim, wish = {"job_id": job, "generation": 1, "attempt": 1}, {"nodes": 2, "slots": 1, "gpus": 2, "parcel": parcel}
+        return self.ask("claim", job=job, expected=None, claim=claim, wish=wish, hosts=HOSTS)
 
     def turn(self, wanted: tuple[str, ...] = (), settled: tuple[str, ...] = ()) -> dict[str, str]:
         keys = {"wanted": [[job, 1, 1] for job in wanted], "settled": [[job, 1, 1] for job in settled]}
@@ -111,6 +117,44 @@ def test_a_launch_that_met_a_bad_host_waits_for_others_at_its_old_place(place: P
     assert place.ask("look", jobs=[["one", 1, 1]])["found"][0]["entry"]["places"][0]["host"] == "b"
 
 
+def test_a_claim_whose_answer_was_lost_is_answered_again(place: Place) -> None:
+    first = place.claim("one")["entry"]
+    assert place.claim_again("one", first["parcel"])["entry"] == first
+    assert not place.claim_again("one", "/another")["taken"], "that is another submitter, who was faster"
+    place.launch("one")
+    assert place.claim_again("one", first["parcel"])["entry"]["state"] == "launched"
+    place.turn(settled=("one",))
+    assert place.claim_again("one", first["parcel"])["taken"]
+    place.claim("one", attempt=2, expected=[1, 1])
+    assert not place.claim_again("one", first["parcel"])["taken"]
+
+
+def test_what_is_given_back_or_withdrawn_twice_is_answered_as_the_first_time(place: Place) -> None:
+    place.claim("one", nodes=2)
+    key = {"job": "one", "generation": 1, "attempt": 1}
+    place.ask("take", **key, launcher="l")
+    first = place.ask("refuse", **key, launcher="l", bad={"a": "it is down"}, hosts=HOSTS)
+    assert (first["held"], first["able"]) == (True, ["b"])
+    assert place.ask("refuse", **key, launcher="l", bad={"a": "it is down"}, hosts=HOSTS) == first
+    assert not place.ask("refuse", **key, launcher="other", bad={"a": "it is down"}, hosts=HOSTS)["held"]
+    end = {"t": 1.0, "k": "end", "n": 0, "state": "Failed"}
+    assert place.ask("withdraw", **key, end=end)["withdrawn"]
+    assert place.ask("withdraw", **key, end=end)["withdrawn"]
+    assert not place.ask("withdraw", **key, end={**end, "t": 2.0})["withdrawn"]
+
+
+def test_what_stores_the_work_of_earlier_ranks_goes_nowhere_else(place: Place) -> None:
+    place.claim("one", nodes=1, slots=0, gpus=0, state="granted", places=[{"host": "b", "gpus": [], "folder": ""}])
+    key = {"job": "one", "generation": 1, "attempt": 1, "launcher": "l"}
+    place.ask("take", **key)
+    answer = place.ask("refuse", **key, bad={"b": "it is down"}, hosts=HOSTS)
+    assert (answer["held"], answer["able"]) == (True, [])
+    place.now += 100_000
+    assert place.turn() == {"one": "granted"}, "though nobody wants it"
+    entry = place.ask("look", jobs=[["one", 1, 1]])["found"][0]["entry"]
+    assert [node["host"] for node in entry["places"]] == ["b"]
+
+
 def test_forget_leaves_nothing(place: Place) -> None:
     place.claim("one")
     place.ask("forget", job="one")
@@ -127,12 +171,12 @@ def test_many_processes_at_once_claim_once_and_lose_no_entry(tmp_path: Path) -> 
         process.stdin.close()
         return process
 
-    def claim(job: str) -> dict[str, Any]:
+    def claim(job: str, number: int = 0) -> dict[str, Any]:
         given = {"job_id": job, "generation": 1, "attempt": 1}
-        wish = {"nodes": 1, "slots": 1, "gpus": 0, "parcel": str(tmp_path / "none")}
+        wish = {"nodes": 1, "slots": 1, "gpus": 0, "parcel": str(tmp_path / f"none-{number}")}
         return {"do": "claim", "job": job, "expected": None, "claim": given, "wish": wish, "hosts": HOSTS}
 
-    processes = [start(claim("same")) for _ in range(4)] + [start(claim(f"job-{n}")) for n in range(6)]
+    processes = [start(claim("same", n)) for n in range(4)] + [start(claim(f"job-{n}")) for n in range(6)]
     answers = [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
     assert [process.wait() for process in processes] == [0] * 10
     assert sum(answer["taken"] for answer in answers[:4]) == 1

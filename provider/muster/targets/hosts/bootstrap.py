@@ -1,6 +1,6 @@
 """The first program that runs on a host, sent as text: says what is there, and puts things into place whole or not at all.
 
-``look ROOT NAME…`` prints JSON; ``unpack ROOT NAME [compile]`` takes a tar into a folder; ``store ROOT NAME`` takes a file;
+``look ROOT NAME…`` prints JSON; ``unpack ROOT NAME [compile]`` takes a tar into a folder; ``store ROOT NAME SIZE`` a file;
 ``write FOLDER`` takes a tar into a folder that may be there. Names are paths below ROOT, which may begin with ``~``.
 """
 
@@ -10,6 +10,8 @@ import sys
 
 OLDEST = (3, 10)
 READY = ".ready"  # in an environment, written last
+CUT_OFF = 4
+TAR_END = b"\0" * 1024
 
 
 def main(arguments: list) -> int:  # type: ignore[type-arg]
@@ -76,8 +78,8 @@ def unpack(root: str, name: str, then: str = "") -> int:
     return 0
 
 
-def store(root: str, name: str) -> int:
-    """Take a file from the standard input."""
+def store(root: str, name: str, size: str) -> int:
+    """Take a file of so many bytes from the standard input; an input that is cut off looks like one that has ended."""
     import shutil
 
     home = os.path.join(absolute(root), name)
@@ -85,6 +87,10 @@ def store(root: str, name: str) -> int:
     try:
         with open(scratch, "xb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        came = os.path.getsize(scratch)
+        if came != int(size):
+            sys.stderr.write("it was cut off: " + str(came) + " of " + size + " bytes came\n")
+            return CUT_OFF
         os.replace(scratch, home)
     finally:
         if os.path.exists(scratch):
@@ -115,10 +121,29 @@ def extract(folder: str) -> None:
     """Unpack the standard input: files, folders and links of our own packing, with their modes."""
     import tarfile
 
-    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as packed:
+    source = Tailed(sys.stdin.buffer)
+    with tarfile.open(fileobj=source, mode="r|*") as packed:  # type: ignore[call-overload]
         for member in packed:
             member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
             packed.extract(member, folder)
+    while source.read(1 << 20):
+        pass
+    if source.tail != TAR_END:  # cut off between two members, it looks like one that has ended
+        raise EOFError("it was cut off")
+
+
+class Tailed:
+    """A stream that knows the last bytes it gave."""
+
+    def __init__(self, source) -> None:  # type: ignore[no-untyped-def]
+        self._source = source
+        self.tail = b""
+
+    def read(self, size: int) -> bytes:
+        """Read on."""
+        data = bytes(self._source.read(size))
+        self.tail = (self.tail + data)[-len(TAR_END) :]
+        return data
 
 
 def compile_all(folder: str) -> None:

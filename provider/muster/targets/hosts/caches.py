@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import tarfile
 import tempfile
@@ -78,8 +79,14 @@ async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = D
     name = f"snapshots/{archive.name}"
     seen = await ground.look(shell, root, python, name)
     if name not in seen.have:
-        await ground.store(shell, seen.python, seen.root, name, ground.pieces_of(archive))
+        await put_archive(shell, seen, name, archive)
     return f"{seen.root}/{name}"
+
+
+async def put_archive(shell: Shell, seen: Ground, name: str, archive: Path) -> None:
+    """Put packed code on a host, whole."""
+    size = await asyncio.to_thread(os.path.getsize, archive)
+    await ground.store(shell, seen.python, seen.root, name, size, ground.pieces_of(archive))
 
 
 async def ensure_environment(shell: Shell, root: str, python: str, ref: EnvironmentRef, log: Log) -> str:

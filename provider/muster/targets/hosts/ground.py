@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from muster.core.errors import RequestError, TargetError
 from muster.targets.shell import Done, Shell, send
@@ -42,14 +43,23 @@ async def look(shell: Shell, root: str, python: str, *names: str) -> Ground:
     done = await shell.run(_argv(python, "look", root, *names), limit=LOOK_TIME)
     if done.code:
         raise refusal(done, shell.where, f"looking for what is below {root}", python)
+    data = answer_of(done, shell.where)
+    return Ground(**{**data, "have": tuple(data["have"])})
+
+
+def answer_of(done: Done, where: str) -> dict[str, Any]:
+    """Give what a command of ours answered: JSON, in the last line.
+
+    :raises TargetError: it is none.
+    """
     try:
-        data = json.loads(done.out.splitlines()[-1])
+        data: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     except (ValueError, IndexError):
         said = " ".join(done.out.decode(errors="replace").split())[:200]
         raise TargetError(
-            f"host {shell.where} answered {said!r} where JSON was expected; its login files must print nothing"
+            f"host {where} answered {said!r} where JSON was expected; its login files must print nothing"
         ) from None
-    return Ground(**{**data, "have": tuple(data["have"])})
+    return data
 
 
 async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterable[bytes], *, compiled: bool = False) -> None:
@@ -58,9 +68,11 @@ async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterab
     _check(await send(shell, argv, pieces), shell.where, f"putting {name} into place", python)
 
 
-async def store(shell: Shell, python: str, root: str, name: str, content: Iterable[bytes] | AsyncIterable[bytes]) -> None:
-    """Put a file to ``name``."""
-    _check(await send(shell, _argv(python, "store", root, name), content), shell.where, f"sending {name}", python)
+async def store(  # noqa: PLR0917
+    shell: Shell, python: str, root: str, name: str, size: int, content: Iterable[bytes] | AsyncIterable[bytes]
+) -> None:
+    """Put a file of ``size`` bytes to ``name``; one that comes cut off, whoever was cut off, is put nowhere."""
+    _check(await send(shell, _argv(python, "store", root, name, str(size)), content), shell.where, f"sending {name}", python)
 
 
 async def write_files(shell: Shell, folder: str, files: Mapping[str, tuple[bytes, int]], python: str = DEFAULT_PYTHON) -> None:

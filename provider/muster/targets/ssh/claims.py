@@ -10,6 +10,7 @@ from typing import Any
 
 from muster.core.codec import from_data, to_data
 from muster.core.event import Event
+from muster.node import queueing
 from muster.node.queueing import GRANTED, STARTING, WAITING
 from muster.targets.claim import Claim
 from muster.targets.hosts import ground
@@ -49,6 +50,11 @@ class Entry:
     def key(self) -> tuple[str, int, int]:
         """Name the attempt."""
         return self.job, self.generation, self.attempt
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it stores what earlier ranks left on its hosts, and so goes nowhere else."""
+        return queueing.is_fixed({"slots": self.slots})
 
     @property
     def holds(self) -> bool:

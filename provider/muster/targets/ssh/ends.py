@@ -10,6 +10,7 @@ from muster.core.codec import to_data
 from muster.core.event import END, Event
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
+from muster.node.finalize import commit_hint
 from muster.targets.ssh.claims import Entry
 
 
@@ -22,6 +23,10 @@ def unplaced(entry: Entry, reasons: Mapping[str, str]) -> Event:
     """Give the end of an attempt for which too few hosts are left; the first bad one is named."""
     host, reason = next(iter(reasons.items()))
     place = next((node for node, place in enumerate(entry.places) if place.host == host), None)
+    if entry.is_fixed:
+        detail = f"training has completed, but its outputs are still not stored: {reason}"
+        verdict = Verdict(cause=Cause.STORE, node=place, host=host, detail=detail, hint=commit_hint(entry.job))
+        return end_of(RunState.FAILED, verdict)
     return end_of(RunState.FAILED, Verdict(cause=Cause.PREFLIGHT, node=place, host=host, detail=reason))
 
 

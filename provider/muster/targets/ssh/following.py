@@ -73,7 +73,7 @@ class Follower:
         self._count = 0
         self._task: asyncio.Task[None] | None = None
         self._returning: set[asyncio.Task[None]] = set()
-        self._told = ""
+        self._told = self._noted = ""
         self._turn: asyncio.Future[None] | None = None
         self._silent = False  # whether "not responding" has been told
 
@@ -133,8 +133,13 @@ class Follower:
         finally:
             self._jobs.waiting.leave(self._key, self._hear_queue)
 
-    def _hear_queue(self, entry: Entry | MusterError | None, entries: list[Entry]) -> None:
+    def _hear_queue(self, entry: Entry | MusterError | str | None, entries: list[Entry]) -> None:
         waiting = self._turn is not None and not self._turn.done()
+        if isinstance(entry, str):
+            if entry != self._noted:
+                self._noted = entry
+                self._tell(text=entry, level="warning")
+            return
         if isinstance(entry, MusterError):
             if self._turn is not None and waiting:
                 self._turn.set_exception(entry)

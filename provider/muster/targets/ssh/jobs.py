@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable
@@ -19,13 +20,14 @@ from muster.core.verdict import Cause
 from muster.node.queueing import GRANTED, LAUNCHED, WAITING
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Log, Submission
-from muster.targets.hosts import caches, ground
+from muster.targets.hosts import caches
 from muster.targets.ssh.background import Background
 from muster.targets.ssh.claims import ClaimPlace, Entry, Place, Seen
 from muster.targets.ssh.ends import cancelled
 from muster.targets.ssh.errors import Unreachable
 from muster.targets.ssh.inventory import Host, Inventory, slots_of
-from muster.targets.ssh.launch import Launch
+from muster.targets.ssh.launch import Launch, Unsettled
+from muster.targets.ssh.left import left_by
 from muster.targets.ssh.link import Link
 from muster.targets.ssh.parcel import Parcel
 from muster.targets.ssh.waiting import WaitingRoom
@@ -103,17 +105,18 @@ class SshJobs:
 
     async def _claim(self, claim: Claim, before: Became, submission: Submission, target: str, *, commit: bool) -> bool:
         """Claim an attempt and launch it if its turn has come; False if the job has another owner by now."""
-        left = before.entry.places if commit and before.entry else ()
-        files = Parcel.files_of(submission, target, tuple(place.folder for place in left))
+        left = await left_by(before.claim, self.place) if commit and before.claim else ()
+        files = Parcel.files_of(submission, target, tuple(node.folders for node in left))
         if submission.archive is not None:
             await self._store_archive(submission)
         parcel = await self.place.put_parcel(claim.job_id, files)
-        entry = await self.place.claim(claim, before.claim, _wish(submission.plan, parcel, left))
+        entry = await self.place.claim(claim, before.claim, _wish(submission.plan, parcel, [node.host for node in left]))
         if entry is None:
             await self.place.drop_parcel(parcel)
             return False
-        while entry is not None and entry.state == GRANTED:
-            entry = await Launch(self.place, self.link, lambda line: None, files).run(entry)
+        with contextlib.suppress(Unsettled):  # it is ours all the same, and whoever watches goes on with it
+            while entry is not None and entry.state == GRANTED:
+                entry = await Launch(self.place, self.link, lambda line: None, files).run(entry)
         return True
 
     async def _store_archive(self, submission: Submission) -> None:
@@ -123,7 +126,7 @@ class SshJobs:
         name = f"snapshots/{archive.name}"
         seen = await link.use(lambda shell: link.ground(name))
         if name not in seen.have:
-            await link.use(lambda shell: ground.store(shell, seen.python, seen.root, name, ground.pieces_of(archive)))
+            await link.use(lambda shell: caches.put_archive(shell, seen, name, archive))
 
     # -- what became of an attempt
 
@@ -229,12 +232,14 @@ class SshJobs:
     async def commit(self, handle: JobHandle, access: StoreAccess, target: str) -> JobHandle:
         """Start agents that store what a completed run could not."""
         before = await self._became(handle.job_id)
-        if before.claim is None or before.entry is None or before.found is not Found.UNCOMMITTED:
+        if before.claim is None or before.found is not Found.UNCOMMITTED:
             raise TargetError(
                 f"run {handle.job_id} has nothing to commit: it is {before.found.value if before.found else 'unknown'}"
             )
-        first = before.entry.places[0]
-        told = await self.link(first.host).ask("steward", {"do": "assignment", "folder": first.folder})
+        first = (await left_by(before.claim, self.place))[0]
+        told = await self.link(first.host).ask("steward", {"do": "assignment", "folder": first.folders[-1]})
+        if told["assignment"] is None:
+            raise TargetError(f"run {handle.job_id} has nothing to commit: {first.folders[-1]} is gone from host {first.host}")
         submission = Submission(
             job_id=before.claim.job_id,
             generation=before.claim.generation,
@@ -256,7 +261,9 @@ class SshJobs:
         for entry in await self.place.attempts(job_id):
             for place in entry.places:
                 if place.folder:
-                    await self.link(place.host).ask("steward", {"do": "remove", "folders": [place.folder]})
+                    answer = await self.link(place.host).ask("steward", {"do": "remove", "folders": [place.folder]})
+                    if answer["alive"]:
+                        raise TargetError(f"run {job_id} still has processes on host {place.host}; cancel it, and try again")
         await self.place.forget(job_id)
 
 
@@ -264,10 +271,10 @@ def _link(host: Host, shared: Background) -> Link:
     return shared.once((host.login, host.root, host.python), lambda: Link(host))
 
 
-def _wish(plan: JobPlan, parcel: str, left: tuple[Place, ...]) -> dict[str, Any]:
+def _wish(plan: JobPlan, parcel: str, left: list[str]) -> dict[str, Any]:
     """Give what a plan asks of the queue; what only stores the work of earlier ranks goes where that lies, taking nothing."""
     wish: dict[str, Any] = {"parcel": parcel, "nodes": len(plan.nodes)}
     if left:
-        places = [{"host": place.host, "gpus": [], "folder": ""} for place in left]
+        places = [{"host": host, "gpus": [], "folder": ""} for host in left]
         return {**wish, "slots": 0, "gpus": 0, "state": GRANTED, "places": places, "granted": time.time()}
     return {**wish, "slots": slots_of(plan), "gpus": plan.needs.gpus, "state": WAITING}

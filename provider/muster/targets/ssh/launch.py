@@ -14,25 +14,29 @@ from muster.core.codec import from_data
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.core.plan import JobPlan
 from muster.node.keeper import LEASE
+from muster.node.queueing import LAUNCHED, STARTING
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
 from muster.targets.hosts import caches, ground
 from muster.targets.hosts.ground import Ground
 from muster.targets.shell import Lost, Shell, Stream
 from muster.targets.ssh import scouting
-from muster.targets.ssh.claims import ClaimPlace, Entry
+from muster.targets.ssh.claims import ClaimPlace, Entry, Place
 from muster.targets.ssh.ends import unplaced
 from muster.targets.ssh.errors import Bad, together
 from muster.targets.ssh.link import Link
 from muster.targets.ssh.parcel import PARCEL, Attempt, Files, Parcel, Ready
 
 START_TIME = 300.0  # seconds for unpacking the code and starting an agent
-END_PATIENCE = 5.0  # seconds for agents of a launch that is given up; their ranks have not started
 Links = Callable[[str], Link]
 
 
 class NotOurs(Exception):
     """Somebody else launches the attempt, or it has left the queue."""
+
+
+class Unsettled(TargetError):
+    """A launch was broken off, and a host that can't be asked may have an agent; what is held is kept until it can be."""
 
 
 class Launch:
@@ -44,12 +48,14 @@ class Launch:
         self._links = links
         self._log = log
         self._name = secrets.token_hex(8)
+        self._begun: tuple[Place, ...] = ()  # where this launch or an earlier one may have started agents
 
     async def run(self, entry: Entry) -> Entry | None:
         """Launch; gives the entry as it then is: launched, or waiting again because a host could not be used.
 
         None if somebody else is at it, or it has left the queue.
 
+        :raises Unsettled: it was broken off; whoever watches tries again when our lease has run out.
         :raises MusterError: it can't be launched on what is left of the inventory; it has left the queue with that as its end.
         """
         answer = await self._place.as_launcher("take", entry, self._name)
@@ -57,29 +63,36 @@ class Launch:
             return None
         taken = from_data(Entry, answer["entry"])
         claim = from_data(Claim, answer["claim"])
+        self._begun = taken.places if taken.state == STARTING else ()
+        async with self._renewing(taken):
+            try:
+                return await self._try(taken, claim, float(answer["waited"]))
+            except NotOurs:
+                return None
+            except Bad as bad:
+                return await self._give_back(taken, bad)
+
+    async def _try(self, entry: Entry, claim: Claim, waited: float) -> Entry:
         try:
-            async with self._renewing(taken):
-                return await self._launch(taken, claim, float(answer["waited"]))
-        except NotOurs:
-            return None
-        except Bad as bad:
-            return await self._give_back(taken, bad)
-        except MusterError:
-            raise  # the claim place does not answer: whoever watches tries again when our lease has run out
+            return await self._launch(entry, claim, waited)
+        except (NotOurs, Bad, MusterError):
+            raise  # of these, a MusterError: the claim place does not answer
         except Exception as error:  # a bug of ours must end the run by name, not have it launched for ever
             broken = TargetError(f"the launch of run {entry.job} broke: {type(error).__name__}: {error}")
-            return await self._give_back(taken, Bad({place.host: broken for place in taken.places}))
+            raise Bad({place.host: broken for place in entry.places}) from error
 
     async def _launch(self, entry: Entry, claim: Claim, waited: float) -> Entry:
         files = await self._parcel(entry)
         parcel = from_data(Parcel, json.loads(files[PARCEL][0]))
         ready = await self._all(entry, [self._make_ready(place.host, parcel) for place in entry.places])
-        if self._has_spares(entry) and not parcel.before:
+        if self._has_spares(entry) and not parcel.commits:
             await self._inspect(entry, ready, parcel.plan)
         folders = [
             f"{r.ground.root}/jobs/{entry.job}/g{entry.generation}-a{entry.attempt}/node-{n}" for n, r in enumerate(ready)
         ]
         await self._held("starting", entry, folders=folders)
+        places = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.places, folders, strict=True))
+        self._begun = places
         attempt = Attempt(
             entry=entry,
             claim=claim,
@@ -90,15 +103,9 @@ class Launch:
             waited=waited,
             claim_host=self._place.inventory.hosts[0].name,
         )
-        starts = [self._start(attempt, node, own) for node, own in enumerate(attempt.node_files())]
-        try:
-            await self._all(entry, starts)
-        except Bad:
-            await self._undo(ready, folders)
-            raise
+        await self._all(entry, [self._start(attempt, node, own) for node, own in enumerate(attempt.node_files())])
         await self._held("started", entry)
-        places = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.places, folders, strict=True))
-        return dataclasses.replace(entry, state="launched", places=places)
+        return dataclasses.replace(entry, state=LAUNCHED, places=places)
 
     # -- making hosts ready
 
@@ -122,9 +129,12 @@ class Launch:
     async def _bring_archive(self, shell: Shell, seen: Ground, name: str) -> None:
         """Carry packed code from the claim place to another host, piece by piece."""
         first = await self._place.link.known()
-        source = await (await self._place.link.shell()).open(["cat", f"{first.root}/{name}"])
+        there, path = await self._place.link.shell(), f"{first.root}/{name}"
+        size = await there.run(["stat", "-c", "%s", path])
+        source = await there.open(["cat", path])
         try:
-            await ground.store(shell, seen.python, seen.root, name, _stream(source))
+            what = f"reading {name}"
+            await ground.store(shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what))
         finally:
             await source.close()
 
@@ -134,8 +144,11 @@ class Launch:
             return self._files
         command = ["tar", "-C", entry.parcel, "-cf", "-", "."]
         done = await self._place.link.use(lambda shell: shell.run(command, limit=60.0))
-        if done.code:
+        if done.code and not (await self._place.look(*entry.key)).live:
             raise NotOurs
+        if done.code:  # it would be so for whoever tries next
+            gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.said}; submit it again")
+            raise Bad({place.host: gone for place in entry.places})
         return ground.files_of(done.out)
 
     # -- looking at hosts where there are others to take
@@ -163,7 +176,7 @@ class Launch:
             "marker": f"{entry.job}/g{entry.generation}/a{entry.attempt}",
             "mounts": [mount.source for mount in parcel.plan.container.mounts],
             "archive": ready.archive,
-            "before": parcel.before[node] if parcel.before else "",
+            "before": parcel.left(node),
         }
         answer = await ready.link.ask("steward", request, tail=ground.tar_of(files), limit=START_TIME)
         if answer.get("stale"):
@@ -171,16 +184,22 @@ class Launch:
         if not answer["ok"]:
             raise RequestError(f"host {ready.link.host.name}: {answer['error']}")
 
-    async def _undo(self, ready: list[Ready], folders: list[str]) -> None:
-        """End what has been started of a launch that is given up."""
+    async def _undo(self, entry: Entry) -> list[str]:
+        """End what has been started of a launch that is given up; gives the hosts that did not say that nothing is left."""
 
-        async def end(host: Ready, folder: str) -> None:
-            request = {"do": "end", "folders": [folder], "reason": "the launch was given up", "cause": "fenced"}
-            with contextlib.suppress(MusterError):
-                await host.link.ask("steward", {**request, "patience": END_PATIENCE})
-                await host.link.ask("steward", {"do": "remove", "folders": [folder]})
+        async def undone(place: Place) -> bool:
+            try:
+                link = self._links(place.host)
+            except MusterError:
+                return True  # of a host that the inventory has no more, nothing is to be given away
+            request = {"do": "give_up", "folder": place.folder, "launch": entry.launch, "keep": entry.is_fixed}
+            try:
+                return not (await link.ask("steward", request))["left"]
+            except MusterError:
+                return False
 
-        await asyncio.gather(*(end(host, folder) for host, folder in zip(ready, folders, strict=True)))
+        done = await asyncio.gather(*(undone(place) for place in self._begun))
+        return [place.host for place, well in zip(self._begun, done, strict=True) if not well]
 
     # -- the lease, and giving back
 
@@ -206,8 +225,14 @@ class Launch:
             task.cancel()
 
     async def _give_back(self, entry: Entry, bad: Bad) -> Entry | None:
-        """Give the places back, and wait for others without the bad hosts; raises what was bad if there are not enough."""
+        """Give the places back, and wait for others without the bad hosts; raises what was bad if there are not enough.
+
+        Nothing is given back while a host that can't be asked may have an agent.
+        """
         reasons = {host: " ".join(str(error).split()) for host, error in bad.hosts.items()}
+        if away := await self._undo(entry):
+            why, who = next(iter(reasons.values())), ", ".join(away)
+            raise Unsettled(f"the launch was broken off ({why}); it is tried again once {who} can say what lives there")
         hosts = self._place.inventory.data
         answer = await self._place.as_launcher("refuse", entry, self._name, bad=reasons, hosts=hosts)
         if not answer["held"]:
@@ -222,6 +247,13 @@ class Launch:
         return given
 
 
-async def _stream(source: Stream) -> AsyncIterator[bytes]:
+async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]:
+    """Yield what a command says.
+
+    :raises TargetError: it has failed, or was cut off.
+    """
     while data := await source.read(1 << 18):
         yield data
+    done = await source.wait()
+    if done.code:
+        raise ground.refusal(done, where, what, "cat")

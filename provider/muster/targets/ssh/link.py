@@ -165,8 +165,7 @@ class Link:
             done = await shell.run(argv, stdin=json.dumps(request).encode() + b"\n" + tail, limit=limit)
         if done.code:
             raise ground.refusal(done, shell.where, f"asking the {part} ({request['do']})", seen.python)
-        answer: dict[str, Any] = json.loads(done.out)
-        return answer
+        return ground.answer_of(done, shell.where)
 
     @contextlib.asynccontextmanager
     async def room(self) -> AsyncIterator[None]:

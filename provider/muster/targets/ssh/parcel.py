@@ -27,7 +27,8 @@ Files = dict[str, tuple[bytes, int]]
 class Parcel:
     """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
 
-    ``before``: node folders whose ranks' work is taken over, for an attempt that only commits.
+    ``earlier``: of each node the folders of attempts before, the newest first, for an attempt that only commits what ranks left
+    in one of them; ``before``: the one of each that a parcel of the release before names.
     """
 
     plan: JobPlan
@@ -35,18 +36,30 @@ class Parcel:
     requested: float
     archive: str = ""
     before: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def files_of(cls, submission: Submission, target: str, before: tuple[str, ...]) -> Files:
+    def files_of(cls, submission: Submission, target: str, earlier: tuple[tuple[str, ...], ...]) -> Files:
         """Give the files of a parcel; all of them private."""
         archive = f"snapshots/{submission.archive.name}" if submission.archive else ""
-        parcel = cls(plan=submission.plan, target=target, requested=submission.requested, archive=archive, before=before)
+        parcel = cls(plan=submission.plan, target=target, requested=submission.requested, archive=archive, earlier=earlier)
         files = {PARCEL: canonical(parcel), ACCESS: canonical(submission.access)}
         if submission.secrets:
             files[SECRETS] = json.dumps(submission.secrets).encode()
         if submission.access.verify:
             files[CA] = _ca_bundle(submission.access.verify)
         return {name: (content, 0o600) for name, content in files.items()}
+
+    def left(self, node: int) -> tuple[str, ...]:
+        """Give the folders in which what a node's earlier ranks left may lie; none for an attempt that has ranks of its own."""
+        if self.earlier:
+            return self.earlier[node]
+        return (self.before[node],) if self.before else ()
+
+    @property
+    def commits(self) -> bool:
+        """Whether the attempt only commits what earlier ranks left."""
+        return bool(self.earlier or self.before)
 
 
 @dataclass(kw_only=True)
@@ -108,7 +121,7 @@ class Attempt:
             claim=f"{host.ground.root}/jobs/{claim.job_id}/claim.json" if place.host == self.claim_host else "",
             archive=host.archive if node == 0 else "",
             history=claim.history,
-            commit_only=bool(self.parcel.before),
+            commit_only=self.parcel.commits,
             notes=tuple(f"host {name} was replaced: {reason}" for name, reason in self.entry.excluded.items()),
         )
 

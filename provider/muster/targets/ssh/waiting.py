@@ -16,13 +16,13 @@ from muster.node.queueing import LAUNCHED, WAITING
 from muster.targets.shell import TooSlow
 from muster.targets.ssh.claims import ClaimPlace, Entry
 from muster.targets.ssh.errors import Unreachable
-from muster.targets.ssh.launch import Launch, Links
+from muster.targets.ssh.launch import Launch, Links, Unsettled
 from muster.targets.ssh.link import NodeWatch
 
 TURN = 2.0  # seconds between two questions to the queue, unless something happens
 PATIENCE = 60.0  # seconds in which the queue may fail to answer before those who wait are told
 Key = tuple[str, int, int]
-Tell = Callable[["Entry | MusterError | None", list[Entry]], None]
+Tell = Callable[["Entry | MusterError | str | None", list[Entry]], None]
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,8 @@ class HolderSink:
 class WaitingRoom:
     """Lives in the background loop.
 
-    ``tell(entry, queue)`` hears how an attempt stands, None once it has left the queue, or the error that ends all asking.
+    ``tell(entry, queue)`` hears how an attempt stands, None once it has left the queue, the error that ends all asking, or why
+    a launch goes on only later.
     """
 
     def __init__(self, place: ClaimPlace, links: Links) -> None:
@@ -172,12 +173,14 @@ class WaitingRoom:
             launched = await Launch(self._place, self._links, lambda line: None).run(entry)
             if launched is not None and launched.state == LAUNCHED:
                 self._tell(entry.key, launched, [])
+        except Unsettled as unsettled:
+            self._tell(entry.key, str(unsettled), [])
         except MusterError:
             self.wake()  # it has left the queue, with its end beside the claim
         finally:
             self._launching.pop(entry.key, None)
 
-    def _tell(self, key: Key, entry: Entry | MusterError | None, entries: list[Entry]) -> None:
+    def _tell(self, key: Key, entry: Entry | MusterError | str | None, entries: list[Entry]) -> None:
         for tell in list(self._waiting.get(key, [])):
             tell(entry, entries)
 
