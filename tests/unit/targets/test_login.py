@@ -9,7 +9,8 @@ import asyncssh
 import pytest
 
 from muster.core.errors import MusterError, RequestError, TargetError
-from muster.targets.ssh.errors import Busy, Keys, Unreachable, lost, meaning_of
+from muster.targets.ssh import reentry
+from muster.targets.ssh.errors import Busy, Keys, Refused, Unknown, Unreachable, lost, meaning_of
 from muster.targets.ssh.login import Login
 
 KEYS = Keys(shown="ssh-ed25519 SHA256:new", expected=("ssh-ed25519 SHA256:old",), source="~/.ssh/known_hosts")
@@ -18,13 +19,14 @@ KEYS = Keys(shown="ssh-ed25519 SHA256:new", expected=("ssh-ed25519 SHA256:old",)
 @pytest.mark.parametrize(
     ("error", "keys", "kind", "words"),
     [
-        (socket.gaierror(-2, "Name or service not known"), Keys(), RequestError, "host gpu is unknown: Name or service"),
+        (socket.gaierror(-2, "Name or service not known"), Keys(), Unknown, "host gpu is unknown: Name or service"),
+        (socket.gaierror(-3, "Temporary failure"), Keys(), Unreachable, "can't be looked up now: Temporary failure"),
         (ConnectionRefusedError(), Keys(), Unreachable, "no sshd listens there; start it"),
         (TimeoutError(), Keys(), Unreachable, "did not answer in time"),
         (OSError(113, "No route to host"), Keys(), Unreachable, "can't be reached: No route to host"),
         (ConnectionResetError(), Keys(), Busy, "MaxStartups"),
         (asyncssh.ConnectionLost("Connection lost"), Keys(), Busy, "hung up before the login"),
-        (asyncssh.PermissionDenied("no more"), Keys(), RequestError, "refused the login of user 'me': no more"),
+        (asyncssh.PermissionDenied("no more"), Keys(), Refused, "refused the login of user 'me': no more"),
         (
             asyncssh.HostKeyNotVerifiable("x"),
             KEYS,
@@ -73,3 +75,25 @@ async def test_keys_that_can_not_be_used_are_named_before_anything_is_sent(tmp_p
     ):
         with pytest.raises(RequestError, match=words):
             await Login.from_fields({"host": "h", **fields}).open()
+
+
+async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(error: MusterError | None = None) -> str:
+        if error is not None:
+            raise error
+        return "shell"
+
+    wrong = (Unknown("no such host"), Refused("wrong key"))
+    entry = reentry.Reentry()
+    for error in wrong:
+        with pytest.raises(type(error)):
+            await entry.through(opened(error))
+    assert await entry.through(opened()) == "shell"
+    for error in wrong:
+        with pytest.raises(Unreachable, match=str(error)):
+            await entry.through(opened(error))
+    monkeypatch.setattr(reentry, "PATIENCE", -1.0)
+    with pytest.raises(Unreachable, match="no such host"):
+        await entry.through(opened(wrong[0]))
+    with pytest.raises(Refused):
+        await entry.through(opened(wrong[1]))

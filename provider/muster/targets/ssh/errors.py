@@ -25,6 +25,14 @@ class Busy(Unreachable):
     """A host's sshd hung up before the login; it does so when too many log in at once."""
 
 
+class Unknown(RequestError):
+    """A host has no address."""
+
+
+class Refused(RequestError):
+    """A host refuses the login."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keys:
     """What a host showed and what was expected, as ``ssh-ed25519 SHA256:…``; ``source`` says where the expected ones stand."""
@@ -66,7 +74,7 @@ def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterErr
     if isinstance(error, asyncssh.HostKeyNotVerifiable) or (keys.expected and "host key algorithm" in str(error)):
         return _untrusted(where, keys)
     if isinstance(error, asyncssh.PermissionDenied):
-        return RequestError(
+        return Refused(
             f"host {where} refused the login of user {user!r}: {_reason(error)}; put the public key into that user's "
             "authorized_keys there, or correct user, key or password of the connection"
         )
@@ -108,7 +116,7 @@ def _of_protocol(error: asyncssh.Error, where: str) -> MusterError:
 
 def _of_system(error: Exception, where: str) -> MusterError:
     if isinstance(error, socket.gaierror):
-        return RequestError(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
+        return _of_name(error, where)
     if isinstance(error, ConnectionRefusedError):
         return Unreachable(f"host {where} refused the connection: no sshd listens there; start it, or correct host and port")
     if isinstance(error, ConnectionResetError):
@@ -118,6 +126,13 @@ def _of_system(error: Exception, where: str) -> MusterError:
     if isinstance(error, OSError):
         return Unreachable(f"host {where} can't be reached: {_reason(error)}; look whether it is up and reachable from here")
     return TargetError(f"host {where}: {type(error).__name__}: {_reason(error)}")
+
+
+def _of_name(error: socket.gaierror, where: str) -> MusterError:
+    """Give the error for a name: there is none like it, or whoever knows names does not answer now."""
+    if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+        return Unknown(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
+    return Unreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")
 
 
 def _reason(error: object) -> str:

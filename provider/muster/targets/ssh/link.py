@@ -18,6 +18,7 @@ from muster.targets.hosts.ground import Ground
 from muster.targets.shell import Lost, Shell, Stream
 from muster.targets.ssh.errors import Unreachable
 from muster.targets.ssh.frames import Frames
+from muster.targets.ssh.reentry import Reentry
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
@@ -99,6 +100,7 @@ class Link:
         self.lost_since = 0.0  # by time.monotonic(); 0 while connected or not needed
         self._shell: KeptShell | None = None
         self._connecting = asyncio.Lock()
+        self._reentry = Reentry()
         self._seen: Ground | None = None
         self._heard = 0.0
         self._busy = 0
@@ -121,7 +123,7 @@ class Link:
         async with self._connecting:
             if self._shell is None or self._shell.lost:
                 self._shell = None
-                self._shell = await self.host.login.open()
+                self._shell = await self._reentry.through(self.host.login.open())
             self._close_when_idle()
             return self._shell
 
