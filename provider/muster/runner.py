@@ -163,6 +163,7 @@ def submit(
     starts.
 
     :raises RequestError: the store or the environment can't be used; nothing has been launched.
+    :raises StoreError: the store is away, which may pass; nothing has been launched.
     """
     past: tuple[AttemptRecord, ...] = ()
     if check_store:

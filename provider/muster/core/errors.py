@@ -3,11 +3,11 @@
 MusterError
 ├── RequestError          the request is wrong; nothing was launched; never retried (exit code 2)
 │   ├── EnvironmentUnsolvable   the resolver could not satisfy the packages
-│   └── StoreUnusable           the store can't be reached, or refuses the credentials
+│   └── StoreUnusable           the store refuses the credentials, or is none; of a command that only reads: can't be reached
 ├── TargetError           the compute target could not do what was asked
 │   ├── UnknownRun        no run of that name on this target or in this store
 │   └── StaleGeneration   an older generation asked for something the newer one owns
-├── StoreError            the store failed after it had been usable
+├── StoreError            the store is away, or failed after it had been usable
 └── RunFailed             the run ended, and not well; carries the verdict
 """
 
@@ -33,7 +33,7 @@ class EnvironmentUnsolvable(RequestError):
 
 
 class StoreUnusable(RequestError):
-    """The run store can't be reached or refuses the credentials."""
+    """The run store can't be used as it is named: it refuses the credentials, has no such bucket, is no store."""
 
 
 class TargetError(MusterError):
@@ -49,7 +49,7 @@ class StaleGeneration(TargetError):
 
 
 class StoreError(MusterError):
-    """The run store failed after it had been usable."""
+    """The run store is away, or failed after it had been usable."""
 
 
 class RunFailed(MusterError):

@@ -37,10 +37,10 @@ def failure(outcome: Outcome, *, retry: bool) -> BaseException | None:
 
 @contextmanager
 def airflow_errors(*, retry: bool) -> Iterator[None]:
-    """Raise Muster's errors as Airflow's: a wrong request is never retried, all else may be.
+    """Raise Muster's errors as Airflow's: a wrong request is never retried, all else may be, a store that is away among it.
 
-    On a retry the store was usable when the job was launched; so a store that is away now must not fail a task for good whose
-    job is running.
+    On a retry the store was usable when the job was launched; one that refuses now must not fail a task for good whose job is
+    running.
     """
     try:
         yield

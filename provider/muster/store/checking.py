@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from muster.core import layout
 from muster.store.client import Bucket
-from muster.store.errors import Conflict
+from muster.store.errors import Away, Conflict
+from muster.store.patience import Backoff
 from muster.store.upload import Uploader, content_of
 
 GENERATION_TRIES = 20
 
 
-def probe(bucket: Bucket) -> None:
-    """Read and write a small object. Reading comes first, as some servers create a bucket that is written to.
+def probe(bucket: Bucket, patience: float) -> None:
+    """Read and write a small object, again while the store is away, for ``patience`` seconds.
 
     :raises StoreError: it could not be done.
     """
+    give_up, backoff = time.monotonic() + patience, Backoff()
+    while True:
+        try:
+            return _probe_once(bucket)
+        except Away:
+            pause = backoff.next()
+            if time.monotonic() + pause > give_up:
+                raise
+        time.sleep(pause)
+
+
+def _probe_once(bucket: Bucket) -> None:
+    """Reading comes first, as some servers create a bucket that is written to."""
     bucket.get(layout.PROBE)
     bucket.put_json(layout.PROBE, {"version": layout.LAYOUT_VERSION})
 

@@ -186,7 +186,7 @@ class Routine:
 def bounded(work: Callable[[], T], seconds: float, late: str) -> T:
     """Do something in a thread of its own and wait at most ``seconds`` for it.
 
-    :raises StoreError: with the text ``late``, if it took longer.
+    :raises Away: with the text ``late``, if it took longer.
     """
     outcome: Future[T] = Future()
 
@@ -200,4 +200,4 @@ def bounded(work: Callable[[], T], seconds: float, late: str) -> T:
     try:
         return outcome.result(seconds)
     except TimeoutError:
-        raise StoreError(late) from None
+        raise Away(late) from None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 CHECK_LIMIT = 6.0  # seconds
+CHECK_PATIENCE = 4.0  # seconds of them in which a store that is away is asked again
 AT_ONCE = 8
 
 
@@ -57,7 +58,8 @@ class RunStore:
     def check(self) -> None:
         """Find out whether the store can be reached, read and written, in a few seconds.
 
-        :raises StoreUnusable: it can't; one line that says why and what to do.
+        :raises StoreUnusable: it refuses, or is none; one line that says why and what to do.
+        :raises StoreError: it is away, which may pass.
         """
         from muster.store.checking import probe
         from muster.store.client import Bucket
@@ -66,7 +68,9 @@ class RunStore:
         endpoint = self._access.endpoint_url or "AWS S3"
         late = f"store {self.uri}: {endpoint} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
         try:
-            bounded(lambda: probe(Bucket(self.uri, lambda: self._access)), CHECK_LIMIT, late)
+            bounded(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_PATIENCE), CHECK_LIMIT, late)
+        except Away:
+            raise
         except StoreError as error:
             raise StoreUnusable(str(error)) from None
 

@@ -16,8 +16,10 @@ import pytest
 import muster
 from muster.core.access import StoreAccess
 from muster.core.codec import to_data
-from muster.core.errors import StoreUnusable
+from muster.core.errors import MusterError, StoreUnusable
 from muster.core.manifest import Manifest, ManifestFile
+from muster.store.client import Bucket, Stored
+from muster.store.errors import Away
 from muster.store.run_store import RunStore
 from store_server import Store, wait_until
 from sync_process import SyncNode
@@ -81,6 +83,7 @@ def refusals(store: Store, silent: str) -> dict[str, tuple[str, StoreAccess, str
     }
 
 
+AWAY = ("unreachable", "no such host", "silent")  # what may pass
 KINDS = ("unreachable", "no such host", "no URL", "silent", "wrong secret", "unknown key", "no bucket", "bad bucket")
 
 
@@ -97,10 +100,25 @@ def test_check_names_what_is_wrong_in_one_line_within_seconds(
     assert words in reply["error"]
     assert "\n" not in reply["error"]
     assert access.secret_key not in reply["error"] + node.said() + "".join(node.notes)
-    with pytest.raises(StoreUnusable) as raised:
+    with pytest.raises(MusterError) as raised:
         RunStore(uri, access).check()
+    assert isinstance(raised.value, Away if kind in AWAY else StoreUnusable)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_store_that_was_away_for_a_moment_passes_the_check(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [Away("503 Slow Down")] * 2
+    get = Bucket.get
+
+    def away_at_first(bucket: Bucket, key: str, start: int = 0) -> Stored | None:
+        if failures:
+            raise failures.pop()
+        return get(bucket, key, start)
+
+    monkeypatch.setattr(Bucket, "get", away_at_first)
+    store.open().check()
+    assert not failures
 
 
 def test_check_passes_where_the_store_can_be_used(store: Store) -> None:
