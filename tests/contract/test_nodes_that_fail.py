@@ -11,6 +11,8 @@ from muster.core.plan import JobPlan
 from muster.core.state import RunState
 from muster.core.token import Here
 from muster.core.verdict import Cause
+from muster.node.ranks import NOT_STARTED
+from muster.packaging import agent_pack
 
 
 def unable(plan: JobPlan, node: int) -> JobPlan:
@@ -31,3 +33,14 @@ def test_a_node_that_can_not_start_its_ranks_ends_the_run_by_its_name(lab: Lab, 
     assert (outcome.verdict.cause, outcome.verdict.node) == (Cause.NODE, node)
     assert "could not start its ranks: KeyError: 'nothing'" in outcome.verdict.summary()
     assert lab.living(handle) == []
+
+
+def test_a_shim_that_dies_before_it_comes_to_the_agent_ends_the_run_by_its_rank(lab: Lab) -> None:
+    plan = plan_of("print('never')", lab.store.uri)
+    shim = agent_pack.unpack_agent(lab.root).with_name("shim.py")
+    shim.write_text("raise SystemExit(3)\n")
+    outcome, _ = lab.wait(lab.submit(plan))
+    assert outcome.state is RunState.FAILED
+    assert outcome.verdict is not None
+    assert (outcome.verdict.cause, outcome.verdict.exit_code) == (Cause.RANK, 3)
+    assert NOT_STARTED in outcome.verdict.summary()

@@ -85,13 +85,15 @@ def kill_descendants(root: int, spare: Iterable[int] = (), limit: float = 20.0) 
     return []
 
 
-def reap() -> None:
-    """Collect children that have ended, so that none stays as a zombie."""
+def reap() -> dict[int, int]:
+    """Collect children that have ended, so that none stays as a zombie; gives the exit code of each, or -signal."""
+    ended: dict[int, int] = {}
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[child[0]] = os.waitstatus_to_exitcode(child[1])
     except ChildProcessError:
         pass
+    return ended
 
 
 def _environment(pid: int) -> list[bytes]:

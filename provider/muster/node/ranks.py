@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import socket
 import sys
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,13 @@ from typing import Any
 from muster.core import event
 from muster.core.paths import NodePaths
 from muster.node.eventlog import EventLog
+from muster.node.rank_metrics import RankMetrics
 
 MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
 READ_SIZE = 1 << 18
 TAIL_LINES = 200  # lines kept in memory to find the exception line in
 STARTER = -1  # the pseudo rank of the program that starts the ranks, where there is one
+NOT_STARTED = "the process that starts it ended before it could; see agent.log in the node's folder"
 QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
 
 
@@ -53,11 +58,12 @@ class RankProcess:
     signal: int | None = None
     victim: bool = False  # ended by us, because the run was already ending
     vanished: bool = False  # its shim was killed: nobody knows how the rank itself ended
+    why: str = ""  # it ended so, where its own output can't say it
+    heard: bool = False  # its shim has come to us
     output: int = -1
     rest: bytes = b""
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
-    metrics: Path | None = None
-    metrics_read: int = 0
+    metrics: RankMetrics | None = None
     rest_since: float = 0.0  # when the unfinished line was last added to
     flush: asyncio.TimerHandle | None = None
 
@@ -96,24 +102,25 @@ class Ranks:
 
     def _expect(self, spec: RankSpec) -> RankProcess:
         path = self._paths.ranks / f"{spec.name}.log" if spec.name else self._paths.rank_log(spec.rank)
-        process = RankProcess(spec=spec, log=path.open("ab", buffering=0), metrics=self._metrics_file(spec))
-        process.metrics_read = self._metrics_taken(process)
+        process = RankProcess(spec=spec, log=path.open("ab", buffering=0))
+        if metrics := spec.env.get("MUSTER_METRICS"):
+            process.metrics = RankMetrics(Path(metrics))
         self.processes[spec.rank] = process
         return process
 
-    @staticmethod
-    def _metrics_taken(process: RankProcess) -> int:
-        """Give how many bytes of metrics an earlier process of this rank has left, which have been taken by now."""
-        return process.metrics.stat().st_size if process.metrics is not None and process.metrics.exists() else 0
-
-    @staticmethod
-    def _metrics_file(spec: RankSpec) -> Path | None:
-        path = spec.env.get("MUSTER_METRICS")
-        return Path(path) if path else None
-
     async def serve(self, connection: socket.socket, rank: int) -> None:
         """Serve a shim that we have started."""
-        await self._serve(connection, self.processes[rank])
+        process = self.processes[rank]
+        if not process.ended:
+            await self._serve(connection, process)
+
+    def note_gone(self, children: Mapping[int, int]) -> None:
+        """Note children of ours that have ended, with exit code or -signal; a shim that had not come to us ends its rank."""
+        for process in list(self.processes.values()):
+            if process.shim in children and not process.heard and not process.ended:
+                code = children[process.shim] or 1  # whatever it says, it has run no rank
+                how = {"exit_code": code if code > 0 else None, "signal": -code if code < 0 else None}
+                self._end(process, {**how, "why": NOT_STARTED})
 
     async def join(self, connection: socket.socket, spec: RankSpec, shim: int) -> None:
         """Serve a shim that was started by others; a rank has only one.
@@ -127,25 +134,35 @@ class Ranks:
         await self._serve(connection, process)
 
     async def _serve(self, connection: socket.socket, process: RankProcess) -> None:
-        """Answer one shim: its spec, then its pid and output pipe, then its end. A shim that vanishes counts as SIGKILL."""
-        loop = asyncio.get_running_loop()
+        """Answer one shim, to the end of its rank. One that vanishes counts as SIGKILL, as does a rank that we lose hold of."""
+        process.heard = True
         try:
-            spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
-            await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
-            await self._receive_start(connection, process)
-            end = await loop.sock_recv(connection, 4096)
-            self._end(process, json.loads(end)["ended"] if end else _VANISHED)
-        except (ConnectionError, ValueError, KeyError):
-            if not process.ended:
-                self._end(process, _VANISHED)
+            end = await self._hear(connection, process)
+        except ConnectionError:
+            end = _VANISHED
+        except Exception as error:  # whatever it is, the run must not wait for this rank
+            traceback.print_exc()
+            end = {**_LOST, "why": f"the agent lost hold of this rank: {type(error).__name__}: {error}"}
+        self._end(process, end)
 
-    async def _receive_start(self, connection: socket.socket, process: RankProcess) -> None:
+    async def _hear(self, connection: socket.socket, process: RankProcess) -> dict[str, Any]:
+        """Tell a shim its spec, take its rank's pid and output pipe; gives the end that it reports."""
+        loop = asyncio.get_running_loop()
+        spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
+        await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
         await _readable(connection)
         data, fds, _, _ = socket.recv_fds(connection, 4096, 1)
-        if not data:
-            raise ConnectionError("the shim went away before its rank was started")
-        process.pid = json.loads(data)["started"]
-        process.started = time.time()
+        said = _said(data)
+        if "started" in said:
+            self._take_over(process, said["started"], fds)
+            said = _said(await loop.sock_recv(connection, 4096))
+        end: dict[str, Any] = said["ended"]
+        return end
+
+    def _take_over(self, process: RankProcess, pid: int, fds: list[int]) -> None:
+        process.pid, process.started = pid, time.time()
+        if not fds:  # the kernel drops what we have no room for
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         process.output = fds[0]
         os.set_blocking(process.output, False)
         number = {} if process.spec.number is None else {"number": process.spec.number}
@@ -211,6 +228,22 @@ class Ranks:
             process.output = -1
 
     def _end(self, process: RankProcess, end: dict[str, Any]) -> None:
+        """Note the end of a rank; what can't be taken of its output or metrics must not keep it back."""
+        try:
+            self._take_last(process)
+        except Exception:
+            traceback.print_exc()
+        process.ended = end.get("at") or time.time()
+        process.exit_code, process.signal, process.why = end["exit_code"], end["signal"], end.get("why", "")
+        process.vanished = end is _VANISHED
+        seconds = round(process.ended - (process.started or process.ended), 3)
+        how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
+        try:
+            self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
+        finally:
+            self._on_end(process)
+
+    def _take_last(self, process: RankProcess) -> None:
         while process.output >= 0 and self._read(process):
             pass
         if process.flush is not None:
@@ -219,33 +252,17 @@ class Ranks:
             self._log.add_all(self._line_events(process, process.rest))
             process.rest = b""
         self.read_metrics()
-        process.ended = end.get("at") or time.time()
-        process.exit_code, process.signal = end["exit_code"], end["signal"]
-        process.vanished = end is _VANISHED
-        seconds = round(process.ended - (process.started or process.ended), 3)
-        how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
-        self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
-        self._on_end(process)
 
     def read_metrics(self) -> None:
         """Take what the ranks have logged by ``muster.tracking`` since the last look."""
         for process in self.processes.values():
-            if process.metrics is not None and process.metrics.exists():
-                self._log.add_all([self._metric_event(process, line) for line in self._new_metric_lines(process)])
-
-    @staticmethod
-    def _new_metric_lines(process: RankProcess) -> list[dict[str, Any]]:
-        assert process.metrics is not None
-        with process.metrics.open("rb") as file:
-            file.seek(process.metrics_read)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        process.metrics_read += len(whole)
-        return [row for row in map(_metric_row, whole.splitlines()) if row]
+            if process.metrics is not None:
+                self._log.add_all([self._metric_event(process, row) for row in process.metrics.take()])
 
     def _metric_event(self, process: RankProcess, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if isinstance(row.get("value"), (int, float)):
-            self.last_metrics[row["name"]] = float(row["value"])
+            with contextlib.suppress(OverflowError):  # of an integer that no float can hold
+                self.last_metrics[row["name"]] = float(row["value"])
         return event.METRIC, {"rank": process.spec.rank, **{key: row[key] for key in ("name", "value", "step") if key in row}}
 
     def close(self) -> None:
@@ -257,7 +274,19 @@ class Ranks:
             process.log.close()
 
 
-_VANISHED: dict[str, Any] = {"exit_code": None, "signal": 9}
+_LOST: dict[str, Any] = {"exit_code": None, "signal": 9}
+_VANISHED = dict(_LOST)  # of a shim that was killed
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """Give what a shim said.
+
+    :raises ConnectionError: nothing, it is gone.
+    """
+    if not data:
+        raise ConnectionError("the shim is gone")
+    said: dict[str, Any] = json.loads(data)
+    return said
 
 
 async def _readable(connection: socket.socket) -> None:
@@ -268,12 +297,3 @@ async def _readable(connection: socket.socket) -> None:
         await ready
     finally:
         loop.remove_reader(connection.fileno())
-
-
-def _metric_row(line: bytes) -> dict[str, Any]:
-    """Read one row; a rank can write anything into its file, so what is no metric is passed over."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) and isinstance(row.get("name"), str) else {}

@@ -20,7 +20,7 @@ def report(process: RankProcess, node: int, kernel_kills: int) -> dict[str, Any]
     tail = list(process.tail)
     in_python = process.spec.rank != STARTER or TRACEBACK in tail
     why = explain.exception_line if in_python else explain.first_words
-    detail = why(tail) if process.failed else ""
+    detail = (process.why or why(tail)) if process.failed else ""
     killed = process.signal == signal.SIGKILL and explain.kernel_kills() > kernel_kills
     return {
         "node": node,

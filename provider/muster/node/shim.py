@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 SETTLED = 0.15  # seconds for which a starter must have had a process: some lose track of one that is gone at once
 
+UNABLE = 127  # the exit code of a rank that could not be started
+
 
 def main(folder: str, rank: str) -> int:
     """Run one rank to its end; gives its exit code, or 128 + signal."""
@@ -26,8 +28,11 @@ def main(folder: str, rank: str) -> int:
     hello: dict[str, Any] = {"rank": int(rank)} if rank else {"joins": {"pid": os.getpid(), "env": dict(os.environ)}}
     agent.sendall(json.dumps(hello).encode() + b"\n")
     spec = json.loads(_read_line(agent))
-    read_end, write_end = os.pipe()
-    pid = os.fork()
+    try:
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        return _tell_unable(agent, error)
     if pid == 0:
         _become_rank(spec, write_end)
     os.close(write_end)
@@ -65,6 +70,14 @@ def _read_line(agent: socket.socket) -> bytes:
     return data
 
 
+def _tell_unable(agent: socket.socket, error: OSError) -> int:
+    """Report a rank as ended that the node has no room for; gives the exit code of what can't be started."""
+    why = f"{type(error).__name__}: no process for it: {error.strerror}; look at the node's memory and ulimit -u"
+    end = {"exit_code": UNABLE, "signal": None, "at": time.time(), "max_rss_kb": 0, "why": why}
+    agent.sendall(json.dumps({"ended": end}).encode() + b"\n")
+    return UNABLE
+
+
 def _become_rank(spec: dict[str, Any], output: int) -> NoReturn:
     """Take the rank's session, output, folder and environment, and become its program."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
@@ -78,7 +91,7 @@ def _become_rank(spec: dict[str, Any], output: int) -> NoReturn:
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
     except OSError as error:
         os.write(2, f"{type(error).__name__}: can't start {spec['argv'][0]!r}: {error.strerror}\n".encode(errors="replace"))
-    os._exit(127)
+    os._exit(UNABLE)
 
 
 if __name__ == "__main__":

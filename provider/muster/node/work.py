@@ -90,7 +90,7 @@ class NodeWork:
             "workdir": str(self.paths.work),
             "attempt": a.marker.replace("/", "-"),
         }
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, processes.reap)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         try:
             self.log.add(event.FACTS, facts=to_data(seen))
         except OSError as error:
@@ -98,6 +98,9 @@ class NodeWork:
         self._facts = seen
         data: dict[str, Any] = to_data(seen)
         return data
+
+    def _reap(self) -> None:
+        self._ranks.note_gone(processes.reap())
 
     def _untouched_code(self) -> Path | None:
         """Give the folder of the code; None if it may have been written to, by ranks or as a mount of the container."""
