@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
 from muster.targets import DOCKER_OVER_SSH
-from muster.targets.docker.errors import unreachable
+from muster.targets.docker.errors import connection_errors, unreachable
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -58,14 +58,18 @@ class Engine:
         if self.url.startswith("ssh:") and sys.modules.get(DOCKER_OVER_SSH, sys) is None:
             del sys.modules[DOCKER_OVER_SSH]
         import docker
-        import docker.errors
 
         try:
             return docker.APIClient(
                 base_url=self.url, version="auto", timeout=TIMEOUT, tls=self._tls(), max_pool_size=CONNECTIONS
             )
-        except (docker.errors.DockerException, OSError, ValueError) as error:
+        except connection_errors(OSError, ValueError) as error:
             raise unreachable(error, self.url) from error
+
+    def forget(self, client: APIClient) -> None:
+        """Have the next who asks make a client anew, if this one can't: the SDK does not renew a connection over SSH."""
+        if self.url.startswith("ssh:") and self.__dict__.get("client") is client:
+            del self.__dict__["client"]
 
     def _tls(self) -> Any:
         if not (self.ca_cert or self.client_cert):

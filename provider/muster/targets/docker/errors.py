@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -82,9 +85,13 @@ def meaning_of(words: str, what: str, where: str) -> MusterError:
     return TargetError(f"{what} on {where} failed: {_one_line(words)}")
 
 
-def unreachable(reason: object, where: str) -> TargetError:
+class Unreachable(TargetError):
+    """The engine does not answer."""
+
+
+def unreachable(reason: object, where: str) -> Unreachable:
     """Give the error for an engine that does not answer."""
-    return TargetError(
+    return Unreachable(
         f"the docker engine at {where} can't be reached: {_reason(str(reason))}; start it, or correct the target's url and TLS "
         "files"
     )
@@ -94,14 +101,33 @@ def unreachable(reason: object, where: str) -> TargetError:
 def explained(what: str, where: str) -> Iterator[None]:
     """Turn the errors of engine and SDK into Muster's own."""
     import docker.errors
-    import requests.exceptions
 
     try:
         yield
     except docker.errors.APIError as error:
         raise meaning_of(str(error.explanation or error), what, where) from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+    except connection_errors() as error:
         raise unreachable(error, where) from error
+    except OSError as error:
+        raise _of_this_machine(error, what) from error
+
+
+def connection_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Give the errors that mean that an engine, or the way to it, is away; and ``others``."""
+    import docker.errors
+    import requests.exceptions
+
+    paramiko = sys.modules.get("paramiko")  # it is there where an engine is reached by it
+    ssh = (paramiko.SSHException, EOFError) if paramiko else ()
+    return docker.errors.DockerException, requests.exceptions.RequestException, ConnectionError, TimeoutError, *ssh, *others
+
+
+def _of_this_machine(error: OSError, what: str) -> TargetError:
+    """Give the error for what failed here and not on the engine, such as a disk that is full."""
+    reason = ": ".join(filter(None, (error.strerror or str(error), str(error.filename or ""))))
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room there" if full else "correct that there"
+    return TargetError(f"{what} failed on the machine that asks the engine, {socket.gethostname()}: {reason}; {remedy}")
 
 
 def _one_line(text: str) -> str:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import MusterError, TargetError
 from muster.targets.docker.agent import ENTRY
 from muster.targets.docker.ending import LAUNCH_TIME
 from muster.targets.docker.engine import Engine
-from muster.targets.docker.errors import unreachable
+from muster.targets.docker.errors import connection_errors
 from muster.targets.docker.files import NODE
 from muster.targets.docker.jobs import LIVING, Container, Jobs
+from muster.targets.docker.outage import Outage
+from muster.targets.docker.stream import Stream
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-HEADER = struct.Struct(">BxxxL")  # of a frame in an engine's stream: which output, how many bytes
 LAST_WORD = b'"k": "node_end"'
 PAUSE = 0.05
-SLOWEST = 3.0  # seconds between two tries to reach an engine that is away
-ENGINE_PATIENCE = 600.0  # seconds for an engine to come back
+SLOWEST = 3.0  # seconds between two looks at a container without a relay
 SAID = 5  # lines of a container's own output that are shown when it was lost
 
 
@@ -64,8 +61,8 @@ class NodeReader(threading.Thread):
         self.tell = tell
         self._rest = b""  # half a line
         self._stopped = threading.Event()
-        self._stream: socket.socket | None = None
-        self._away_since = 0.0
+        self._stream: Stream | None = None
+        self._outage = Outage(engine, self._note)
         self._pause = PAUSE
         self._born = time.monotonic()
         self._done = False  # the node has said its last word
@@ -76,17 +73,18 @@ class NodeReader(threading.Thread):
         self._stopped.set()
         stream = self._stream
         if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+            stream.end()
 
     def run(self) -> None:
         """Read until the container has ended, over as many restarts of the engine as it takes."""
         while not self._stopped.is_set():
+            client = None
             try:
-                news: Ending | MusterError | None = self._read_once(self._engine.client)
-                self._engine_answers()
+                client = self._engine.client
+                news: Ending | MusterError | None = self._read_once(client)
+                self._outage.over()
             except Exception as error:
-                news = self._judge(error)
+                news = self._judge(error, client)
             if news is not None:
                 self.tell(news)
                 return
@@ -135,22 +133,17 @@ class NodeReader(threading.Thread):
             if error.status_code == 409:  # it does not run
                 return
             raise
-        opened = client.exec_start(relay, socket=True)
-        stream = cast("socket.socket", getattr(opened, "_sock", opened))
+        stream = self._stream = Stream(client.exec_start(relay, socket=True))
         try:
             self._listen(stream)
         finally:
             self._stream, self._rest = None, b""
-            cast("socket.socket", opened).close()
             stream.close()
 
-    def _listen(self, stream: socket.socket) -> None:
-        stream.settimeout(None)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._stream = stream
-        while not self._stopped.is_set() and (header := _exactly(stream, HEADER.size)):
-            output, size = HEADER.unpack(header)
-            data = _exactly(stream, size)
+    def _listen(self, stream: Stream) -> None:
+        if self._stopped.is_set():  # perhaps before there was a stream to be ended
+            return
+        for output, data in stream.frames():
             if output == 1:
                 self._take(data)
 
@@ -167,7 +160,7 @@ class NodeReader(threading.Thread):
 
     # -- the engine
 
-    def _judge(self, error: Exception) -> Ending | MusterError | None:
+    def _judge(self, error: Exception, client: APIClient | None) -> Ending | MusterError | None:
         """Say what an error means: the container is gone, the engine is away (then wait), or there is no use in going on."""
         import docker.errors
 
@@ -178,37 +171,18 @@ class NodeReader(threading.Thread):
             return None
         if isinstance(error, docker.errors.APIError) and (error.status_code or 500) < 500:
             return TargetError(f"reading container {self._container.name} failed: {error.explanation or error}")
-        if isinstance(error, (docker.errors.DockerException, OSError, TargetError)):
-            return self._wait_for_engine(error)
+        if isinstance(error, connection_errors(OSError, TargetError)):
+            return self._wait_for_engine(error, client)
         return TargetError(f"reading container {self._container.name} failed: {type(error).__name__}: {error}")
 
-    def _wait_for_engine(self, error: Exception) -> MusterError | None:
-        now = time.monotonic()
-        if not self._away_since:
-            self._away_since = now
-            self._note(f"the docker engine at {self._engine.url} does not answer; waiting for it")
-        if now > self._away_since + ENGINE_PATIENCE:
-            return unreachable(f"no answer for {ENGINE_PATIENCE:g} s, the last try: {error}", self._engine.url)
-        self._stopped.wait(min(SLOWEST, max(PAUSE, (now - self._away_since) / 4)))
+    def _wait_for_engine(self, error: Exception, client: APIClient | None) -> MusterError | None:
+        try:
+            pause = self._outage.goes_on(error, client)
+        except TargetError as too_long:
+            return too_long
+        self._stopped.wait(pause)
         return None
-
-    def _engine_answers(self) -> None:
-        if self._away_since:
-            self._away_since = 0.0
-            self._note(f"the docker engine at {self._engine.url} answers again")
 
     def _note(self, text: str) -> None:
         if self._container.node == 0:  # once for the job
             self.tell(text)
-
-
-def _exactly(stream: socket.socket, size: int) -> bytes:
-    """Receive exactly so many bytes; fewer only at the end of the stream, of which half a frame is nothing."""
-    parts = []
-    while size > 0:
-        part = stream.recv(min(size, 1 << 20))
-        if not part:
-            return b""
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.core.codec import from_data, to_data
 from muster.core.errors import UnknownRun
@@ -16,10 +16,15 @@ from muster.core.event import NOTE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.verdict import Cause, Verdict
 from muster.targets.docker.engine import Engine
+from muster.targets.docker.errors import Unreachable
 from muster.targets.docker.jobs import Attempt, Jobs
+from muster.targets.docker.outage import Outage
 from muster.targets.docker.reader import Ending, NodeReader
 from muster.targets.docker.returns import Again, Return
 from muster.targets.job_watch import LAST_WORDS, JobWatch
+
+if TYPE_CHECKING:
+    from docker import APIClient
 
 WAITING = 1024  # messages that may wait for the one who watches; a faster node has to wait
 Watched = tuple[JobHandle, Cursor, Event]
@@ -38,7 +43,11 @@ class DockerSession:
         :raises TargetError: the engine has not answered for a long time.
         """
         inbox = Inbox()
-        watches = [DockerWatch(handle, cursor, await self._attempt(handle)) for handle, cursor in cursors.items()]
+        found: dict[JobHandle, Attempt] = {}
+        async for text in self._look(cursors, found):
+            for handle, cursor in cursors.items():
+                yield handle, cursor, _note(0, text)
+        watches = [DockerWatch(handle, cursor, found[handle]) for handle, cursor in cursors.items()]
         readers: list[NodeReader | Return] = [r for watch in watches for r in watch.readers(self._engine, inbox)]
         try:
             for reader in readers:
@@ -54,9 +63,26 @@ class DockerSession:
             for reader in readers:
                 reader.stop()
 
-    async def _attempt(self, handle: JobHandle) -> Attempt:
-        found = await asyncio.to_thread(lambda: Jobs(self._engine.client, self._engine.url).attempts(handle.job_id))
-        for attempt in found:
+    async def _look(self, handles: Iterable[JobHandle], found: dict[JobHandle, Attempt]) -> AsyncIterator[str]:
+        """Find the attempts of all handles, as patient with the engine as readers are; yields what is to be told of it."""
+        told: list[str] = []
+        outage = Outage(self._engine, told.append)
+        for handle in handles:
+            while handle not in found:
+                client, pause = None, 0.0
+                try:
+                    client = await asyncio.to_thread(lambda: self._engine.client)
+                    found[handle] = await self._attempt(handle, client)
+                    outage.over()
+                except Unreachable as error:
+                    pause = outage.goes_on(error, client)
+                while told:
+                    yield told.pop(0)
+                await asyncio.sleep(pause)
+
+    async def _attempt(self, handle: JobHandle, client: APIClient) -> Attempt:
+        attempts = await asyncio.to_thread(Jobs(client, self._engine.url).attempts, handle.job_id)
+        for attempt in attempts:
             if (attempt.generation, attempt.attempt) == (handle.generation, handle.attempt):
                 return attempt
         raise UnknownRun(
@@ -145,7 +171,7 @@ class DockerWatch(JobWatch):
         if isinstance(news, bytes):
             yield from self.take(node, news)
         elif isinstance(news, str):
-            yield Event(time=time.time(), kind=NOTE, node=node, data={"level": "warning", "text": news})
+            yield _note(node, news)
         elif isinstance(news, Again):
             self._endings.pop(node, None)
             self.return_of(node)
@@ -178,3 +204,7 @@ class DockerWatch(JobWatch):
         hint = verdict.hint or ("" if ending.text in verdict.detail else ending.text)
         told = dataclasses.replace(verdict, hint=hint, out_of_memory=verdict.out_of_memory or ending.out_of_memory)
         return dataclasses.replace(end, data={**end.data, "verdict": to_data(told)})
+
+
+def _note(node: int, text: str) -> Event:
+    return Event(time=time.time(), kind=NOTE, node=node, data={"level": "warning", "text": text})
