@@ -20,7 +20,7 @@ from muster.core.verdict import Cause, Verdict
 from muster.node import processes, wishes
 from muster.node.assignment import Assignment
 from muster.node.eventlog import EventLog
-from muster.node.guardian import BEAT
+from muster.node.guardian import BEAT, NO_LEADER
 from muster.node.mesh import PeerLost
 from muster.node.syncer import Syncer
 
@@ -84,7 +84,7 @@ class Agent:
             await role.run()
         except PeerLost as error:
             self._note(str(error))
-            return 75
+            return NO_LEADER
         return 0
 
     def _note(self, text: str) -> None:

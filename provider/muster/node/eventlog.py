@@ -25,9 +25,10 @@ class EventLog:
     """
 
     def __init__(self, path: Path, node: int) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._node = node
         self._size = os.fstat(self._fd).st_size
+        self._is_whole = os.pread(self._fd, 1, max(0, self._size - 1)) in (b"", b"\n")  # else a line was cut off
         self._reserved: float = 0
         self._full = False
         self.on_full: Callable[[str], None] = lambda words: None
@@ -37,18 +38,25 @@ class EventLog:
         self.add_all([(kind, data)])
 
     def add_all(self, events: list[tuple[str, dict[str, Any]]]) -> None:
-        """Append events that happened now, in order; on a full disk what the reserve doesn't hold is dropped."""
+        """Append events that happened now, in order; on a full disk what the reserve doesn't hold is dropped.
+
+        A line that was cut off there is ended before the next one, so that readers can tell it is broken and lose no other.
+        """
         now = time.time()
         text = "".join(Event(time=now, kind=kind, node=self._node, data=data).to_line() for kind, data in events)
         data = text.encode("utf-8", errors="surrogatepass" if text.isascii() else "replace")
         try:
-            while data:
-                written = os.write(self._fd, data)
-                data, self._size = data[written:], self._size + written
+            self._append(data if self._is_whole or not data else b"\n" + data)
         except OSError as error:
             self.note_full(error)
         if self._reserved - self._size < RESERVE / 2:
             self._reserve()
+
+    def _append(self, data: bytes) -> None:
+        while data:
+            written = os.write(self._fd, data)
+            self._is_whole = data[written - 1] == ord("\n")
+            data, self._size = data[written:], self._size + written
 
     def note_full(self, error: OSError) -> None:
         """Note that the node's disk has no room; any other error is raised again."""

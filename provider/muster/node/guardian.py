@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 BEAT = b"beat"  # what the agent says when it has nothing to say
+NO_LEADER = 75  # the agent's exit status when it found no leader to follow: it has said so, and started nothing
 SILENCE = 60.0  # seconds without a word after which the agent counts as stuck
 SYNC_LAST_WORDS = 90.0  # seconds the sync process has for its final pass once the agent is gone
 
@@ -68,6 +69,8 @@ def _report_death(status: int, left: list[int]) -> None:
 
     with open("assignment.json", encoding="utf-8") as file:
         node = json.load(file)["node"]
+    if status == NO_LEADER and node != 0:
+        return
     how = f"signal {status - 128}" if status > 128 else f"exit {status}"
     detail = f"the agent of node {node} died ({how}); every rank on the node was ended"
     if left:

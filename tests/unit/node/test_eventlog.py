@@ -38,6 +38,35 @@ def test_an_error_that_is_no_full_disk_is_raised(tmp_path: Path) -> None:
         log.note_full(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(tmp_path / "events.jsonl", 0)
+    log.add("line", text="first")
+    write, room = os.write, [30]
+
+    def short_write(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        size, room[0] = room[0], 0
+        return write(fd, data[:size])
+
+    monkeypatch.setattr(os, "write", short_write)
+    log.add("line", text="cut off")
+    log.add("line", text="dropped")
+    monkeypatch.undo()
+    log.add("line", text="next")
+    log.add("line", text="last")
+    first, half, *others = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert len(half) == 30
+    assert [json.loads(line)["text"] for line in (first, *others)] == ["first", "next", "last"]
+
+
+def test_a_line_that_an_agent_before_left_half_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"t": 1, "k": "li')
+    EventLog(tmp_path / "events.jsonl", 0).add("line", text="next")
+    half, after = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert (half, json.loads(after)["text"]) == ('{"t": 1, "k": "li', "next")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is a tmpfs, which only root can mount")
 def test_the_reserve_is_the_logs_own_on_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"

@@ -40,9 +40,9 @@ def code_of(tmp_path: Path, ending: str, silence: float = 60.0) -> str:
     return GUARD.format(library=library, agent=str(tmp_path / "agent.py"), folder=str(tmp_path), silence=silence)
 
 
-def guard(tmp_path: Path, ending: str, silence: float = 60.0) -> tuple[int, list[dict[str, object]]]:
+def guard(tmp_path: Path, ending: str, silence: float = 60.0, node: int = 0) -> tuple[int, list[dict[str, object]]]:
     """Run a guardian over an agent that starts a stray child and ends as told; gives status and events."""
-    (tmp_path / "assignment.json").write_text('{"node": 0}')
+    (tmp_path / "assignment.json").write_text(json.dumps({"node": node}))
     code = code_of(tmp_path, ending, silence)
     env = {**os.environ, "GUARDED": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], timeout=120, check=False, env=env)
@@ -68,6 +68,12 @@ def test_a_dead_or_silent_agent_is_spoken_for(tmp_path: Path, ending: str, silen
     assert code == status
     assert [event["k"] for event in events] == ["note", "end", "node_end"]
     assert how in str(events[0]["text"])
+
+
+@pytest.mark.parametrize(("node", "told"), [(1, []), (0, ["note", "end", "node_end"])])
+def test_a_follower_that_found_no_leader_did_not_die(tmp_path: Path, node: int, told: list[str]) -> None:
+    code, events = guard(tmp_path, "sys.exit(75)", node=node)
+    assert (code, [event["k"] for event in events]) == (75, told)
 
 
 def test_half_a_line_of_the_agents_stays_half_a_line(tmp_path: Path) -> None:
