@@ -18,7 +18,7 @@ from muster.core.errors import EnvironmentUnsolvable
 from muster.packaging.image_recipe import PIP_FILE, Recipe
 from muster.packaging.lock import plain_name
 from muster.packaging.pip_settings import PipSettings, for_pip
-from muster.packaging.uv_command import LONGEST_REASON, Log, run_uv
+from muster.packaging.uv_command import LONGEST_REASON, Log, run_uv, without_credentials
 
 OLDEST_GLIBC = 5  # manylinux1
 _ALWAYS = ("setuptools", "wheel")  # what a source distribution is built with that does not say so
@@ -182,11 +182,6 @@ def _reason(said: list[str]) -> str:
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     lines = errors or [line.strip() for line in said if not _NOISE.search(line)][-5:]
     return without_credentials(": ".join(dict.fromkeys(" ".join(line.split()) for line in lines)))[:LONGEST_REASON]
-
-
-def without_credentials(text: str) -> str:
-    """Give a text with users and passwords taken out of its URLs."""
-    return re.sub(r"(://)[^/\s]*@", r"\1", text)
 
 
 def _own_pip(cache: Path, log: Log) -> tuple[list[str], dict[str, str]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from muster.core.errors import RequestError
 
@@ -47,11 +48,8 @@ class PipSettings:
         return cls(options={option: values for option, values in unsaid.items() if values})
 
     def flags(self) -> list[str]:
-        """Give the flags for uv."""
-        flags = [part for value in self._of("index-url")[:1] for part in ("--default-index", value)]
-        flags += [part for value in self._of("extra-index-url") for part in ("--index", value)]
-        flags += [part for value in self._of("find-links") for part in ("--find-links", _absolute(value))]
-        flags += [part for value in self._of("trusted-host") for part in ("--allow-insecure-host", value)]
+        """Give the flags for uv; everyone on the machine can read them, so no place of packages is among them."""
+        flags = [part for value in self._of("trusted-host") for part in ("--allow-insecure-host", value)]
         if self._of("no-index")[:1] and self._of("no-index")[0].lower() in ("1", "true", "yes", "on"):
             flags.append("--no-index")
         if self._of("extra-index-url"):  # pip takes the best version of all indexes, uv would take the first index
@@ -59,9 +57,14 @@ class PipSettings:
         return flags
 
     def variables(self) -> dict[str, str]:
-        """Give the variables for uv."""
-        certificate = self._of("cert")[:1]
-        return {"SSL_CERT_FILE": certificate[0]} if certificate else {}
+        """Give the variables for uv, in which places of packages may have passwords."""
+        told = {
+            "UV_DEFAULT_INDEX": "".join(self._of("index-url")[:1]),
+            "UV_INDEX": " ".join(self._of("extra-index-url")),
+            "UV_FIND_LINKS": ",".join(map(_without_comma, self._of("find-links"))),
+            "SSL_CERT_FILE": "".join(self._of("cert")[:1]),
+        }
+        return {name: value for name, value in told.items() if value}
 
     def _of(self, option: str) -> tuple[str, ...]:
         return self.options.get(option, ())
@@ -108,6 +111,10 @@ def _read_file(path: Path) -> dict[str, tuple[str, ...]]:
     return {option: tuple(values[option].split()) for option in _UV_SAYS if option in values}
 
 
-def _absolute(place: str) -> str:
-    """uv runs in another folder."""
-    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
+def _without_comma(place: str) -> str:
+    """Give a place as one of uv's list, in which a comma ends it; a path is absolute, as uv runs in another folder."""
+    where = place if "://" in place else os.path.abspath(os.path.expanduser(place))
+    if "," not in where:
+        return where
+    url = where if "://" in where else f"file://{quote(where, safe='/,')}"
+    return url.replace(",", "%2C")

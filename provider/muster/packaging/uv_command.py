@@ -89,6 +89,11 @@ def reason(said: Sequence[str]) -> str:
     return whole if len(whole) <= LONGEST_REASON else f"{whole[:LONGEST_REASON]}…"
 
 
+def without_credentials(text: str) -> str:
+    """Give a text with users and passwords taken out of its URLs."""
+    return re.sub(r"(://)[^/\s]*@", r"\1", text)
+
+
 def _plain(line: str) -> str:
     """Give a line of uv's without colours, drawing and progress; a branch of its tree begins a new cause."""
     clean = _COLOURS.sub("", line).strip()
@@ -119,7 +124,7 @@ def _converse(process: subprocess.Popen[str], given: str, log: Log) -> tuple[str
         pass
     said = []
     for line in process.stderr:
-        said.append(line.rstrip())
+        said.append(without_credentials(line.rstrip()))
         if said[-1]:
             log(said[-1])
     reader.join()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from muster.packaging.image_context import Context, Platform, build_requirements, here, without_credentials
+from muster.packaging.image_context import Context, Platform, build_requirements, here
 from muster.packaging.image_recipe import recipe
 from muster.packaging.image_registry import registry_of, split
 from muster.packaging.lock import pinned
 from muster.packaging.pip_settings import for_pip
+from muster.packaging.uv_command import without_credentials
 from packages import EXTENSION, make_source
 
 

@@ -30,10 +30,10 @@ def test_nothing_said_is_nothing_passed_on(tmp_path: Path) -> None:
     assert (settings.flags(), settings.variables()) == ([], {})
 
 
-def test_variables_become_flags(tmp_path: Path) -> None:
+def test_places_become_variables_as_they_may_have_passwords(tmp_path: Path) -> None:
     settings = read(
         tmp_path,
-        PIP_INDEX_URL="https://a/simple",
+        PIP_INDEX_URL="https://me:s3cret@a/simple",
         PIP_EXTRA_INDEX_URL="https://b/simple file:///c",
         PIP_FIND_LINKS="/wheels https://d",
         PIP_CERT="/ca.pem",
@@ -41,22 +41,24 @@ def test_variables_become_flags(tmp_path: Path) -> None:
         PIP_TRUSTED_HOST="a",
     )
     assert settings.flags() == [
-        *("--default-index", "https://a/simple"),
-        *("--index", "https://b/simple", "--index", "file:///c"),
-        *("--find-links", "/wheels", "--find-links", "https://d"),
         *("--allow-insecure-host", "a"),
         "--no-index",
         *("--index-strategy", "unsafe-best-match"),
     ]
-    assert settings.variables() == {"SSL_CERT_FILE": "/ca.pem"}
+    assert settings.variables() == {
+        "UV_DEFAULT_INDEX": "https://me:s3cret@a/simple",
+        "UV_INDEX": "https://b/simple file:///c",
+        "UV_FIND_LINKS": "/wheels,https://d",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
 
 
 def test_files_are_read_and_variables_win(tmp_path: Path) -> None:
     text = (
         "[global]\nindex_url = https://a\nfind-links =\n  /one\n  /two\n[install]\nindex-url = https://b%20c\n[freeze]\nx=1\n"
     )
-    assert "https://b%20c" in read(tmp_path, text).flags()
-    assert read(tmp_path, text, PIP_FIND_LINKS="/three").flags().count("--find-links") == 1
+    assert read(tmp_path, text).variables() == {"UV_DEFAULT_INDEX": "https://b%20c", "UV_FIND_LINKS": "/one,/two"}
+    assert read(tmp_path, text, PIP_FIND_LINKS="/three").variables()["UV_FIND_LINKS"] == "/three"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,12 @@ def test_what_uv_is_told_itself_wins(tmp_path: Path) -> None:
 
 def test_a_relative_place_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read(tmp_path, PIP_FIND_LINKS="wheels").flags() == ["--find-links", str(tmp_path / "wheels")]
+    assert read(tmp_path, PIP_FIND_LINKS="wheels").variables() == {"UV_FIND_LINKS": str(tmp_path / "wheels")}
+
+
+def test_a_comma_in_a_place_is_not_the_one_between_two(tmp_path: Path) -> None:
+    told = read(tmp_path, PIP_FIND_LINKS="/a,b%20c https://d/e,f").variables()
+    assert told == {"UV_FIND_LINKS": "file:///a%2Cb%2520c,https://d/e%2Cf"}
 
 
 def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from muster.core.errors import EnvironmentUnsolvable, RequestError
 from muster.core.plan import EnvironmentRef
 from muster.packaging import lock, uv_command
+from muster.packaging.pip_settings import PipSettings
 from packages import make_wheel
 
 
@@ -182,3 +183,19 @@ def test_keras_beside_the_small_tensorflow_brings_no_large_one(resolve: Resolver
     assert resolve(*wishes).lock == "pear==1.5+cpu\ntensorflow-cpu==2.21.0\ntf-keras==2.21.0\n"
     assert "tensorflow==2.21.0" in resolve("tf-keras").lock
     assert "tensorflow==2.21.0" in resolve("tf-keras", "tensorflow", "tensorflow-cpu").lock
+
+
+def test_no_password_of_an_index_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments of processes are open to all on the machine, logs to all who read them; a program that talks plays uv."""
+    program, told = tmp_path / "uv", []
+    program.write_text('#!/bin/sh\necho "$@"\necho "$UV_DEFAULT_INDEX"\necho "trying $UV_DEFAULT_INDEX" >&2\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(uv_command, "find_uv", lambda: str(program))
+    index = "https://me:s3cret@index.example/simple"
+    settings = PipSettings(options={"index-url": (index,), "extra-index-url": (index,), "find-links": (index,)})
+    done = uv_command.run_uv(["x"], settings=settings, environ=os.environ, folder=tmp_path, given="", log=told.append)
+    arguments, variable = done.output.splitlines()
+    assert "s3cret" not in arguments
+    assert variable == index
+    assert told == ["trying https://index.example/simple"]
+    assert done.reason == "trying https://index.example/simple"
