@@ -60,7 +60,8 @@ def test_secrets_reach_the_ranks_and_lie_nowhere_else(slurm_lab: SlurmLab) -> No
     assert lines(events, rank=1) == [hashlib.sha256(secret.encode()).hexdigest()]
     wait_until(lambda: not slurm_lab.cluster.jobs())
     files = [path for path in slurm_lab.root.rglob("*") if path.is_file()]
-    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    for hidden in (secret, slurm_lab.store.access.secret_key):
+        assert [path for path in files if hidden.encode() in path.read_bytes()] == []
 
 
 def test_a_completed_run_is_taken_and_a_newer_generation_trains_anew(slurm_lab: SlurmLab) -> None:
