@@ -14,6 +14,7 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 from trained import check, check_configs, example, trained
 
+pytestmark = pytest.mark.timeout(1800)  # PyTorch and TensorFlow are installed
 DAGS = Path(__file__).parents[2] / "dags"
 Load = Callable[[], DagBag]
 
@@ -85,5 +86,5 @@ def held_back_accuracy(air: Air, model: Path) -> float:
     [python] = air.target.root.glob("environments/*/bin/python")
     argv = [str(python), str(DAGS / "digits" / "train.py"), "--evaluate", str(model)]
     environment = {"PYTHONPATH": str(DAGS.parent / "provider")}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=300)
     return float(json.loads(done.stdout)["accuracy"])

@@ -60,7 +60,7 @@ class Job:
         return len((self.folder / "starts").read_text())
 
     def wait_until_begun(self) -> None:
-        wait_until((self.folder / "starts").exists, 60, what="the rank has begun")
+        wait_until((self.folder / "starts").exists, what="the rank has begun")
 
     def finish(self) -> None:
         (self.folder / "finish").touch()
@@ -70,7 +70,7 @@ class Job:
         return processes.marked(f"MUSTER_JOB={self.id}/g{self.handle.generation}/a{self.handle.attempt}")
 
     def wait_until_gone(self) -> None:
-        wait_until(lambda: not self.living(), 60, what="all processes of the job are gone")
+        wait_until(lambda: not self.living(), what="all processes of the job are gone")
 
     def operator(self, **more: Any) -> TrainOperator:
         return TrainOperator(task_id="train", retries=1, **self.parameters, **more)
@@ -111,11 +111,11 @@ def test_a_killed_worker_is_followed_by_one_that_re_attaches(job: Job, start_wor
     child.wait()
     operator = job.operator()
     later = in_thread(lambda: operator.execute(worker.context(try_number=2)))
-    wait_until(lambda: operator.launched or later.done(), 60, what="the second try has found the job")
+    wait_until(lambda: operator.launched or later.done(), what="the second try has found the job")
     assert operator.launched is not None
     assert operator.launched.found == "attached"
     job.finish()
-    assert later.result(60)["state"] == "Completed"
+    assert later.result(240)["state"] == "Completed"
     assert later.result()["attempt"] == 1
     assert job.starts == 1
     assert job.lines() == ["begun", "done"]
@@ -151,7 +151,7 @@ def test_sigterm_leaves_the_training_running_while_airflow_counts_on_it(job: Job
     job.wait_until_begun()
     child.send_signal(signal.SIGTERM)
     job.finish()
-    assert child.wait(60) == 0
+    assert child.wait(240) == 0
     assert stored_outcome(job.handle, job.air.store.access).state.value == "Completed"
 
 
@@ -159,7 +159,7 @@ def test_sigterm_ends_the_training_of_a_task_that_was_ended(job: Job, start_work
     child = start_worker(state="failed")
     job.wait_until_begun()
     child.send_signal(signal.SIGTERM)
-    assert child.wait(60) != 0
+    assert child.wait(240) != 0
     job.wait_until_gone()
     assert stored_outcome(job.handle, job.air.store.access).state.value == "Canceled"
 

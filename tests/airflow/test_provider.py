@@ -122,7 +122,7 @@ def test_doctor_takes_a_connection_from_airflows_database(tmp_path: Path) -> Non
     asked = [sys.executable, "-m", "muster.cli", "doctor", "stored-rack", "--json"]
     key = {"AIRFLOW__CORE__FERNET_KEY": conf.get("core", "fernet_key")}  # of this process only, in Airflow's test mode
     done = subprocess.run(
-        asked, cwd=tmp_path, env={**os.environ, **key}, capture_output=True, text=True, check=False, timeout=120
+        asked, cwd=tmp_path, env={**os.environ, **key}, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}

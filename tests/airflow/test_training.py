@@ -111,7 +111,7 @@ def test_a_cleared_successful_task_trains_anew(air: Air) -> None:
 
 @MODES
 def test_the_first_line_of_the_error_names_node_rank_and_exception(deferrable: bool, air: Air) -> None:
-    script = air.script("import os, time\nif os.environ['RANK'] == '1':\n    raise ValueError('bad data')\ntime.sleep(60)\n")
+    script = air.script("import os, time\nif os.environ['RANK'] == '1':\n    raise ValueError('bad data')\ntime.sleep(600)\n")
     with DAG(f"fails_{deferrable}", schedule=None) as dag:
         PyTorchTrainOperator(
             task_id="train",
@@ -161,7 +161,7 @@ def test_a_wrong_request_is_refused_and_not_retried(wrong: dict[str, Any], named
 
 
 def test_a_passed_deadline_ends_the_run_and_the_task(air: Air) -> None:
-    script = air.script("import time\nprint('started', flush=True)\ntime.sleep(120)\n")
+    script = air.script("import time\nprint('started', flush=True)\ntime.sleep(600)\n")
     with DAG("deadline", schedule=None) as dag:
         TrainOperator(
             task_id="train",

@@ -29,21 +29,21 @@ if rank == "0":
 """
 HANG = """
 import os, pathlib, subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print("hanging", flush=True)
-time.sleep(300)
+time.sleep(600)
 """
 DIE = """
 import os, signal, time
 if os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(300)
+time.sleep(600)
 """
 RAISE = """
 import os, time
 if os.environ["RANK"] == "1":
     raise ValueError("boom  at step 7")
-time.sleep(300)
+time.sleep(600)
 """
 WAIT = """
 import pathlib, sys, time
@@ -91,7 +91,7 @@ class Shell:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=240,
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -198,7 +198,7 @@ def test_a_signal_cancels_the_run_and_leaves_nothing(shell: Shell, number: signa
     with shell.start("run", str(shell.job(HANG))) as process:
         run = started(process)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 130
     assert shell.left_of(run) == []
     assert json.loads(shell.muster("show", run, "--json").stdout)["state"] == "Canceled"
@@ -209,7 +209,7 @@ def test_cancel_ends_a_run_of_another_shell(shell: Shell) -> None:
         run = started(process)
         assert shell.muster("cancel", run).stdout == f"{run} was cancelled\n"
         assert shell.left_of(run) == []
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 130
 
 
@@ -217,13 +217,13 @@ def test_a_run_outlives_its_terminal_and_its_logs_can_be_followed(shell: Shell) 
     with shell.start("run", str(shell.job(HANG))) as process:
         run = started(process)
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert shell.left_of(run)
     with shell.start("logs", "-f", run) as following:
         assert following.stdout is not None
         wait_until(lambda: "hanging" in following.stdout.readline(), what="the lines of the run")  # type: ignore[union-attr]
         assert shell.muster("cancel", run).returncode == 0
-        following.communicate(timeout=60)
+        following.communicate(timeout=120)
     assert following.returncode == 0
     assert shell.left_of(run) == []
 
@@ -330,9 +330,9 @@ def test_outputs_that_could_not_be_stored_are_committed_later(shell: Shell, tmp_
             own.stop()
             gate.touch()
             logs = Path(shell.environ["MUSTER_HOME"]) / "jobs" / run
-            wait_until(lambda: any("could not be stored" in log.read_text() for log in logs.rglob("events.jsonl")), 60.0)
+            wait_until(lambda: any("could not be stored" in log.read_text() for log in logs.rglob("events.jsonl")))
             own.start()  # else the last words wait for the store too
-            _, said = process.communicate(timeout=90)
+            _, said = process.communicate(timeout=120)
         assert process.returncode == 1
         assert f"muster commit {run}" in said
         done = shell.muster("commit", run)

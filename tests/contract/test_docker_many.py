@@ -37,7 +37,7 @@ def everything(engine: DockerClient) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_fifty_mpi_jobs_of_three_containers_leave_nothing(docker_lab: DockerLab, tmp_path: Path) -> None:
     ref = lock.resolve(("mpi4py==4.1.2",), python=sys.executable, cache=tmp_path, log=print)
     plan = mpi_plan(HELLO, docker_lab.store.uri, 3, 1, environment=dataclasses.replace(ref, mpi=True))

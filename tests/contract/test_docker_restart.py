@@ -14,7 +14,7 @@ import pytest
 import private_engine
 from docker_lab import DockerLab
 from engine import DockerStore, DockerStoreServer
-from lab import lines, new_job_id, notes, plan_of
+from lab import LIMIT, lines, new_job_id, notes, plan_of
 from muster.core.errors import TargetError
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
@@ -87,7 +87,7 @@ class Watcher(threading.Thread):
             self.events.append(event)
 
     def outcome(self) -> Outcome:
-        self.join(120)
+        self.join(LIMIT)
         assert not self.is_alive(), "the session did not end"
         return Outcome.from_event(self._handle, self.events[-1])
 
@@ -102,9 +102,9 @@ def test_with_live_restore_the_job_lives_on_and_is_re_attached(private: PrivateE
     private_lab.wait_for_line(handle)
     private_lab.wait_for_line(handle, node=1)
     watcher = Watcher(private_lab, handle)
-    wait_until(lambda: lines(watcher.events) == ["ready", "ready"], 30)
+    wait_until(lambda: lines(watcher.events) == ["ready", "ready"])
     private.stop()
-    wait_until(lambda: "does not answer" in notes(watcher.events), 30)
+    wait_until(lambda: "does not answer" in notes(watcher.events))
     private.start()
     assert private_lab.submit(plan, job_id).found == "attached"
     for node in (0, 1):
@@ -126,7 +126,7 @@ def test_without_it_the_job_fails_by_name(private: PrivateEngine, private_lab: D
     handle = private_lab.submit(plan_of(COUNTS, private_lab.store.uri))
     private_lab.wait_for_line(handle)
     watcher = Watcher(private_lab, handle)
-    wait_until(lambda: "ready" in lines(watcher.events), 30)
+    wait_until(lambda: "ready" in lines(watcher.events))
     private.stop(number)
     private.start()
     outcome = watcher.outcome()

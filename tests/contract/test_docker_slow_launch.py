@@ -30,13 +30,13 @@ def test_a_launch_that_was_taken_for_dead_attaches_to_the_one_that_took_its_plac
             first.append(launch)
         if launch is first[0] and node == 0:
             created.set()
-            assert go_on.wait(60.0)
+            assert go_on.wait(240.0)
         make_ready(launch, node, *rest)
 
     monkeypatch.setattr(Launch, "_make_ready", slowly)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(docker_lab.submit, plan, job_id)
-        assert created.wait(60.0)
+        assert created.wait(240.0)
         quick = docker_lab.submit(plan, job_id)
         go_on.set()
         handle = slow.result()

@@ -79,7 +79,7 @@ def test_processes_that_submit_at_once_launch_once(docker_lab: DockerLab) -> Non
         assert submitter.stdout is not None
         found.append(submitter.stdout.read().decode().strip())
         submitter.stdout.close()
-        assert submitter.wait(60) == 0
+        assert submitter.wait(120) == 0
     assert sorted(found) == ["attached", "attached", "launched"]
     assert len(docker_lab.containers(submission.job_id)) == 2
 

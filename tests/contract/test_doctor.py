@@ -28,7 +28,7 @@ def doctor(folder: Path, *arguments: str, **environ: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -65,18 +66,30 @@ def test_a_users_own_image_is_used_as_it_is(workshop: Workshop) -> None:
     assert workshop.ensure(EnvironmentRef(image=workshop.base), base="none.invalid/x") == workshop.base
 
 
+class OneOfTwo(list[str]):
+    """What one of two that build the same is told; whoever builds goes on only once the other waits."""
+
+    def __init__(self, waits: threading.Event) -> None:
+        self._waits = waits
+
+    def append(self, line: str) -> None:
+        super().append(line)
+        if line.startswith("waiting for another process"):
+            self._waits.set()
+        if line.startswith("building image"):
+            assert self._waits.wait(120)
+
+
 def test_two_that_build_the_same_do_it_once(workshop: Workshop) -> None:
     name = unique()
     make_wheel(workshop.packages, name, "1.0")
     ref = workshop.resolve(name)
-    logs: list[list[str]] = [[], []]
-    threads = [threading.Thread(target=workshop.ensure, args=(ref, "", log)) for log in logs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
+    waits = threading.Event()
+    logs = [OneOfTwo(waits), OneOfTwo(waits)]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda log: workshop.ensure(ref, "", log), logs))
+    assert made[0] == made[1]
     assert sorted(len(building(log)) for log in logs) == [0, 1]
-    assert any("waiting for another process" in line for log in logs for line in log)
 
 
 def test_a_package_that_does_not_compile_says_so_in_its_own_words(workshop: Workshop) -> None:

