@@ -46,7 +46,7 @@ def refused(lab: Lab, plan: JobPlan, archive: Path | None = None) -> tuple[Verdi
     assert outcome.verdict is not None
     assert outcome.verdict.cause is Cause.PREFLIGHT, outcome.verdict
     assert not [e for e in events if e.kind == "rank_start"]
-    assert seconds(events) < 20
+    assert seconds(events) < 100, "sooner than nodes are waited for"
     record = lab.record(handle)
     assert record["verdict"]["misfits"] == [dataclasses.asdict(misfit) for misfit in outcome.verdict.misfits]  # type: ignore[index]
     return outcome.verdict, events
@@ -96,12 +96,14 @@ def test_other_code(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     taken = snapshot.take(tmp_path / "code", tmp_path / "cache")
     plan = dataclasses.replace(plan_of("print('started')", lab.store.uri, nodes=2), snapshot=taken.digest)
 
+    unpack = snapshot.unpack
+
     def unpack_otherwise(archive: Path, work: Path) -> None:
-        snapshot.unpack(archive, work)
+        unpack(archive, work)
         if work.parent.name == "node-1":
             (work / "train.py").write_text("print('changed')")
 
-    monkeypatch.setattr(local_target, "_unpack", unpack_otherwise)
+    monkeypatch.setattr(snapshot, "unpack", unpack_otherwise)
     verdict, _ = refused(lab, plan, taken.archive)
     assert [node for node, _ in named(verdict)] == [1]
     assert "its code is not what was submitted: sha256:" in verdict.summary()
