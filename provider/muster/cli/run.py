@@ -17,6 +17,7 @@ from muster.core.errors import UnknownRun
 from muster.core.handle import JobHandle
 from muster.core.request import training_job
 from muster.settings import load
+from muster.store import temporary
 
 if TYPE_CHECKING:
     from muster.core.access import StoreAccess
@@ -58,6 +59,8 @@ class _Launch:
         try:
             handle = self._submit(job_id, screen)
             screen.note(f"run {job_id}")
+            if warning := temporary.warning(self.access, job_id):
+                screen.note(warning, level="warning")
             return watch(self.target, handle, screen)
         except Interrupted:
             self._end_what_was_started(job_id, screen)

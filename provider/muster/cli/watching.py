@@ -31,9 +31,9 @@ class Screen:
         self._json = as_json
         self._since = time.monotonic()
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, level: str = "info") -> None:
         """Print something that this command has to say."""
-        self.show(Event(time=time.time(), kind=event.NOTE, node=text.HERE, data={"level": "info", "text": line}))
+        self.show(Event(time=time.time(), kind=event.NOTE, node=text.HERE, data={"level": level, "text": line}))
 
     def show(self, item: Event) -> None:
         """Print an event."""

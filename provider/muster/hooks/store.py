@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
 from muster.core.access import StoreAccess
 from muster.core.errors import MusterError, RequestError
 from muster.store.run_store import RunStore
+
+_UNVERIFIED = (
+    "aws connection %r says verify = false, which muster does not do: the store's certificate is verified all the same; give "
+    "the file of its CA as verify"
+)
 
 
 class RunStoreHook(BaseHook):
@@ -33,10 +40,17 @@ class RunStoreHook(BaseHook):
 
     def get_access(self) -> StoreAccess:
         """Give endpoint and credentials. Without any in the connection, the nodes use their own role."""
+        return self.get_lent()[0]
+
+    def get_lent(self) -> tuple[StoreAccess, datetime | None]:
+        """Give endpoint and credentials, and when those end, as far as that is known."""
         if not self.aws_conn_id:
-            return StoreAccess.from_environment(os.environ)
+            return StoreAccess.from_environment(os.environ), None
         self._require_connection(self.aws_conn_id)
-        return access_of(AwsGenericHook(aws_conn_id=self.aws_conn_id, client_type="s3"))
+        hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id, client_type="s3")
+        if hook.verify is False:
+            self.log.warning(_UNVERIFIED, self.aws_conn_id)
+        return lent_by(hook)
 
     def _require_connection(self, conn_id: str) -> None:
         try:  # the amazon provider would go on without it, with whatever credentials the worker happens to have
@@ -63,12 +77,12 @@ class RunStoreHook(BaseHook):
         return True, f"{self.store}: reachable, and can be written to"
 
 
-def access_of(hook: AwsGenericHook[Any]) -> StoreAccess:
-    """Take what the amazon provider knows of a connection."""
+def lent_by(hook: AwsGenericHook[Any]) -> tuple[StoreAccess, datetime | None]:
+    """Take what the amazon provider knows of a connection, and when its credentials end."""
     connection = hook.conn_config
-    key, secret, token = _credentials(hook, connection)
+    key, secret, token, ends = _credentials(hook, connection)
     verify = connection.verify
-    return StoreAccess(
+    access = StoreAccess(
         endpoint_url=connection.get_service_endpoint_url("s3") or "",
         access_key=key,
         secret_key=secret,
@@ -76,10 +90,19 @@ def access_of(hook: AwsGenericHook[Any]) -> StoreAccess:
         region=connection.region_name or StoreAccess.region,
         verify=verify if isinstance(verify, str) else "",
     )
+    return access, ends
 
 
-def _credentials(hook: AwsGenericHook[Any], connection: AwsConnectionWrapper) -> tuple[str, str, str]:
+def _credentials(hook: AwsGenericHook[Any], connection: AwsConnectionWrapper) -> tuple[str, str, str, datetime | None]:
     if connection.role_arn or connection.profile_name:
-        found = hook.get_credentials()
-        return found.access_key or "", found.secret_key or "", found.token or ""
-    return connection.aws_access_key_id or "", connection.aws_secret_access_key or "", connection.aws_session_token or ""
+        return _of_session(hook.get_session())
+    return connection.aws_access_key_id or "", connection.aws_secret_access_key or "", connection.aws_session_token or "", None
+
+
+def _of_session(session: Any) -> tuple[str, str, str, datetime | None]:
+    """Take a session's credentials as they are now; those that botocore would renew know until when."""
+    held = session.get_credentials()
+    found = held.get_frozen_credentials()
+    for secret in filter(None, (found.secret_key, found.token)):
+        mask_secret(secret)
+    return found.access_key or "", found.secret_key or "", found.token or "", getattr(held, "_expiry_time", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,6 +15,8 @@ from muster.core.layout import RunKeys, split_uri
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
+
+log = logging.getLogger(__name__)
 
 AWS_CONSOLE = "https://s3.console.aws.amazon.com/s3/buckets/{bucket}?prefix={prefix}"
 OTHER_STORE = "{endpoint}/{bucket}/{prefix}"
@@ -38,10 +42,21 @@ def outputs_url(*, store: str, run: str, generation: int, endpoint: str, templat
     """Give the address of a run's outputs, for a person's browser.
 
     ``template`` (default: ``[muster] outputs_url_template``) may use ``{endpoint}``, ``{bucket}``, ``{prefix}``, ``{run}`` and
-    ``{generation}``. Without one: the store's own endpoint, or the console of AWS.
+    ``{generation}``. Without one, or with one that can't be filled in: the store's own endpoint, or the console of AWS.
     """
     bucket, folder = split_uri(store)
     prefix = "/".join(filter(None, [folder, RunKeys(job_id=run, generation=generation).file("outputs/")]))
-    template = template or conf.get("muster", "outputs_url_template", fallback="") or (OTHER_STORE if endpoint else AWS_CONSOLE)
-    known = {"endpoint": endpoint.rstrip("/"), "bucket": quote(bucket), "prefix": quote(prefix)}
-    return template.format(**known, run=quote(run), generation=generation)
+    places = {"endpoint": endpoint.rstrip("/"), "bucket": quote(bucket), "prefix": quote(prefix)}
+    known = {**places, "run": quote(run), "generation": generation}
+    template = template or conf.get("muster", "outputs_url_template", fallback="")
+    return _filled(template, known) or (OTHER_STORE if endpoint else AWS_CONSOLE).format(**known)
+
+
+def _filled(template: str, known: Mapping[str, object]) -> str:
+    """Fill in a template; empty if it can't be: the job has been launched, and goes on whatever its link is."""
+    try:
+        return template.format(**known)
+    except (LookupError, ValueError, AttributeError) as error:
+        placeholders = ", ".join(f"{{{name}}}" for name in known)
+        log.warning("[muster] outputs_url_template %r can't be filled in (%r); it may use %s", template, error, placeholders)
+        return ""

@@ -24,6 +24,7 @@ from muster.operators.inline import first_event
 from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import requested_job, requested_target
+from muster.store import temporary
 from muster.targets.contract import ComputeTarget
 from muster.triggers.ending import end_job
 from muster.triggers.standing import TaskKey, still_wanted
@@ -55,7 +56,7 @@ class TrainOperator(JobOperator):
         requested = time.time()
         self._task_key = TaskKey.of(context["ti"])
         with airflow_errors(retry=self._is_retry(context)):
-            access = RunStoreHook(self.aws_conn_id).get_access()
+            access, credentials_end = RunStoreHook(self.aws_conn_id).get_lent()
             job = requested_job(self)
             target = self._open_target()
             planned = runner.plan(job, log=self._say)
@@ -75,6 +76,7 @@ class TrainOperator(JobOperator):
             self.launched = handle
             self._stop_if_unwanted()
             self._announce(context, handle, access)
+            self._warn_of(temporary.warning(access, handle.job_id, credentials_end))
             return self._wait(context, handle, target, access)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -178,6 +180,10 @@ class TrainOperator(JobOperator):
 
     def _is_retry(self, context: Context) -> bool:
         return identity.is_retry(context["ti"], self.retries)
+
+    def _warn_of(self, text: str) -> None:
+        if text and self.launched is not None and self.launched.found == "launched":
+            self._tell(logging.WARNING, text)
 
     def _say(self, line: str) -> None:
         self._tell(logging.INFO, line)
