@@ -69,7 +69,7 @@ def test_no_rank_survives_the_death_of_an_agent_or_guardian(docker_lab: DockerLa
     outcome, _ = docker_lab.wait(handle)
     assert outcome.state is RunState.FAILED
     assert (outcome.verdict.cause, outcome.verdict.node) == (Cause.NODE, 1)
-    assert all(c.status == "exited" for c in docker_lab.containers(handle.job_id))
+    wait_until(lambda: {c.status for c in docker_lab.containers(handle.job_id)} == {"exited"}, what="the agents have ended")
 
 
 def test_outputs_that_the_store_could_not_take_are_committed_later(docker_lab: DockerLab) -> None:

@@ -22,6 +22,7 @@ from muster.node.reach import Door
 from muster.packaging import snapshot
 from muster.targets.ssh import scouting
 from rack import Host
+from store_server import wait_until
 
 NAMES = "import socket; print(socket.gethostname())"
 
@@ -47,10 +48,10 @@ def completed(lab: HostsLab, plan: JobPlan, archive: Path | None = None, job_id:
     handle = lab.submit(plan, job_id, archive=archive)
     assert handle.attempt == 1
     for host in lab.rack.hosts:
+        wait_until(lambda host=host: not any("scout" in command(pid) for pid in host.processes()), what="the scouts have left")
         folders = list(lab.folder(host).glob(f"jobs/{handle.job_id}/g*/node-*"))
         listening = inside(host, "ss", "-Hltn", "sport", "!=", "22") if not folders else ""
         assert listening == "", f"{host.name} has no agent, and somebody listens there"
-        assert not any("scout" in command(pid) for pid in host.processes())
         assert list(lab.folder(host).glob("jobs/.*")) == []
     outcome, events = lab.wait(handle)
     assert outcome.state is RunState.COMPLETED, outcome.verdict
