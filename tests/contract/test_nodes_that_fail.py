@@ -14,6 +14,15 @@ from muster.core.verdict import Cause
 from muster.node.ranks import NOT_STARTED
 from muster.packaging import agent_pack
 
+NO_SYNC_ON_NODE_1 = """
+def start(self, start=Syncer.start):
+    if self._folder.name == "node-1":
+        raise OSError(11, "Resource temporarily unavailable")
+    start(self)
+
+Syncer.start = start
+"""
+
 
 def unable(plan: JobPlan, node: int) -> JobPlan:
     """Give a plan that one node can't start the second rank of: it holds a token that no node knows."""
@@ -44,3 +53,16 @@ def test_a_shim_that_dies_before_it_comes_to_the_agent_ends_the_run_by_its_rank(
     assert outcome.verdict is not None
     assert (outcome.verdict.cause, outcome.verdict.exit_code) == (Cause.RANK, 3)
     assert NOT_STARTED in outcome.verdict.summary()
+
+
+def test_a_node_that_can_not_store_its_files_is_named_and_they_can_be_committed(lab: Lab) -> None:
+    plan = plan_of("print('done')", lab.store.uri)
+    syncer = agent_pack.unpack_agent(lab.root).with_name("syncer.py")
+    syncer.write_text(syncer.read_text(encoding="utf-8") + NO_SYNC_ON_NODE_1, encoding="utf-8")
+    handle = lab.submit(plan)
+    outcome, _ = lab.wait(handle)
+    assert outcome.state is RunState.FAILED
+    assert outcome.verdict is not None
+    assert outcome.verdict.cause is Cause.STORE
+    assert "could not store its files: Resource temporarily unavailable; they still lie in" in outcome.verdict.summary()
+    assert f"muster commit {handle.job_id}" in outcome.verdict.summary()
