@@ -15,9 +15,10 @@ import pytest
 
 from hosts_lab import HostsLab
 from lab import lines, plan_of
+from muster.core.codec import to_data
 from muster.core.errors import RequestError
 from muster.core.event import Cursor
-from muster.core.plan import EnvironmentRef
+from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.state import RunState
 from muster.packaging import lock
 from muster.targets.ssh import session
@@ -77,22 +78,39 @@ open_target({"type": "ssh", **config}).submit(submission)
 """
 
 
-@pytest.mark.timeout(600)
-def test_a_launcher_that_dies_in_mid_launch_is_followed_by_the_next(hosts_lab: HostsLab) -> None:
-    from muster.core.codec import to_data
-
-    plan = plan_of("import os; print('rank', os.environ['MUSTER_RANK'])", hosts_lab.store.uri, nodes=2)
-    job = f"orphan-{os.getpid()}"
-    given = json.dumps([hosts_lab.config, to_data(plan), to_data(hosts_lab.store.access), job])
+def orphaned(lab: HostsLab, job: str) -> JobPlan:
+    """Have a job's launcher die when one of two agents has started; gives the job's plan."""
+    plan = plan_of("import os; print('rank', os.environ['MUSTER_RANK'])", lab.store.uri, nodes=2)
+    given = json.dumps([lab.config, to_data(plan), to_data(lab.store.access), job])
     died = subprocess.run([sys.executable, "-c", DIES], input=given, text=True, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert hosts_lab.queue() == [job]
+    assert lab.queue() == [job]
+    return plan
+
+
+@pytest.mark.timeout(600)
+def test_a_launcher_that_dies_in_mid_launch_is_followed_by_the_next(hosts_lab: HostsLab) -> None:
+    job = f"orphan-{os.getpid()}"
+    plan = orphaned(hosts_lab, job)
     handle = hosts_lab.submit(plan, job_id=job)
     assert (handle.found, handle.attempt) == ("attached", 1)
     outcome, events = hosts_lab.wait(handle, limit=400)
     assert outcome.state is RunState.COMPLETED
     assert sorted(lines(events)) == ["rank 0", "rank 1"]
     assert hosts_lab.living(handle) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_job_whose_launcher_died_is_cancelled_for_good(hosts_lab: HostsLab) -> None:
+    job = f"orphan-cancelled-{os.getpid()}"
+    orphaned(hosts_lab, job)
+    handle = hosts_lab.target.find(job)
+    assert hosts_lab.target.cancel(handle, 1, "not wanted any more")
+    assert hosts_lab.queue() == []
+    assert hosts_lab.living(handle) == []
+    outcome, _ = hosts_lab.wait(handle)
+    assert outcome.state is RunState.CANCELED
+    assert "not wanted any more" in outcome.verdict.summary()
 
 
 def test_a_slow_watcher_holds_up_nobody_else_and_loses_nothing(hosts_lab: HostsLab, monkeypatch: pytest.MonkeyPatch) -> None:

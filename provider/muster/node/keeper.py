@@ -4,8 +4,9 @@ An entry of the queue has ``number`` (its place in the order), ``job``, ``genera
 and for each of them ``slots`` and ``gpus``, no slots if it only stores what lies at its ``places``; ``excluded`` hosts with the
 reason; ``state``; ``places`` (host, gpus, node folder) once it holds some, ``held`` hosts that it waits for; ``parcel``, the
 folder with what is to be launched; ``launch``, how often that was begun, ``launcher``, who is at it, and ``until``, when that
-one counts as dead, ``refused``, who gave it back last; ``seen``, when somebody last asked for it. An entry that has ended lies
-beside the claim with its ``end``. Times are this host's, in seconds since the epoch.
+one counts as dead, ``refused``, who gave it back last; ``over``, when no agent of it can live any more; ``seen``, when somebody
+last asked for it. An entry that has ended lies beside the claim with its ``end``. Times are this host's, in seconds since the
+epoch, but for ``over``, which is of whoever launched it.
 """
 
 from __future__ import annotations
@@ -108,14 +109,14 @@ class Keeper:
         queueing.schedule(self._queue["entries"], hosts, self._now)
         return {"taken": True, "entry": entry}
 
-    def do_withdraw(self, job: str, generation: int, attempt: int, end: dict[str, Any]) -> dict[str, Any]:
-        """End an attempt that nobody has begun to launch; says whether that was so, also when it is asked again."""
+    def do_withdraw(self, job: str, generation: int, attempt: int, end: dict[str, Any], launcher: str = "") -> dict[str, Any]:
+        """End an attempt that nobody has begun to launch, or that its launcher ends; says whether, also when asked again."""
         entry = self._entry((job, generation, attempt))
         if entry is None:
             record = _read(self._record_file((job, generation, attempt)))
             return {"withdrawn": record is not None and record["end"] == end, "leased": False}
-        leased = entry["until"] >= self._now
-        if leased or entry["state"] in (STARTING, LAUNCHED):
+        leased, ours = entry["until"] >= self._now, bool(launcher) and entry["launcher"] == launcher
+        if not ours and (leased or entry["state"] in (STARTING, LAUNCHED)):
             return {"withdrawn": False, "leased": leased}
         self._leave(entry, end)
         return {"withdrawn": True, "leased": False}
@@ -148,15 +149,16 @@ class Keeper:
 
     def _may_leave(self, entry: Entry) -> bool:
         """Whether an attempt of which nothing is left is over; one whose launcher died is launched again if anyone wants it."""
-        died = entry["state"] == STARTING and entry["until"] < self._now and not queueing.is_wanted(entry, self._now)
+        wanted = queueing.is_wanted(entry, self._now) and self._owns(entry)
+        died = entry["state"] == STARTING and entry["until"] < self._now and not wanted
         return died or entry["state"] == LAUNCHED
 
     # -- launching: one at a time, by whoever holds the lease
 
     def do_take(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
-        """Begin to launch an attempt whose turn has come, unless somebody is at it."""
+        """Begin to launch an attempt whose turn has come, unless somebody is at it, or another attempt owns the job."""
         entry = self._entry((job, generation, attempt))
-        if entry is None or entry["state"] not in (GRANTED, STARTING):
+        if entry is None or entry["state"] not in (GRANTED, STARTING) or not self._owns(entry):
             return {"taken": False, "entry": entry}
         if entry["launcher"] != launcher or not entry["until"]:  # else it is asked again, the connection having been lost
             if entry["until"] >= self._now:
@@ -171,14 +173,16 @@ class Keeper:
             entry["until"] = self._now + LEASE
         return {"held": entry is not None}
 
-    def do_starting(self, job: str, generation: int, attempt: int, launcher: str, folders: list[str]) -> dict[str, Any]:
-        """Note the node folders before the first agent starts; from now on agents may live on the hosts."""
+    def do_starting(  # noqa: PLR0917
+        self, job: str, generation: int, attempt: int, launcher: str, folders: list[str], over: float = 0.0
+    ) -> dict[str, Any]:
+        """Note the node folders before the first agent starts; from now on agents may live on the hosts, until ``over``."""
         entry = self._leased(job, generation, attempt, launcher)
-        if entry is None:
+        if entry is None or not self._owns(entry):
             return {"held": False}
         for place, folder in zip(entry["places"], folders, strict=True):
             place["folder"] = folder
-        entry.update(state=STARTING, until=self._now + LEASE)
+        entry.update(state=STARTING, until=self._now + LEASE, over=over)
         return {"held": True}
 
     def do_started(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
@@ -215,6 +219,11 @@ class Keeper:
 
     def _entry(self, key: Key) -> Entry | None:
         return next((e for e in self._queue["entries"] if (e["job"], e["generation"], e["attempt"]) == key), None)
+
+    def _owns(self, entry: Entry) -> bool:
+        """Whether an attempt is the one that the job's claim names."""
+        claim = _read(self._claim_file(entry["job"])) or {}
+        return (claim.get("generation"), claim.get("attempt")) == (entry["generation"], entry["attempt"])
 
     def _leased(self, job: str, generation: int, attempt: int, launcher: str) -> Entry | None:
         entry = self._entry((job, generation, attempt))

@@ -143,6 +143,33 @@ def test_what_is_given_back_or_withdrawn_twice_is_answered_as_the_first_time(pla
     assert not place.ask("withdraw", **key, end={**end, "t": 2.0})["withdrawn"]
 
 
+def test_an_attempt_that_does_not_own_its_job_is_not_launched(place: Place) -> None:
+    place.claim("one")
+    key = {"job": "one", "generation": 1, "attempt": 1}
+    place.ask("take", **key, launcher="dies")
+    assert place.ask("starting", **key, launcher="dies", folders=["/f0", "/f1"])["held"]
+    place.now += LEASE + 1
+    place.claim("one", attempt=2, expected=[1, 1])
+    assert not place.ask("take", **key, launcher="next")["taken"]
+    assert not place.ask("starting", **key, launcher="dies", folders=["/f0", "/f1"])["held"]
+    assert place.turn(wanted=("one",), settled=("one",)) == {"one": "granted"}, "of its second attempt, the first has left"
+
+
+def test_who_ends_an_attempt_whose_launcher_died_takes_its_place_so_that_nobody_launches_it_again(place: Place) -> None:
+    place.claim("one")
+    key = {"job": "one", "generation": 1, "attempt": 1}
+    place.ask("take", **key, launcher="dies")
+    place.ask("starting", **key, launcher="dies", folders=["/f0", "/f1"])
+    place.now += LEASE + 1
+    end = {"t": 1.0, "k": "end", "n": 0, "state": "Canceled"}
+    assert place.ask("withdraw", **key, end=end) == {"withdrawn": False, "leased": False}
+    assert place.ask("take", **key, launcher="ender")["taken"]
+    assert not place.ask("take", **key, launcher="watcher")["taken"]
+    assert not place.ask("withdraw", **key, end=end, launcher="watcher")["withdrawn"]
+    assert place.ask("withdraw", **key, end=end, launcher="ender")["withdrawn"]
+    assert place.ask("look", jobs=[["one", 1, 1]])["found"][0]["end"]["state"] == "Canceled"
+
+
 def test_what_stores_the_work_of_earlier_ranks_goes_nowhere_else(place: Place) -> None:
     place.claim("one", nodes=1, slots=0, gpus=0, state="granted", places=[{"host": "b", "gpus": [], "folder": ""}])
     key = {"job": "one", "generation": 1, "attempt": 1, "launcher": "l"}

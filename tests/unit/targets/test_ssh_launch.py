@@ -11,6 +11,7 @@ from muster.core.errors import RequestError, TargetError
 from muster.targets.claim import Claim
 from muster.targets.shell import Done
 from muster.targets.ssh.claims import ClaimPlace, Entry, Place, Seen
+from muster.targets.ssh.ends import cancelled
 from muster.targets.ssh.errors import Bad, Unreachable
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.launch import Launch, NotOurs, Unsettled
@@ -44,8 +45,8 @@ class Hosts:
             "refuse": {"held": True, "entry": to_data(entry_of("waiting")), "able": list(self._able)},
         }["taken" if do == "take" else do]
 
-    async def withdraw(self, entry: Entry, end: Any) -> tuple[bool, bool]:
-        self.asked.append(("place", "withdraw"))
+    async def withdraw(self, entry: Entry, end: Any, launcher: str = "") -> tuple[bool, bool]:
+        self.asked.append(("place", "withdraw as launcher" if launcher else "withdraw"))
         return True, False
 
     async def look(self, job: str, generation: int, attempt: int) -> Seen:
@@ -126,3 +127,13 @@ async def test_somebody_else_s_launch_is_left_alone(monkeypatch: pytest.MonkeyPa
     hosts = Hosts(entry_of("granted"))
     assert await hosts.launch().run(entry_of("granted")) is None
     assert hosts.asked == [("place", "take")]
+
+
+async def test_who_ends_a_launch_that_died_has_its_place_until_it_has_left_the_queue() -> None:
+    hosts = Hosts(entry_of("starting", folder="/f"))
+
+    async def end_nodes(taken: Entry) -> None:
+        hosts.asked.append(("nodes", f"end {taken.launch}"))
+
+    assert await hosts.launch().end(entry_of("starting"), cancelled("enough"), end_nodes)
+    assert hosts.asked == [("place", "take"), ("nodes", "end 3"), ("place", "withdraw as launcher")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Entry:
     excluded: dict[str, str]
     launch: int = 0
     until: float = 0.0
+    over: float = 0.0
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -60,6 +62,11 @@ class Entry:
     def holds(self) -> bool:
         """Whether hosts may have agents of it."""
         return self.state not in (WAITING, GRANTED)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its agents must have left, as their deadline has passed, also where nobody can be asked."""
+        return bool(self.over) and time.time() > self.over
 
     def launchable(self, now: float) -> bool:
         """Whether its turn has come and nobody is at it."""
@@ -121,11 +128,15 @@ class ClaimPlace:
         """Give the entries of all attempts of a job."""
         return [from_data(Entry, entry) for entry in (await self._ask("attempts", job=job))["entries"]]
 
-    async def withdraw(self, entry: Entry, end: Event) -> tuple[bool, bool]:
-        """End an attempt that nobody has begun to launch; says whether that was so, and if not, whether somebody is at it."""
+    async def withdraw(self, entry: Entry, end: Event, launcher: str = "") -> tuple[bool, bool]:
+        """End an attempt that nobody has begun to launch; says whether that was so, and if not, whether somebody is at it.
+
+        ``launcher``: who has it, and has ended whatever was begun.
+        """
         data = {"t": end.time, "k": end.kind, "n": end.node, **end.data}
         job, generation, attempt = entry.key
-        answer = await self._ask("withdraw", job=job, generation=generation, attempt=attempt, end=data)
+        key = {"job": job, "generation": generation, "attempt": attempt}
+        answer = await self._ask("withdraw", **key, end=data, launcher=launcher)
         return answer["withdrawn"], answer["leased"]
 
     async def forget(self, job: str) -> None:

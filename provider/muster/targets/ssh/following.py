@@ -70,6 +70,7 @@ class Follower:
         self._cursor = cursor
         self._inbox = inbox
         self._nodes: list[NodeSink] = []
+        self._entry: Entry | None = None
         self._count = 0
         self._task: asyncio.Task[None] | None = None
         self._returning: set[asyncio.Task[None]] = set()
@@ -155,7 +156,7 @@ class Follower:
     # -- its nodes
 
     async def _follow(self, entry: Entry) -> None:
-        self._count = len(entry.places)
+        self._entry, self._count = entry, len(entry.places)
         self._tell(hosts=tuple(place.host for place in entry.places))
         for node, place in enumerate(entry.places):
             sink = NodeSink(follower=self, node=node, host=place.host)
@@ -173,8 +174,9 @@ class Follower:
         for node in away:
             patience = GIVEN_UP_AFTER_END if any(other.has_end for other in self._nodes) else GIVEN_UP
             others_ended = any(other.over for other in self._nodes) or any(other.has_end for other in self._nodes)
-            if others_ended and now > node.away_since + patience:
-                node.end({"how": f"host {node.host} does not answer since {now - node.away_since:.0f} s"})
+            passed = "; the run's deadline has passed" if self._entry is not None and self._entry.is_over else ""
+            if passed or (others_ended and now > node.away_since + patience):
+                node.end({"how": f"host {node.host} does not answer since {now - node.away_since:.0f} s{passed}"})
 
     def _note_silence(self, hosts: list[str]) -> None:
         if hosts and not self._silent:

@@ -162,7 +162,7 @@ class SshJobs:
         nodes = await self._look(entry.places)
         if any(node["alive"] for node in nodes.values() if node):
             return True, None
-        if nodes.get(0) is None:
+        if nodes.get(0) is None and not entry.is_over:
             host = entry.places[0].host if entry.places else "?"
             raise Unreachable(
                 f"host {host}, which led run {entry.job}, can't be asked how it stands; bring it up, and try again"
@@ -198,24 +198,32 @@ class SshJobs:
         entry, claim = became.entry, became.claim
         assert entry is not None
         assert claim is not None
-        give_up = time.monotonic() + LAUNCH_TIME
-        while became.live and entry.state != LAUNCHED:
-            withdrawn, leased = await self.place.withdraw(entry, cancelled(reason))
-            if withdrawn:
+        give_up, patience = time.monotonic() + LAUNCH_TIME, claim.grace + KILL_SLACK
+        while became.live and entry.state != LAUNCHED and time.monotonic() < give_up:
+            if await self._end_unlaunched(entry, reason, patience):
                 self.waiting.wake()
                 return
-            if not leased or time.monotonic() > give_up:
-                break
             await asyncio.sleep(PAUSE)
             seen = await self.seen(*entry.key)
             entry = seen.entry or entry
             if not seen.live:
                 return
-        await self._end_nodes(entry, reason, claim.grace + KILL_SLACK)
+        await self._end_nodes(entry, reason, patience)
+        await self.place.turn([], [entry.key])
+        self.waiting.wake()
 
-    async def _end_nodes(self, entry: Entry, reason: str, patience: float) -> None:
+    async def _end_unlaunched(self, entry: Entry, reason: str, patience: float) -> bool:
+        """End an attempt that nobody launches, or whose launcher has died; False if somebody is at it."""
+        end = cancelled(reason)
+        withdrawn, leased = await self.place.withdraw(entry, end)
+        if withdrawn or leased:
+            return withdrawn
+        ender = Launch(self.place, self.link, lambda line: None)
+        return await ender.end(entry, end, lambda taken: self._end_nodes(taken, reason, patience, launch=taken.launch))
+
+    async def _end_nodes(self, entry: Entry, reason: str, patience: float, launch: int = 0) -> None:
         async def end(place: Place) -> str:
-            request = {"do": "end", "folders": [place.folder], "reason": reason, "cause": Cause.CANCEL.value}
+            request = {"do": "end", "folders": [place.folder], "reason": reason, "cause": Cause.CANCEL.value, "launch": launch}
             try:
                 link = self.link(place.host)
                 answer = await link.ask("steward", {**request, "patience": patience}, limit=patience + 60.0)
@@ -223,11 +231,9 @@ class SshJobs:
                 return f"host {place.host} can't be asked to end it ({error})"
             return f"host {place.host} has processes that could not be ended" if answer["left"] else ""
 
-        failed = [text for text in await asyncio.gather(*(end(place) for place in entry.places)) if text]
+        failed = [text for text in await asyncio.gather(*(end(place) for place in entry.places if place.folder)) if text]
         if failed:
             raise TargetError(f"run {entry.job}: {failed[0]}; its ranks end when they miss the others; look at the host")
-        await self.place.turn([], [entry.key])
-        self.waiting.wake()
 
     async def commit(self, handle: JobHandle, access: StoreAccess, target: str) -> JobHandle:
         """Start agents that store what a completed run could not."""

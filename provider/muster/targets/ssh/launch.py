@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from muster.core.codec import from_data
 from muster.core.errors import MusterError, RequestError, TargetError
+from muster.core.event import Event
 from muster.core.plan import JobPlan
 from muster.node.keeper import LEASE
 from muster.node.queueing import LAUNCHED, STARTING
@@ -28,6 +29,7 @@ from muster.targets.ssh.link import Link
 from muster.targets.ssh.parcel import PARCEL, Attempt, Files, Parcel, Ready
 
 START_TIME = 300.0  # seconds for unpacking the code and starting an agent
+OVER_SLACK = 900.0  # seconds beyond all limits of a run after which no agent lives, however its last words and clocks go
 Links = Callable[[str], Link]
 
 
@@ -72,6 +74,16 @@ class Launch:
             except Bad as bad:
                 return await self._give_back(taken, bad)
 
+    async def end(self, entry: Entry, end: Event, end_nodes: Callable[[Entry], Awaitable[None]]) -> bool:
+        """End an attempt in place of its launcher, who has died, so that none follows; False if somebody is at it."""
+        answer = await self._place.as_launcher("take", entry, self._name)
+        if not answer["taken"]:
+            return False
+        taken = from_data(Entry, answer["entry"])
+        async with self._renewing(taken):
+            await end_nodes(taken)
+            return (await self._place.withdraw(taken, end, self._name))[0]
+
     async def _try(self, entry: Entry, claim: Claim, waited: float) -> Entry:
         try:
             return await self._launch(entry, claim, waited)
@@ -90,7 +102,9 @@ class Launch:
         folders = [
             f"{r.ground.root}/jobs/{entry.job}/g{entry.generation}-a{entry.attempt}/node-{n}" for n, r in enumerate(ready)
         ]
-        await self._held("starting", entry, folders=folders)
+        limits = parcel.plan.limits
+        over = claim.deadline(limits.max_run_duration) + waited + limits.grace + limits.store_patience + OVER_SLACK
+        await self._held("starting", entry, folders=folders, over=over)
         places = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.places, folders, strict=True))
         self._begun = places
         attempt = Attempt(
