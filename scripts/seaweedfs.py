@@ -13,7 +13,7 @@ from typing import Any
 
 import children
 
-START_LIMIT = 60.0
+START_LIMIT = 120.0
 LOOPBACK = "127.0.0.1"
 GRPC_OFFSET = 10_000  # every port P of SeaweedFS also opens P + 10,000
 SERVICES = ("s3", "master", "volume", "filer", "admin")
