@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError
+from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError, TargetError
 from muster.core.plan import EnvironmentRef
 from muster.packaging import image_build
 from muster.packaging.image_context import Context, Platform, here
 from muster.packaging.image_recipe import Recipe, framework_pins, recipe
-from muster.packaging.image_registry import Images
+from muster.packaging.image_registry import Images, is_passing
 from muster.packaging.uv_command import Log
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def ensure(
 
     :raises EnvironmentUnsolvable: it can't be built or pulled; with the failing part's own reason.
     :raises RequestError: one of the user's steps fails, or base image and lock want different Pythons.
-    :raises TargetError: the engine's disk is full, or a registry does not take the image.
+    :raises TargetError: the engine's disk is full or the engine gone; a registry does not take the image, or does not answer.
     """
     images = Images(client=client, repository=repository, login=login)
     wanted = None if ref.image else recipe(ref, base_image, repository)
@@ -136,10 +136,10 @@ def _have(images: Images, name: str, log: Log) -> None:
     if images.identity(name) is None:
         why = images.pull(name, log)
         if why:
-            raise EnvironmentUnsolvable(
-                f"image {name} can't be had: it is not on the engine, and pulling it failed: {' '.join(why.split())}; correct "
-                "its name, or load it into the engine"
-            )
+            missing = f"image {name} can't be had: it is not on the engine, and pulling it failed: {' '.join(why.split())}"
+            if is_passing(why):
+                raise TargetError(f"{missing}; try again later, or load it into the engine")
+            raise EnvironmentUnsolvable(f"{missing}; correct its name, or load it into the engine")
 
 
 def _probe(client: APIClient, base: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STAGE = "MUSTER_STAGE"  # argument of a build that a stage takes as its label of this name, so that it is found
 LAST_LINES = 8
+KILLED = 137  # exit code of what SIGKILL has ended
 _AT = re.compile(r"^Step (\d+)/\d+ : ")
 _CODE = re.compile(r"returned a non-zero code: (\d+)")
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
@@ -62,9 +63,21 @@ class Progress:
                 "example by `docker system prune`"
             )
         code = _CODE.search(words)
+        if code and int(code[1]) == KILLED:
+            return TargetError(
+                f"{self.recipe.what} can't be built: {self._doing()} was killed from outside (exit code {KILLED}): {last}; its "
+                "machine ran out of memory, or the engine was stopped; try again"
+            )
         why = f"exit code {code[1]}: {last}" if code else _one_line(words)
         kind = RequestError if self.step.purpose.startswith("build_steps") else EnvironmentUnsolvable
         return kind(f"{self.recipe.what} can't be built: {self._doing()} failed with {why}")
+
+    def cut_off(self, error: object) -> TargetError:
+        """Give the error for a build whose engine went away meanwhile."""
+        return TargetError(
+            f"{self.recipe.what} can't be built: the engine went away while {self._doing()}: {_one_line(str(error))}; try "
+            "again once it answers"
+        )
 
     def _doing(self) -> str:
         return self.step.purpose or self.step.text or "sending the packages"
@@ -82,8 +95,10 @@ def build(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], conte
 
     :raises EnvironmentUnsolvable: an instruction fails; with its own last lines.
     :raises RequestError: one of the user's steps fails.
-    :raises TargetError: the engine's disk is full, or the engine is gone.
+    :raises TargetError: the engine's disk is full, the engine is gone, or an instruction is killed from outside.
     """
+    import docker.errors
+
     progress = Progress(recipe=recipe, log=log)
     answer = _stream(client, recipe, arguments, context)
     try:
@@ -91,8 +106,10 @@ def build(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], conte
             if "error" in line:
                 raise progress.error(str(line["error"]))
             progress.hear(str(line.get("stream", "")))
-    except _engine_errors() as error:
-        raise progress.error(_words(error)) from error
+    except docker.errors.APIError as error:
+        raise progress.error(str(error.explanation or error)) from error
+    except _cut_off() as error:
+        raise progress.cut_off(error) from error
     _clear(client, recipe)
 
 
@@ -129,15 +146,14 @@ def _clear(client: APIClient, recipe: Recipe) -> None:
             continue
 
 
-def _engine_errors() -> tuple[type[Exception], ...]:
+def _cut_off() -> tuple[type[Exception], ...]:
+    """Give the errors of an answer that does not come to its end."""
     import docker.errors
     import requests.exceptions
+    import urllib3.exceptions
 
-    return docker.errors.DockerException, requests.exceptions.RequestException, json.JSONDecodeError
-
-
-def _words(error: Exception) -> str:
-    return str(getattr(error, "explanation", None) or error)
+    away = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
+    return *away, docker.errors.StreamParseError, json.JSONDecodeError
 
 
 def _one_line(text: str) -> str:

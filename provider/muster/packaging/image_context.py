@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from muster.core.errors import EnvironmentUnsolvable
+from muster.core.errors import EnvironmentUnsolvable, TargetError
 from muster.packaging.image_recipe import PIP_FILE, Recipe
 from muster.packaging.lock import plain_name
 from muster.packaging.pip_settings import PipSettings, for_pip
@@ -23,6 +23,12 @@ from muster.packaging.uv_command import LONGEST_REASON, Log, run_uv, without_cre
 OLDEST_GLIBC = 5  # manylinux1
 _ALWAYS = ("setuptools", "wheel")  # what a source distribution is built with that does not say so
 _NOISE = re.compile(r"^(WARNING|DEPRECATION|\[notice\])|^\s*$|See above for output|not with pip\.$|^note: ")
+
+# an index's last chance was a timeout, or it gave a file up; what pip tried again may have come in the end
+_PASSING = re.compile(
+    r"Retrying \(Retry\(total=0,.*(?:Read|Connect)TimeoutError|^ERROR: .*timed out|HTTP error 5\d\d"
+    r"|too many 5\d\d error responses"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,7 @@ class Context:
         """Download all that a recipe needs.
 
         :raises EnvironmentUnsolvable: a package can't be had; with pip's own reason.
+        :raises TargetError: so it is, and an index did not answer; of an index that answers 5xx pip does not tell.
         """
         (self.folder / "Dockerfile").write_text(recipe.dockerfile, encoding="utf-8")
         if recipe.together:
@@ -111,7 +118,10 @@ class Context:
         said = _pip(["download", "--dest", str(folder), *options, *self.platform.flags(), *requirements], self.cache, self.log)
         if said is not None:
             what = ", ".join(requirements) or "the locked packages"
-            raise EnvironmentUnsolvable(f"{what} can't be downloaded for Python {self.platform.python}: {said}")
+            failed = f"{what} can't be downloaded for Python {self.platform.python}: {_reason(said)}"
+            if any(map(_PASSING.search, said)):
+                raise TargetError(f"{failed}; an index did not answer, try again later")
+            raise EnvironmentUnsolvable(failed)
 
     def _pip_wheel(self) -> Path:
         """Give a wheel of pip, so that the image need not have it: the one that our Python carries, or one that is fetched."""
@@ -154,8 +164,8 @@ def _member(source: Path, name: str) -> str:
         return file.read().decode(errors="replace") if file else ""
 
 
-def _pip(arguments: list[str], cache: Path, log: Log) -> str | None:
-    """Run pip; gives None, or why it failed."""
+def _pip(arguments: list[str], cache: Path, log: Log) -> list[str] | None:
+    """Run pip; gives None, or what it said if it failed."""
     argv, environ = _own_pip(cache, log)
     flags = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     process = subprocess.Popen(
@@ -174,7 +184,7 @@ def _pip(arguments: list[str], cache: Path, log: Log) -> str | None:
             said.append(line.rstrip())
             if said[-1] and not _NOISE.search(said[-1]):
                 log(without_credentials(said[-1]))
-    return None if process.returncode == 0 else _reason(said)
+    return None if process.returncode == 0 else said
 
 
 def _reason(said: list[str]) -> str:

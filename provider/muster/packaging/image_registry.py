@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 DEFAULT_REGISTRY = "docker.io"
+_PASSING = re.compile(
+    r"toomanyrequests|too many requests|time-?out|timed out|deadline exceeded|HTTP (status: )?5\d\d\b"
+    r"|unexpected status.*: 5\d\d\b|\b5\d\d (internal server error|bad gateway|service unavailable)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,11 @@ class Images:
         if registry_of(name) != registry_of(f"{server}/"):
             return None
         return {"username": self.login["username"], "password": self.login.get("password", "")}
+
+
+def is_passing(why: str) -> bool:
+    """Whether a registry has trouble of its own, by what is said of a pull: what it has may be had later."""
+    return bool(_PASSING.search(why))
 
 
 def split(name: str) -> tuple[str, str]:

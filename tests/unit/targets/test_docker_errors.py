@@ -9,6 +9,7 @@ import docker.errors
 import paramiko
 import pytest
 import requests.exceptions
+import urllib3.exceptions
 
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import Cursor, Event
@@ -28,6 +29,7 @@ WHERE = "tcp://engine:2376"
             "Error while fetching server API version: FileNotFoundError(2, 'No such file or directory')"
         ),
         requests.exceptions.ReadTimeout("timed out"),
+        urllib3.exceptions.ProtocolError("Connection broken: IncompleteRead(0 bytes read)"),
         ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
         TimeoutError("timed out"),
         paramiko.SSHException("SSH session not active"),

@@ -116,10 +116,12 @@ def connection_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """Give the errors that mean that an engine, or the way to it, is away; and ``others``."""
     import docker.errors
     import requests.exceptions
+    import urllib3.exceptions
 
     paramiko = sys.modules.get("paramiko")  # it is there where an engine is reached by it
     ssh = (paramiko.SSHException, EOFError) if paramiko else ()
-    return docker.errors.DockerException, requests.exceptions.RequestException, ConnectionError, TimeoutError, *ssh, *others
+    http = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
+    return *http, ConnectionError, TimeoutError, *ssh, *others
 
 
 def _of_this_machine(error: OSError, what: str) -> TargetError:
