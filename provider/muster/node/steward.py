@@ -161,7 +161,8 @@ def _take_over_and_start(paths: NodePaths, marker: str, before: list[NodePaths],
     if not again:
         _start_guardian(paths.root, marker)
     elif not paths.guardian.exists():  # who was asked first has died
-        _start_anew(paths)
+        with living.alone(str(paths.root), patient=True):
+            _start_anew(paths)
     return {"ok": True}
 
 
