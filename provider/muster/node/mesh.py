@@ -148,11 +148,14 @@ class Peer:
             self._send({"re": message["id"], **reply})
 
     def _schedule_beat(self) -> None:
-        self._beat = asyncio.get_running_loop().call_later(HEARTBEAT, self._on_beat)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + HEARTBEAT
+        self._beat = loop.call_at(due, self._on_beat, due)
 
-    def _on_beat(self) -> None:
+    def _on_beat(self, due: float) -> None:
         silence = time.monotonic() - self._heard
-        if silence > SILENCE:
+        # where it is us who slept, what the other side has sent meanwhile is still to be read
+        if silence > SILENCE and asyncio.get_running_loop().time() - due < HEARTBEAT:
             self._lose(f"it has been silent for {silence:.0f} s")
             self._writer.transport.abort()
         elif not self.lost.done():

@@ -69,6 +69,25 @@ def test_a_request_that_fails_says_why_and_the_connection_lives_on(certificate: 
     assert asyncio.run(ask()) == ["echo", 1]
 
 
+def test_who_has_slept_itself_does_not_count_the_other_side_as_silent(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(mesh, "SILENCE", 1.0)
+
+    async def sleep_and_ask() -> Any:
+        server, peer = await connected("job-s", certificate)
+        await peer.ask("echo")
+        time.sleep(2.0)  # noqa: ASYNC251 - as on a machine that was stopped for a while: nothing here runs
+        await asyncio.sleep(0.1)
+        reply = await peer.ask("echo", value="still here")
+        await peer.close()
+        server.close()
+        return reply
+
+    assert asyncio.run(sleep_and_ask()) == ["echo", "still here"]
+
+
 def test_who_can_not_take_what_it_is_told_hangs_up(certificate: Path) -> None:
     async def tell() -> str:
         server, peer = await connected("job-g", certificate)
