@@ -28,7 +28,7 @@ class Parcel:
     """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
 
     ``earlier``: of each node the folders of attempts before, the newest first, for an attempt that only commits what ranks left
-    in one of them; ``before``: the one of each that a parcel of the release before names.
+    in one of them; ``before``: the newest of each, all that the release before knows.
     """
 
     plan: JobPlan
@@ -42,7 +42,14 @@ class Parcel:
     def files_of(cls, submission: Submission, target: str, earlier: tuple[tuple[str, ...], ...]) -> Files:
         """Give the files of a parcel; all of them private."""
         archive = f"snapshots/{submission.archive.name}" if submission.archive else ""
-        parcel = cls(plan=submission.plan, target=target, requested=submission.requested, archive=archive, earlier=earlier)
+        parcel = cls(
+            plan=submission.plan,
+            target=target,
+            requested=submission.requested,
+            archive=archive,
+            before=tuple(folders[0] for folders in earlier),
+            earlier=earlier,
+        )
         files = {PARCEL: canonical(parcel), ACCESS: canonical(submission.access)}
         if submission.secrets:
             files[SECRETS] = json.dumps(submission.secrets).encode()
