@@ -219,6 +219,7 @@ def test_a_run_outlives_its_terminal_and_its_logs_can_be_followed(shell: Shell) 
         process.kill()
         process.communicate(timeout=120)
     assert shell.left_of(run)
+    wait_until(lambda: shell.muster("show", run).returncode == 0, what="the run is known to the store")
     with shell.start("logs", "-f", run) as following:
         assert following.stdout is not None
         wait_until(lambda: "hanging" in following.stdout.readline(), what="the lines of the run")  # type: ignore[union-attr]
