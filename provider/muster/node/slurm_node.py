@@ -23,7 +23,7 @@ from muster.node.assignment import Assignment
 
 LEAVE_TIME = 90.0  # seconds beyond the grace for an agent that has lost its guardian
 OUT_OF_TIME_SLACK = 5.0  # seconds beyond the grace by which the agents are faster than Slurm's time limit
-EXPLAIN_TIME = 10.0  # seconds that an agent waits for the reason of its SIGTERM; Slurm kills it 30 s after that, unless told otherwise
+EXPLAIN_TIME = 10.0  # seconds that an agent waits for the reason of its SIGTERM; Slurm kills 30 s after it
 SAID_TIME, TAIL = 1.0, 4000  # seconds that srun may take to name a lost node; characters of its output
 PAUSE = 0.5  # seconds between two looks at what lives, while no signal comes
 ENDED = (signal.SIGTERM, signal.SIGCHLD)
