@@ -79,12 +79,16 @@ def launch_of(node: Path) -> int:
 
 
 def give_up(node: Path, launch: int) -> None:
-    """Have this launch and all before it start nothing here any more."""
-    if not is_given_up(node, launch):
+    """Have this launch and all before it start nothing here any more; where that can't be noted, nothing can be laid out."""
+    if is_given_up(node, launch):
+        return
+    scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
+    with contextlib.suppress(OSError):
         node.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
         scratch.write_text(str(launch))
         scratch.rename(_given_up(node))
+    with contextlib.suppress(OSError):
+        scratch.unlink()
 
 
 def is_given_up(node: Path, launch: int) -> bool:

@@ -6,6 +6,7 @@ root.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -119,7 +120,8 @@ class Steward:
         wish = json.dumps({"cause": cause, "reason": reason})
         there = [folder for folder in folders if os.path.isdir(self._own(folder))]
         for folder in there:
-            _write_private(NodePaths(root=Path(folder)).cancel, wish)
+            with contextlib.suppress(OSError):  # a full disk takes no reason; they leave without one too
+                _write_private(NodePaths(root=Path(folder)).cancel, wish)
             processes.send(living.pids(folder), signal.SIGTERM)
         give_up = time.monotonic() + patience
         while any(living.lives(folder) for folder in there) and time.monotonic() < give_up:

@@ -141,6 +141,8 @@ def test_a_launch_that_was_given_up_starts_nothing_however_late_it_comes(host: H
     assert host.start(2, launch=1)["stale"]
     assert not host.node(2).exists()
     assert host.start(2, launch=2) == {"ok": True}
+    assert host.give_up(3, launch=2, keep=False) == host.give_up(3, launch=1, keep=False) == {"left": []}
+    assert host.start(3, launch=2)["stale"], "what was given up later counts"
     assert host.give_up(2, launch=1, keep=False) == {"left": []}
     assert host.node(2).exists(), "a later launch is somebody else's"
 
@@ -156,6 +158,16 @@ def test_a_launch_that_is_given_up_while_it_unpacks_starts_nothing(host: Host, m
     assert host.start(2)["stale"]
     assert not host.node(2).exists()
     assert host.started == [host.node(1)]
+
+
+def test_a_host_with_a_full_disk_gives_a_launch_up_all_the_same(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(steward, "_write_private", full)
+    assert host.give_up(1, keep=False) == {"left": []}
+    assert not host.node(1).exists()
 
 
 def test_what_is_asked_twice_is_started_once_and_goes_on_where_the_first_died(host: Host) -> None:
