@@ -19,7 +19,7 @@ check: setup  ## lint, format, types, which module may import which; seconds
 
 test: setup  ## every test that needs no GPU (TESTS=… to choose some); with CI=true a skip is a failure
 	@scripts/system.sh
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --durations=20 $(TESTS)
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu $(TESTS)
