@@ -20,6 +20,7 @@ from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortWish, RankPlan
 from muster.core.token import Here, HostOf, PortOf
 from muster.node import processes
+from muster.node.assignment import Assignment
 from muster.runner import Outcome
 from muster.targets.contract import ComputeTarget, Submission
 from muster.targets.local.target import LocalTarget
@@ -98,6 +99,27 @@ def plan_of(  # noqa: PLR0917
         needs=needs,
         limits=Limits(**limits),
     )
+
+
+def assignment_of(plan: JobPlan, **others: Any) -> Assignment:
+    """Give what node 0 is told of a plan's first attempt; ``others``: fields that are to be otherwise."""
+    fields: dict[str, Any] = {
+        "job_id": "job",
+        "generation": 1,
+        "attempt": 1,
+        "node": 0,
+        "target": "lab",
+        "store": plan.store,
+        "plan": plan,
+        "plan_digest": plan.digest(),
+        "addresses": ("",) * len(plan.nodes),
+        "deadline": 0.0,
+        "requested": 0.0,
+        "submitted": 1.0,
+        "interpreter": "",
+        "muster_python": "",
+    }
+    return Assignment(**{**fields, **others})
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import plan_of
+from lab import assignment_of, plan_of
 from muster.node import bell
 from muster.node.assignment import Assignment
 from muster.node.bell import Bell, Rung, ring
@@ -27,22 +27,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assignment(node: int, *addresses: str) -> Assignment:
-    return Assignment(
-        job_id=f"bell-{next(_numbers)}",
-        generation=1,
-        attempt=1,
-        node=node,
-        target="local",
-        store="s3://b/p",
-        plan=plan_of("pass", "s3://b/p", nodes=len(addresses)),
-        plan_digest="",
-        addresses=addresses,
-        deadline=0.0,
-        requested=0.0,
-        submitted=0.0,
-        interpreter="",
-        muster_python="",
-    )
+    plan = plan_of("pass", "s3://b/p", nodes=len(addresses))
+    return assignment_of(plan, job_id=f"bell-{next(_numbers)}", node=node, addresses=addresses)
 
 
 async def test_a_bell_tells_why_and_hears_that_it_is_over(certificate: Path) -> None:

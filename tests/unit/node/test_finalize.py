@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lab import plan_of
+from lab import assignment_of, plan_of
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node import finalize
-from muster.node.assignment import Assignment
 from muster.node.finalize import Finalizer
 from muster.node.record import RunRecord
 
@@ -70,23 +68,7 @@ async def nothing(**fields: Any) -> None:
 
 
 def ended(tmp_path: Path, store: Store) -> tuple[Finalizer, RunRecord, list[dict[str, Any]]]:
-    plan, now = plan_of("pass", "s3://b", nodes=1), time.time()
-    assignment = Assignment(
-        job_id="j",
-        generation=1,
-        attempt=1,
-        node=0,
-        target="local",
-        store="s3://b",
-        plan=plan,
-        plan_digest=plan.digest(),
-        addresses=("127.0.0.1",),
-        deadline=now + 3600,
-        requested=now,
-        submitted=now,
-        interpreter="",
-        muster_python="",
-    )
+    assignment = assignment_of(plan_of("pass", "s3://b", nodes=1))
     events: list[dict[str, Any]] = []
     log = SimpleNamespace(add=lambda kind, **data: events.append({"kind": kind, **data}))
     work: Any = SimpleNamespace(syncer=store, log=log, do_last_words=nothing)
@@ -94,13 +76,19 @@ def ended(tmp_path: Path, store: Store) -> tuple[Finalizer, RunRecord, list[dict
     return Finalizer(assignment, work, gang, record), record, events  # type: ignore[arg-type]
 
 
-async def test_a_cancel_waits_for_the_manifest_that_is_being_written(tmp_path: Path) -> None:
-    store = Store()
-    finalizer, record, events = ended(tmp_path, store)
+async def cancelled_in_commit(finalizer: Finalizer, store: Store) -> asyncio.Task[None]:
+    """Have the run end, and cancel it once its manifest is being written."""
     halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
     running = asyncio.ensure_future(finalizer.run(None, halt))
     await asyncio.wait_for(store.committing.wait(), 60)
     halt.set_result(CANCEL)
+    return running
+
+
+async def test_a_cancel_waits_for_the_manifest_that_is_being_written(tmp_path: Path) -> None:
+    store = Store()
+    finalizer, record, events = ended(tmp_path, store)
+    running = await cancelled_in_commit(finalizer, store)
     await asyncio.sleep(0)  # the cancel is seen first
     store.lets.set()
     await asyncio.wait_for(running, 60)
@@ -113,10 +101,7 @@ async def test_a_cancel_does_not_wait_for_a_store_that_is_away(tmp_path: Path, m
     monkeypatch.setattr(finalize, "COMMIT_PATIENCE", 0.01)
     store = Store()
     finalizer, record, events = ended(tmp_path, store)
-    halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-    running = asyncio.ensure_future(finalizer.run(None, halt))
-    await asyncio.wait_for(store.committing.wait(), 60)
-    halt.set_result(CANCEL)
+    running = await cancelled_in_commit(finalizer, store)
     await asyncio.wait_for(running, 60)
     assert (events[-1]["state"], events[-1]["manifest"]) == (RunState.CANCELED.value, None)
     assert record.data["state"] == RunState.CANCELED.value

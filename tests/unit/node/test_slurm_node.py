@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from lab import plan_of
+from lab import assignment_of, plan_of
 from muster.core.codec import canonical
 from muster.core.paths import JobPaths, NodePaths
 from muster.node import slurm_reason, turns
-from muster.node.assignment import Assignment, AttemptRecord
+from muster.node.assignment import AttemptRecord
 from muster.node.slurm_node import Task
 from muster.node.slurm_start import Refused, first_start
 
@@ -25,22 +25,7 @@ def paths(tmp_path: Path) -> JobPaths:
 
 def submitted(paths: JobPaths, attempt: int, **others: Any) -> None:
     """Have an attempt's batch job be submitted."""
-    template = Assignment(
-        job_id="job",
-        generation=1,
-        attempt=attempt,
-        node=0,
-        target="slurm",
-        store="s3://b/p",
-        plan=plan_of("x", "s3://b/p", max_run_duration=3600.0),
-        plan_digest="",
-        addresses=("", ""),
-        deadline=0.0,
-        requested=0.0,
-        submitted=1.0,
-        interpreter="",
-        muster_python="",
-    )
+    template = assignment_of(plan_of("x", "s3://b/p", max_run_duration=3600.0), attempt=attempt)
     history = tuple(AttemptRecord(attempt=past, started=1.0, state="Failed") for past in range(1, attempt))
     batch = paths.batch(1, attempt)
     batch.root.mkdir(parents=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab import plan_of
+from lab import assignment_of, plan_of
 from muster.core.paths import JobPaths
 from muster.node import slurm_reason, slurm_start, turns
 from muster.node.assignment import Assignment
@@ -22,22 +22,7 @@ def entry(attempt: int = 1, generation: int = 1) -> dict[str, Any]:
 
 
 def template(attempt: int = 1) -> Assignment:
-    return Assignment(
-        job_id="job",
-        generation=1,
-        attempt=attempt,
-        node=0,
-        target="slurm",
-        store="s3://b/p",
-        plan=plan_of("x", "s3://b/p"),
-        plan_digest="",
-        addresses=("", ""),
-        deadline=0.0,
-        requested=0.0,
-        submitted=1.0,
-        interpreter="",
-        muster_python="",
-    )
+    return assignment_of(plan_of("x", "s3://b/p"), attempt=attempt)
 
 
 def ended(paths: JobPaths, cause: str, state: str = "Failed") -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import plan_of
+from lab import assignment_of, plan_of
 from mpi_lab import mpi_plan
 from muster.core.paths import NodePaths
 from muster.core.plan import REMOTE_SHELL
 from muster.core.token import Bindings
-from muster.node.assignment import Assignment
 from muster.node.starter import SHIM_COMMAND, StarterSide
 
 HERE = {
@@ -28,22 +27,8 @@ HERE = {
 
 def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> StarterSide:
     plan = mpi_plan("pass", "s3://b/p", 2, 2, variables=variables, mpi_arguments=("-x", "HANDED"))
-    assignment = Assignment(
-        job_id="j",
-        generation=1,
-        attempt=1,
-        node=node,
-        target="local",
-        store="s3://b/p",
-        plan=plan,
-        plan_digest="",
-        addresses=("a", "b"),
-        deadline=0.0,
-        requested=0.0,
-        submitted=0.0,
-        interpreter=sys.executable,
-        muster_python=sys.executable,
-    )
+    pythons = {"interpreter": sys.executable, "muster_python": sys.executable}
+    assignment = assignment_of(plan, job_id="j", node=node, addresses=("a", "b"), **pythons)
     assert plan.starter is not None
     bindings = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({}, {}), here=HERE)
     (root / "work").mkdir(parents=True, exist_ok=True)
