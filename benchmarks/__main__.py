@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import report
 
 ROOT = Path(__file__).resolve().parent.parent
-BORROWED = ("scripts", "tests")  # have the server of the store, on this machine and in a container
+BORROWED = ("scripts", "tests/labs")  # have the server of the store, on this machine and in a container
 
 BENCHES = ("launch", "containers", "clusters")
 

@@ -22,8 +22,8 @@ from benchmarks.report import Goal, Row, row
 from benchmarks.rounds import in_turn
 
 if TYPE_CHECKING:
-    from muster.core.access import StoreAccess
     from muster.core.handle import JobHandle
+    from muster.core.store_access import StoreAccess
     from muster.targets.local.target import LocalTarget
 
 NODES = (1, 4, 16, 64)
@@ -119,7 +119,7 @@ class _Nodes:
     def _submitted(self, command: list[str], nodes: int) -> Iterator[tuple[LocalTarget, JobHandle, Began]]:
         """Have a job submitted inside the block and ended behind it; with the moment before the submit."""
         from muster import runner
-        from muster.core.request import training_job
+        from muster.request.training_job import training_job
         from muster.targets.local.target import LocalTarget
 
         target = LocalTarget(root=self.folder / "home")
@@ -147,7 +147,7 @@ class _Nodes:
             target.remove(handle)
 
     def _access(self) -> StoreAccess:
-        from muster.core.access import StoreAccess
+        from muster.core.store_access import StoreAccess
 
         access_key, secret_key = KEYS.values()
         return StoreAccess(endpoint_url=self.endpoint, access_key=access_key, secret_key=secret_key)

@@ -104,13 +104,13 @@ class _Containers:
 
     def _resolve(self, packages: Sequence[str], **wishes: Any) -> str:
         """Give the name of the image of these packages, as a run does it."""
-        from muster.packaging import image
+        from muster.packaging.image import image
 
         ref = self._ref(packages, **wishes)
         return image.ensure(_client(), ref, base_image=self.base, cache=self.ours.folder / HOME, log=_quiet)
 
     def _ref(self, packages: Sequence[str], **wishes: Any) -> Any:
-        from muster.packaging import lock
+        from muster.packaging.environment import lock
 
         ref = lock.resolve(packages, python=sys.executable, cache=self.ours.folder / HOME, log=_quiet)
         return dataclasses.replace(ref, **wishes)
@@ -118,8 +118,8 @@ class _Containers:
     @contextmanager
     def _context(self) -> Iterator[Path]:
         """Give the folder that the image was built from."""
-        from muster.packaging.image_context import Context, here
-        from muster.packaging.image_recipe import recipe
+        from muster.packaging.image.build_context import Context, here
+        from muster.packaging.image.recipe import recipe
 
         wanted = recipe(self._ref(PACKAGES), self.base, "")
         assert wanted is not None

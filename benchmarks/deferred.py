@@ -214,7 +214,7 @@ def _launched(config: dict[str, Any], names: list[str], root: Path) -> dict[str,
     from muster import targets
     from muster.core.codec import canonical
     from muster.targets.claim import Claim
-    from muster.targets.ssh.background import background
+    from muster.targets.hosts.background import background
 
     target: Any = targets.open_target(config)
     jobs = target._jobs

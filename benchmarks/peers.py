@@ -80,7 +80,7 @@ def install(folder: Path) -> Peers:
     peers = Peers(venv=folder / "venv", work=folder / "work")
     stamp, wanted = peers.venv / "packages", "\n".join(PACKAGES)
     if not (stamp.exists() and stamp.read_text() == wanted):
-        from muster.packaging.uv_command import find_uv
+        from muster.packaging.environment.uv import find_uv
 
         uv = find_uv()
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "3.11", str(peers.venv)], check=True)

@@ -6,9 +6,9 @@ import os
 
 from airflow.sdk import DAG, Asset
 
-from muster.core.configurations import MpiConfiguration
 from muster.operators.register import RegisterModelOperator
 from muster.operators.tensorflow import TensorFlowTrainOperator
+from muster.request.configurations import MpiConfiguration
 
 STORE = os.environ.get("MUSTER_STORE", "s3://muster/runs")
 TARGET = os.environ.get("MUSTER_TARGET", "muster_docker")

@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 
 import demo_airflow
 import seaweedfs
-from muster.core.access import StoreAccess
 from muster.core.errors import MusterError
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
+from muster.core.store_access import StoreAccess
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOME = REPOSITORY / ".muster" / "demo"

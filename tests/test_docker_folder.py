@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from muster.packaging import dockerfiles
+from muster.packaging.image import dockerfiles
 from muster.targets import open_target
 
 REPOSITORY = Path(__file__).parents[1]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster import __version__, targets
-from muster.core.access import StoreAccess
 from muster.core.errors import MusterError
 from muster.core.finding import Finding
+from muster.core.store_access import StoreAccess
 
 OLDEST_AIRFLOW = (3, 3)
 # the distributions whose versions matter to Muster where they are installed
@@ -79,7 +79,7 @@ def _target(config: Mapping[str, Any] | str | None) -> tuple[Finding, ...]:
 
 
 def _store(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
-    from muster.store.rights import rights
+    from muster.store.access_check import rights
 
     try:
         return rights(uri, access)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.core.access import StoreAccess
 from muster.core.codec import from_data
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import END, Cursor, Event
@@ -21,10 +20,12 @@ from muster.core.handle import JobHandle
 from muster.core.job import TrainingJob
 from muster.core.plan import CONTINUE, END_RUN, ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
+from muster.core.store_access import StoreAccess
 from muster.core.verdict import Verdict
 from muster.launchers import MPI, launcher_of
 from muster.node.assignment import AttemptRecord
-from muster.packaging import conda_file, snapshot, source
+from muster.packaging.code import snapshot, source
+from muster.packaging.environment import conda_file
 from muster.targets import default_root
 from muster.targets.claim import committed_otherwise
 from muster.targets.contract import ComputeTarget, Log, Submission
@@ -131,7 +132,7 @@ def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
         return EnvironmentRef(image=wanted.image)
     ref = EnvironmentRef(python=f"{sys.version_info.major}.{sys.version_info.minor}")
     if wanted.packages or wanted.python:
-        from muster.packaging import lock
+        from muster.packaging.environment import lock
 
         ref = lock.resolve(wanted.packages, python=wanted.python or sys.executable, cache=cache, log=log)
     return dataclasses.replace(

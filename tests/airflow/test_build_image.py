@@ -68,8 +68,8 @@ def test_built_ahead_and_found_after_a_change_of_the_code(air: Air, build: Build
 
 def test_the_same_image_as_a_train_operator_asks_for(air: Air, build: Build, workshop: Workshop) -> None:
     from muster import runner
-    from muster.core.request import training_job
-    from muster.packaging import image
+    from muster.packaging.image import image
+    from muster.request.training_job import training_job
 
     name = unique()
     make_wheel(workshop.packages, name, "3.0")

@@ -15,8 +15,8 @@ from muster.core.errors import MusterError, RequestError, StaleGeneration, Targe
 from muster.core.handle import JobHandle
 from muster.operators.train import TrainOperator
 from muster.targets.contract import ComputeTarget
-from muster.triggers import ending, training
-from muster.triggers.standing import TaskKey
+from muster.triggers import cancellation, training
+from muster.triggers.task_state import TaskKey
 from muster.triggers.training import TrainingTrigger
 
 HANDLE = JobHandle(job_id="j", generation=2, attempt=1, target="rack", plan_digest="sha256:0", store="s3://b/p")
@@ -53,12 +53,12 @@ class Told:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.store.patience.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("muster.store.s3.retry.FIRST_PAUSE", 0.001)
 
 
 def end(target: Target, **options: Any) -> list[tuple[int, str]]:
     told = Told()
-    ending.end_job(cast("ComputeTarget", target), HANDLE, "why", told, **options)
+    cancellation.end_job(cast("ComputeTarget", target), HANDLE, "why", told, **options)
     return told.lines
 
 

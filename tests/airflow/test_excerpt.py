@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from muster.core.event import Event
-from muster.triggers.excerpt import Excerpt
+from muster.triggers.task_log import Excerpt
 
 
 def line(rank: int, text: str) -> Event:

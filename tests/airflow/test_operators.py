@@ -11,9 +11,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-from muster.core.configurations import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from muster.core.job import Mount, Roles
-from muster.core.request import PARAMETERS
 from muster.launchers import launcher_of
 from muster.operators.job import ATTRIBUTES, JobOperator
 from muster.operators.mpi import DistributedMPIOperator
@@ -22,6 +20,8 @@ from muster.operators.register import RegisterModelOperator
 from muster.operators.request import requested_job
 from muster.operators.tensorflow import TensorFlowTrainOperator
 from muster.operators.train import TrainOperator
+from muster.request.configurations import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from muster.request.training_job import PARAMETERS
 
 ANYTHING: dict[str, Any] = {
     "entry_script": "train.py",

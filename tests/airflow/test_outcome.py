@@ -10,7 +10,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.operators.outcome import airflow_errors, failure
 from muster.runner import Outcome
-from muster.store.errors import Away
+from muster.store.s3.errors import Away
 
 
 def ended(state: RunState, cause: Cause | None = None, **verdict: object) -> Outcome:

@@ -15,8 +15,8 @@ from airflow.sdk import Connection
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 from muster import __version__
-from muster.core.access import StoreAccess
 from muster.core.errors import RequestError
+from muster.core.store_access import StoreAccess
 from muster.hooks.compute import ComputeHook
 from muster.hooks.secrets import resolve_secrets
 from muster.hooks.store import RunStoreHook

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from muster.hooks.compute import ComputeHook
-from muster.targets.slurm.login import ThisMachine
+from muster.targets.hosts.ssh_login import Login
+from muster.targets.slurm.login_node import ThisMachine
 from muster.targets.slurm.target import SlurmTarget
-from muster.targets.ssh.login import Login
 
 
 @pytest.fixture(autouse=True)

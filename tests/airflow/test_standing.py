@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from muster.triggers.standing import TaskKey, find_state, still_wanted
+from muster.triggers.task_state import TaskKey, find_state, still_wanted
 
 KEY = TaskKey(dag_id="d", run_id="r", task_id="t")
 

@@ -12,7 +12,7 @@ from docker_lab import DockerLab
 from lab import lines, new_job_id, plan_of
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
-from muster.targets.docker import agent
+from muster.targets.docker import agent_volume
 from muster.targets.docker.image import Image
 
 WHERE, PYTHON = "the engine", "python3"
@@ -29,23 +29,23 @@ def image(docker_lab: DockerLab) -> Image:
 def volume(docker_lab: DockerLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Give the name of the volume, which is the test's own."""
     name = f"muster-agent-{new_job_id()}"
-    monkeypatch.setattr(agent, "volume_name", lambda *_: name)
+    monkeypatch.setattr(agent_volume, "volume_name", lambda *_: name)
     yield name
     docker_lab.close()
-    agent._undo(docker_lab.engine.api, agent._filler(name), name)
+    agent_volume._undo(docker_lab.engine.api, agent_volume._filler(name), name)
 
 
 def forget_the_filler(lab: DockerLab, volume: str) -> None:
     """Make what is left where a worker was killed while it filled the volume, and `docker container prune` came by."""
-    lab.engine.api.create_volume(volume, labels={agent.LABEL: volume, agent.MEMLOCK: "as it is"})
+    lab.engine.api.create_volume(volume, labels={agent_volume.LABEL: volume, agent_volume.MEMLOCK: "as it is"})
 
 
 def is_filled(lab: DockerLab, image: Image, volume: str) -> bool:
-    found = agent.find(lab.engine.api, volume, WHERE)
+    found = agent_volume.find(lab.engine.api, volume, WHERE)
     assert found is not None
     container = lab.engine.containers.create(image.id, mounts=[dict(found.mount)])
     try:
-        return agent._is_filled(lab.engine.api, container.id, WHERE)
+        return agent_volume._is_filled(lab.engine.api, container.id, WHERE)
     finally:
         container.remove()
 
@@ -64,17 +64,17 @@ def test_a_job_runs_though_the_volume_was_left_empty(docker_lab: DockerLab, imag
 def test_a_filler_that_is_pruned_before_it_starts_is_made_anew(
     docker_lab: DockerLab, image: Image, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content, api = agent._content, docker_lab.engine.api
+    content, api = agent_volume._content, docker_lab.engine.api
     pruned: list[bool] = []
 
     def prune_meanwhile() -> bytes:
         if not pruned:
             pruned.append(True)
-            api.remove_container(agent._filler(volume))
+            api.remove_container(agent_volume._filler(volume))
         return content()
 
-    monkeypatch.setattr(agent, "_content", prune_meanwhile)
-    agent.ensure(api, image, PYTHON, WHERE, lambda line: None)
+    monkeypatch.setattr(agent_volume, "_content", prune_meanwhile)
+    agent_volume.ensure(api, image, PYTHON, WHERE, lambda line: None)
     assert pruned
     assert is_filled(docker_lab, image, volume)
 
@@ -83,9 +83,9 @@ def test_a_filler_that_is_pruned_before_it_starts_is_made_anew(
 def test_a_filler_whose_worker_died_is_removed_with_its_volume(
     docker_lab: DockerLab, image: Image, volume: str, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Any, str], None]
 ) -> None:
-    monkeypatch.setattr(agent, "FILL_TIME", 0.2)
+    monkeypatch.setattr(agent_volume, "FILL_TIME", 0.2)
     leave(docker_lab, volume)
-    filling = agent._Filling(name=volume, image=image.name, python=PYTHON, where=WHERE)
-    agent.create(docker_lab.engine.api, agent._config(filling), agent._filler(volume))
-    agent.ensure(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
+    filling = agent_volume._Filling(name=volume, image=image.name, python=PYTHON, where=WHERE)
+    agent_volume.create(docker_lab.engine.api, agent_volume._config(filling), agent_volume._filler(volume))
+    agent_volume.ensure(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
     assert is_filled(docker_lab, image, volume)

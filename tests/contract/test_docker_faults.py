@@ -200,7 +200,7 @@ def images(docker_lab: DockerLab, tmp_path: Any) -> Any:
 
 
 def _place(image: str) -> str:
-    from muster.targets.docker.agent import volume_name
+    from muster.targets.docker.agent_volume import volume_name
 
     return volume_name(image, "python3")
 

@@ -14,7 +14,7 @@ from lab import lines
 from mpi_lab import mpi_plan
 from muster import runner
 from muster.core.state import RunState
-from muster.packaging import lock
+from muster.packaging.environment import lock
 
 if TYPE_CHECKING:
     from docker import DockerClient

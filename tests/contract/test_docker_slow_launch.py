@@ -11,14 +11,14 @@ import pytest
 from docker_lab import DockerLab
 from lab import lines, new_job_id, plan_of
 from muster.core.state import RunState
-from muster.targets.docker import ending
+from muster.targets.docker import termination
 from muster.targets.docker.launch import Launch
 
 
 def test_a_launch_that_was_taken_for_dead_attaches_to_the_one_that_took_its_place(
     docker_lab: DockerLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "LAUNCH_TIME", 1.0)
+    monkeypatch.setattr(termination, "LAUNCH_TIME", 1.0)
     plan = plan_of("print('launched')", docker_lab.store.uri)
     job_id = new_job_id()
     created, go_on = threading.Event(), threading.Event()

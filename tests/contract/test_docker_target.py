@@ -17,7 +17,7 @@ from lab import lines, new_job_id, plan_of
 from muster.core.errors import RequestError, StaleGeneration, TargetError, UnknownRun
 from muster.core.plan import ContainerOptions, Needs
 from muster.core.state import RunState
-from muster.targets.docker import ending
+from muster.targets.docker import termination
 from muster.targets.docker.launch import Launch
 
 WAITS = "import time; print('ready', flush=True); time.sleep(600)"
@@ -99,7 +99,7 @@ def test_a_launch_that_died_halfway_is_cleared_by_the_next_submit(
             docker_lab.submit(plan, job_id="half-" + new_job_id())
     job_id = next(iter(docker_lab.jobs))
     assert len(docker_lab.left(job_id)) == 3
-    monkeypatch.setattr(ending, "LAUNCH_TIME", 1.0)
+    monkeypatch.setattr(termination, "LAUNCH_TIME", 1.0)
     handle = docker_lab.submit(plan, job_id=job_id)
     assert (handle.found, handle.attempt) == ("launched", 1)
     assert docker_lab.wait(handle)[0].state is RunState.COMPLETED

@@ -17,11 +17,11 @@ from hosts_lab import HostsLab
 from lab import Lab, lines, notes
 from muster.core.event import END, Event
 from muster.core.handle import JobHandle
-from muster.core.layout import RunKeys
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
+from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
-from muster.packaging import lock, venv
+from muster.packaging.environment import lock, venv
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
 from muster.targets import job_watch

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from muster.core.plan import EnvironmentRef
-from muster.packaging.image_recipe import framework_pins, recipe
+from muster.packaging.image.recipe import framework_pins, recipe
 from workshop import OWN, Workshop
 
 COMPILING = 1800  # seconds; a quiet machine of two cores takes four minutes

@@ -48,7 +48,7 @@ def test_a_registry_that_does_not_take_it(
 
 
 def test_the_login_is_for_its_own_registry_alone(workshop: Workshop, registry: Registry) -> None:  # noqa: F811
-    from muster.packaging.image_registry import Images
+    from muster.packaging.image.registry import Images
 
     images = Images(client=workshop.engine.api, repository=f"{registry.host}/team/images", login=registry.login)
     assert images._login_for(f"{registry.host}/other:1") == registry.login

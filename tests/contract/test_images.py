@@ -12,8 +12,8 @@ import pytest
 
 from muster.core.errors import RequestError, TargetError
 from muster.core.plan import EnvironmentRef
-from muster.packaging import image
-from muster.packaging.image_recipe import PYTHON
+from muster.packaging.image import image
+from muster.packaging.image.recipe import PYTHON
 from packages import BROKEN, EXTENSION, make_source, make_wheel
 from workshop import OWN, Workshop, unique
 

@@ -21,7 +21,7 @@ from muster.core.handle import JobHandle
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.packaging import lock, venv
+from muster.packaging.environment import lock, venv
 from muster.targets.local.nodes import living
 from store_server import Store, wait_until
 

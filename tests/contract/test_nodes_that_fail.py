@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 
 from lab import Lab, plan_of
+from muster.core.placeholder import Here
 from muster.core.plan import JobPlan
 from muster.core.state import RunState
-from muster.core.token import Here
 from muster.core.verdict import Cause
-from muster.node.ranks import NOT_STARTED
+from muster.node.ranks.supervisor import NOT_STARTED
 from muster.packaging import agent_pack
 
 NO_SYNC_ON_NODE_1 = """

@@ -17,7 +17,7 @@ from muster.core.event import Event
 from muster.core.plan import EnvironmentRef, JobPlan, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
-from muster.packaging import snapshot
+from muster.packaging.code import snapshot
 from muster.targets.contract import Submission
 from muster.targets.local import target as local_target
 

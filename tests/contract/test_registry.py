@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from muster.core import layout
-from muster.core.access import StoreAccess
+from muster.core import store_keys
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest, ManifestFile
+from muster.core.store_access import StoreAccess
 from muster.registry import REGISTRIES, open_registry
 from muster.registry.contract import ModelRegistry
-from muster.store.errors import Away, Refused
 from muster.store.run_store import RunStore
+from muster.store.s3.errors import Away, Refused
 from store_server import Store
 
 Open = Callable[[], ModelRegistry]
@@ -228,5 +228,5 @@ def test_cut_off_between_two_writes_a_retry_gets_no_second_version(store: Store,
     versions = registry.versions("digits")
     assert [v.version for v in versions] == list(range(1, 3 + others))
     assert len({v.manifest for v in versions}) == 2 + others
-    digests = {key for key in store.open().bucket.keys(layout.MODELS) if "/manifests/" in key}
+    digests = {key for key in store.open().bucket.keys(store_keys.MODELS) if "/manifests/" in key}
     assert len(digests) == 2 + others

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from mlflow_server import RunningMlflow
-from muster.core import layout
-from muster.core.access import StoreAccess
+from muster.core import store_keys
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest, ManifestFile
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
+from muster.core.store_access import StoreAccess
 from muster.registry import open_registry
+from muster.registry.lease import turn
 from muster.registry.mlflow_registry import MlflowRegistry
 from muster.registry.mlflow_server import MlflowServer
-from muster.registry.turns import turn
-from muster.store.errors import Refused
 from muster.store.run_store import RunStore
+from muster.store.s3.errors import Refused
 from store_server import Store
 
 HOSTILE = "a b \"c\" 'd' $e\nü"
@@ -185,7 +185,7 @@ def test_killed_at_the_request_that_makes_a_version_a_retry_gets_no_second_one(
     process.start()
     process.join(240)
     assert process.exitcode == 9
-    assert store.open().bucket.get_json(layout.registering("digits", manifest(store).digest()))[0]["holder"]  # type: ignore[index]
+    assert store.open().bucket.get_json(store_keys.registering("digits", manifest(store).digest()))[0]["holder"]  # type: ignore[index]
     assert len(server.model_store().search_model_versions("name='digits'")) == (when == "after")
     registry = MlflowRegistry(server, store.open(), lease=1.0)
     assert registry.register(manifest(store), "digits").version == 1

@@ -9,10 +9,10 @@ from hosts_lab import HostsLab
 from lab import plan_of
 from muster.core.handle import JobHandle
 from muster.core.verdict import Cause
-from muster.targets.docker import returns as docker_returns
-from muster.targets.docker.files import wish_to_end
-from muster.targets.ssh import returns as ssh_returns
-from muster.targets.ssh.background import background
+from muster.targets.docker import node_restart as docker_returns
+from muster.targets.docker.node_files import wish_to_end
+from muster.targets.hosts.background import background
+from muster.targets.ssh import node_restart as ssh_returns
 from muster.targets.ssh.jobs import SshJobs
 
 WAITS = "import time; print('ready', flush=True); time.sleep(600)"

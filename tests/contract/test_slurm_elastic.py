@@ -10,7 +10,7 @@ from elastic_lab import TRAIN, elastic_plan
 from lab import lines, notes
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
-from muster.packaging import lock, venv
+from muster.packaging.environment import lock, venv
 from slurm_lab import SlurmLab
 
 pytestmark = pytest.mark.timeout(1200)  # torch is installed

@@ -12,9 +12,9 @@ import pytest
 from lab import lines, notes, plan_of
 from muster.core.errors import RequestError
 from muster.core.handle import JobHandle
-from muster.core.layout import RunKeys
 from muster.core.plan import Needs
 from muster.core.state import RunState
+from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
 from slurm_lab import SlurmLab, queued, states
 from store_server import wait_until

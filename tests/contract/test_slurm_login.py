@@ -21,7 +21,7 @@ from muster.core.errors import RequestError
 from muster.core.event import LINE, STATE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
-from muster.packaging import lock
+from muster.packaging.environment import lock
 from slurm_cluster import user_name
 from slurm_lab import SlurmLab
 

@@ -126,10 +126,11 @@ def test_a_connection_that_is_lost_in_mid_job_costs_no_event_and_doubles_none(ho
 def test_a_network_that_is_away_for_a_while_is_told_and_the_job_goes_on(
     hosts_lab: HostsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from muster.targets.ssh import following, frames
+    from muster.targets.hosts import log_frames
+    from muster.targets.ssh import feed
 
-    monkeypatch.setattr(following, "NOT_RESPONDING", 1.0)
-    monkeypatch.setattr(frames, "SILENCE", 6.0)
+    monkeypatch.setattr(feed, "NOT_RESPONDING", 1.0)
+    monkeypatch.setattr(log_frames, "SILENCE", 6.0)
     code = "import time, pathlib\nprint('here', flush=True)\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
     handle = hosts_lab.submit(plan_of(code, hosts_lab.store.uri, nodes=1))
     hosts_lab.wait_for(handle)
@@ -173,9 +174,9 @@ def test_a_host_that_is_rebooted_in_mid_job_ends_it_by_name(hosts_lab: HostsLab,
 def test_a_host_that_goes_for_good_ends_the_job_by_name(
     hosts_lab: HostsLab, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from muster.targets.ssh import following
+    from muster.targets.ssh import feed
 
-    monkeypatch.setattr(following, "GIVEN_UP", 5.0)
+    monkeypatch.setattr(feed, "GIVEN_UP", 5.0)
     handle = hosts_lab.submit(plan_of(WAITS, hosts_lab.store.uri, nodes=2))
     for node in range(2):
         hosts_lab.wait_for(handle, node=node)

@@ -20,7 +20,7 @@ from muster.core.errors import RequestError
 from muster.core.event import Cursor
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.state import RunState
-from muster.packaging import lock
+from muster.packaging.environment import lock
 from muster.targets.ssh import session
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
@@ -55,7 +55,7 @@ def test_an_environment_for_another_python_names_host_and_version(hosts_lab: Hos
 DIES = """
 import asyncio, json, os, signal, sys
 from muster.core.codec import from_data
-from muster.core.access import StoreAccess
+from muster.core.store_access import StoreAccess
 from muster.core.plan import JobPlan
 from muster.targets import open_target
 from muster.targets.contract import Submission

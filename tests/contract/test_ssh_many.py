@@ -15,7 +15,7 @@ from muster.core.codec import to_data
 from muster.core.event import END, LINE, NODE_END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.targets.claim import Claim
-from muster.targets.ssh.login import Login
+from muster.targets.hosts.ssh_login import Login
 
 JOBS = 200
 

@@ -18,9 +18,9 @@ from muster.core.errors import RequestError
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.state import RunState
 from muster.node import mesh
-from muster.node.reach import Door
-from muster.packaging import snapshot
-from muster.targets.ssh import scouting
+from muster.node.preflight.reachability import Door
+from muster.packaging.code import snapshot
+from muster.targets.ssh import preflight
 from rack import Host
 from store_server import wait_until
 
@@ -134,14 +134,14 @@ def test_a_host_with_other_code_is_replaced(lab: HostsLab, tmp_path: Path) -> No
 
 
 def test_a_connection_that_is_lost_meanwhile_costs_no_host(lab: HostsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, dropped = scouting.Scouts.look, []
+    real, dropped = preflight.Scouts.look, []
 
-    async def look(self: scouting.Scouts, *given: Any) -> Door:
+    async def look(self: preflight.Scouts, *given: Any) -> Door:
         if not dropped:
             dropped.append(await asyncio.to_thread(lab.rack.hosts[1].drop_connections))
         return await real(self, *given)
 
-    monkeypatch.setattr(scouting.Scouts, "look", look)
+    monkeypatch.setattr(preflight.Scouts, "look", look)
     hosts, told = completed(lab, plan_of(NAMES, lab.store.uri, nodes=2))
     assert dropped[0] >= 1, "the test has dropped nothing"
     assert hosts == ["rack-1", "rack-2"]

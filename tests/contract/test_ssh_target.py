@@ -14,8 +14,8 @@ from muster.core.errors import RequestError, StaleGeneration, TargetError, Unkno
 from muster.core.job import Mount
 from muster.core.plan import ContainerOptions, Needs
 from muster.core.state import RunState
-from muster.packaging import snapshot
-from muster.targets.ssh.background import background
+from muster.packaging.code import snapshot
+from muster.targets.hosts.background import background
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
 

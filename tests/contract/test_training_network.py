@@ -8,9 +8,9 @@ import ipaddress
 from docker_lab import DockerLab
 from lab import Lab, lines, plan_of
 from muster.core.event import Event
+from muster.core.placeholder import Here
 from muster.core.plan import JobPlan
 from muster.core.state import RunState
-from muster.core.token import Here
 from muster.core.verdict import Cause
 
 SAY = "import os; print(os.environ['MUSTER_HOSTS'], os.environ['INTERFACE'], os.environ['NETWORK'])"

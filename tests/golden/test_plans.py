@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from muster.core.codec import from_data, to_data
-from muster.core.configurations import PyTorchConfiguration, TensorflowConfiguration
 from muster.core.plan import NodePlan
-from muster.core.request import training_job
 from muster.launchers import launcher_of
+from muster.request.configurations import PyTorchConfiguration, TensorflowConfiguration
+from muster.request.training_job import training_job
 
 FOLDER = Path(__file__).parent / "plans"
 UPDATE = os.environ.get("MUSTER_UPDATE_GOLDEN") == "1"

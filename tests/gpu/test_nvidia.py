@@ -13,7 +13,7 @@ from lab import Lab, lines, plan_of
 from muster.core.plan import EnvironmentRef, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.packaging import lock
+from muster.packaging.environment import lock
 
 pytestmark = pytest.mark.gpu
 

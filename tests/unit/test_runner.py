@@ -6,9 +6,9 @@ from typing import Any
 
 from muster.core.codec import to_data
 from muster.core.handle import JobHandle
-from muster.core.layout import RunKeys
 from muster.core.manifest import Manifest
 from muster.core.state import RunState
+from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause, Verdict
 from muster.runner import stored_outcome
 from store_server import Store

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from muster import runner, targets
 from muster.cli import OK
-from muster.cli.watching import Screen, watch
-from muster.settings import load
+from muster.cli.settings import load
+from muster.cli.watch import Screen, watch
 
 
 def cancel(arguments: argparse.Namespace) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster.cli import OK, text
+from muster.cli import OK, formatting
+from muster.cli.settings import load
 from muster.core import event
 from muster.core.errors import RequestError, StoreError, StoreUnusable
 from muster.core.event import Event
 from muster.core.state import RunState
-from muster.settings import load
 
 if TYPE_CHECKING:
     from muster.store.run_store import RunStore
@@ -54,7 +54,7 @@ def ls(arguments: argparse.Namespace) -> int:
         for record in records:
             print(json.dumps(record, ensure_ascii=False))
         return OK
-    for line in text.table([text.RUN_HEAD, *map(text.run_row, records)]):
+    for line in formatting.table([formatting.RUN_HEAD, *map(formatting.run_row, records)]):
         print(line)
     return OK
 
@@ -66,7 +66,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
         return OK
-    for line in text.record_lines(record):
+    for line in formatting.record_lines(record):
         print(line)
     return OK
 
@@ -89,7 +89,7 @@ def logs(arguments: argparse.Namespace) -> int:
         raise RequestError(f"run {arguments.run} has no rank {arguments.rank}; its ranks are 0 to {max(known)}")
     reader = _Reader(store, record, arguments.attempt)
     for item in reader.follow() if arguments.follow else reader.new():
-        line = text.event_line(item) if arguments.rank in (None, item.data.get("rank")) else None
+        line = formatting.event_line(item) if arguments.rank in (None, item.data.get("rank")) else None
         if line is not None and (arguments.rank is None or item.kind == event.LINE):
             print(line)
     return OK

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muster import jobfile, runner, targets
-from muster.cli import CANCELLED, SIGNALS, Interrupted
-from muster.cli.watching import CANCEL_REASON, Screen, watch
+from muster import runner, targets
+from muster.cli import CANCELLED, SIGNALS, Interrupted, job_file
+from muster.cli.settings import load
+from muster.cli.watch import CANCEL_REASON, Screen, watch
 from muster.core.errors import UnknownRun
 from muster.core.handle import JobHandle
-from muster.core.request import training_job
-from muster.settings import load
-from muster.store import temporary
+from muster.request.training_job import training_job
+from muster.store import expiring_credentials
 
 if TYPE_CHECKING:
-    from muster.core.access import StoreAccess
     from muster.core.job import TrainingJob
+    from muster.core.store_access import StoreAccess
     from muster.targets.contract import ComputeTarget
 
 TARGET_NAMES = ("compute_target", "muster_conn_id")
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan, submit, and wait for the end."""
     requested = time.time()
     path = Path(arguments.job)
-    parameters = jobfile.read(path)
+    parameters = job_file.read(path)
     folder = path.absolute().parent
     settings = load(folder, os.environ)
     wishes = [parameters.pop(name, None) for name in TARGET_NAMES]
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     parameters.setdefault("name", path.stem)
     parameters["store"] = settings.choose_store(arguments.store, parameters.get("store"))
     job = training_job(parameters, base=folder)
-    secrets = jobfile.secret_values(job.secrets, folder, os.environ)
+    secrets = job_file.secret_values(job.secrets, folder, os.environ)
     return _Launch(job, target, settings.access, secrets, requested).run(as_json=arguments.json)
 
 
@@ -59,7 +59,7 @@ class _Launch:
         try:
             handle = self._submit(job_id, screen)
             screen.note(f"run {job_id}")
-            if warning := temporary.warning(self.access, job_id):
+            if warning := expiring_credentials.warning(self.access, job_id):
                 screen.note(warning, level="warning")
             return watch(self.target, handle, screen)
         except Interrupted:

@@ -63,7 +63,7 @@ class TrainingJob:
 
     ``secrets`` maps a variable's name to where its value is found; the value is never part of the job. Durations in seconds.
     ``mounts``, ``shm_size`` and ``docker_arguments`` are for targets with containers. Built by
-    :func:`muster.core.request.training_job`, which checks every rule that needs no disk.
+    :func:`muster.request.training_job.training_job`, which checks every rule that needs no disk.
     """
 
     name: str

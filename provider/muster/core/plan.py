@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from muster.core.codec import digest
 from muster.core.job import Mount
-from muster.core.token import Text
+from muster.core.placeholder import Text
 
 PLAN_VERSION = 1
 END_RUN, CONTINUE = "end", "continue"  # what the loss of a node means for the run

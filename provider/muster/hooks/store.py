@@ -12,8 +12,8 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from muster.core.access import StoreAccess
 from muster.core.errors import MusterError, RequestError
+from muster.core.store_access import StoreAccess
 from muster.store.run_store import RunStore
 
 _UNVERIFIED = (

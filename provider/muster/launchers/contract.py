@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
+from muster.core.placeholder import Here, Text
 from muster.core.plan import NodePlan
-from muster.core.token import Here, Text
 
 Layout = Callable[[TrainingJob], tuple[NodePlan, ...]]
 

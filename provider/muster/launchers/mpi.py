@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from muster.core.job import TrainingJob
+from muster.core.placeholder import Here, Text
 from muster.core.plan import REMOTE_SHELL, NodePlan, RankPlan, Starter, host_name
-from muster.core.token import Here, Text
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from muster.core.job import TrainingJob
+from muster.core.placeholder import Here, HostOf, PortOf, Text
 from muster.core.plan import NodePlan, PortWish, RankPlan
-from muster.core.token import Here, HostOf, PortOf, Text
 from muster.launchers.contract import program
 
 MASTER_ADDR = "MASTER_ADDR"

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from muster.core.job import Roles, TrainingJob
+from muster.core.placeholder import Here, HostOf, Part, PortOf, Text
 from muster.core.plan import NodePlan, PortWish, RankPlan
-from muster.core.token import Here, HostOf, Part, PortOf, Text
 from muster.launchers.contract import program
 
 TF_CONFIG = "TF_CONFIG"

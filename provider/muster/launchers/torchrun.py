@@ -7,8 +7,8 @@ goes on without one, and what counts as its failure is for the agents to say: se
 from __future__ import annotations
 
 from muster.core.job import TrainingJob
+from muster.core.placeholder import Here, HostOf, PortOf, Text
 from muster.core.plan import NodePlan, PortWish, RankPlan, Starter
-from muster.core.token import Here, HostOf, PortOf, Text
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 

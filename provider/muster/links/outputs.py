@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 from airflow.sdk.execution_time.xcom import XCom
 
-from muster.core.layout import RunKeys, split_uri
+from muster.core.store_keys import RunKeys, split_uri
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context

@@ -7,12 +7,12 @@ import sys
 OLDEST = (3, 10)
 # parts that take their arguments as they are, by their modules
 PARTS = {
-    "hub": "muster.node.hub",
-    "keeper": "muster.node.keeper",
-    "scout": "muster.node.scout",
-    "steward": "muster.node.steward",
-    "slurm": "muster.node.slurm_node",
-    "slurm-desk": "muster.node.slurm_desk",
+    "hub": "muster.node.host.log_stream",
+    "keeper": "muster.node.host.queue_control",
+    "scout": "muster.node.preflight.probe",
+    "steward": "muster.node.host.node_control",
+    "slurm": "muster.node.slurm.task",
+    "slurm-desk": "muster.node.slurm.job_control",
 }
 LIBRARIES = "libraries"  # beside the package: what the sync process needs and ranks must not see
 
@@ -30,22 +30,22 @@ def main() -> int:
 def run(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
     """Run one part; each imports no more than it needs."""
     if part == "guardian":
-        from muster.node import guardian
+        from muster.node.agent import guardian
 
         return guardian.main(arguments[0])
     if part == "agent":
-        from muster.node import agent
+        from muster.node.agent import agent
 
         return agent.main(arguments[0], life_fd=int(arguments[1]))
     if part == "sync":
         sys.path.insert(1, os.path.join(home, LIBRARIES))
-        from muster.store import sync
+        from muster.store.sync import server
 
-        return int(sync.main(arguments))
+        return int(server.main(arguments))
     if part == "relay":
-        from muster.node import relay
+        from muster.node.host import log_relay
 
-        return relay.main(arguments[0], int(arguments[1]))
+        return log_relay.main(arguments[0], int(arguments[1]))
     if part in PARTS:
         return int(__import__("importlib").import_module(PARTS[part]).main(arguments))
     return compile_all(arguments[0]) if part == "compile" else unknown(part)

@@ -11,11 +11,11 @@ from muster import runner
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
 from muster.core.plan import EnvironmentRef
-from muster.core.request import training_job
 from muster.hooks.compute import ComputeHook
 from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import given_parameters, requested_folder, requested_target
+from muster.request.training_job import training_job
 from muster.targets.docker.target import DockerTarget
 
 # what a job must have and an environment does not depend on; a script, because a framework can be there for scripts alone

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
-from muster.core.request import PARAMETERS
+from muster.request.training_job import PARAMETERS
 
 # parameters whose attribute has another name, because BaseOperator has one of that name already
 _ATTRIBUTES = {"resources": "node_resources"}

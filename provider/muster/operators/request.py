@@ -9,8 +9,8 @@ from typing import Any
 from airflow.sdk.configuration import conf
 
 from muster.core.job import TrainingJob
-from muster.core.request import training_job
 from muster.operators.job import ATTRIBUTES, JobOperator
+from muster.request.training_job import training_job
 
 
 def requested_job(operator: JobOperator) -> TrainingJob:

@@ -11,10 +11,10 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from muster import runner
-from muster.core.access import StoreAccess
 from muster.core.codec import from_data, to_data
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
+from muster.core.store_access import StoreAccess
 from muster.hooks.compute import ComputeHook
 from muster.hooks.secrets import resolve_secrets
 from muster.hooks.store import RunStoreHook
@@ -24,10 +24,10 @@ from muster.operators.inline import first_event
 from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import requested_job, requested_target
-from muster.store import temporary
+from muster.store import expiring_credentials
 from muster.targets.contract import ComputeTarget
-from muster.triggers.ending import end_job
-from muster.triggers.standing import TaskKey, still_wanted
+from muster.triggers.cancellation import end_job
+from muster.triggers.task_state import TaskKey, still_wanted
 from muster.triggers.training import TrainingTrigger, event_handle
 
 RUN_KEY = "muster_run"
@@ -76,7 +76,7 @@ class TrainOperator(JobOperator):
             self.launched = handle
             self._stop_if_unwanted()
             self._announce(context, handle, access)
-            self._warn_of(temporary.warning(access, handle.job_id, credentials_end))
+            self._warn_of(expiring_credentials.warning(access, handle.job_id, credentials_end))
             return self._wait(context, handle, target, access)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 LATEST = "latest"

@@ -28,14 +28,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from muster.core import layout
+from muster.core import store_keys
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
 from muster.registry.contract import LATEST, check_alias, check_name
+from muster.registry.lease import LEASE, turn
 from muster.registry.mlflow_server import MlflowServer, load
-from muster.registry.turns import LEASE, turn
-from muster.registry.wanted import wanted_version
+from muster.registry.new_version import wanted_version
 from muster.store.run_store import RunStore
 
 PREFIX = "muster."
@@ -49,7 +49,7 @@ NEWEST_FIRST = ("version_number DESC",)
 
 
 class MlflowRegistry:
-    """Models of one MLflow server, their files in a run store. ``lease``: see :mod:`muster.registry.turns`."""
+    """Models of one MLflow server, their files in a run store. ``lease``: see :mod:`muster.registry.lease`."""
 
     def __init__(self, server: MlflowServer, run_store: RunStore, lease: float = LEASE) -> None:
         self._server = server
@@ -73,7 +73,7 @@ class MlflowRegistry:
         with self._server.explained():
             known = self._first(wanted)
             if known is None:
-                with turn(self._run_store.bucket, layout.registering(name, wanted.manifest), self._lease):
+                with turn(self._run_store.bucket, store_keys.registering(name, wanted.manifest), self._lease):
                     known = self._first(wanted) or self._create(wanted, manifest)
         return known
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from muster.core.errors import MusterError, RequestError
-from muster.store.errors import Away, Refused
+from muster.store.s3.errors import Away, Refused
 
 CONTACT_LIMIT = 10.0  # seconds for the server's first answer
 LONGEST_REASON = 500

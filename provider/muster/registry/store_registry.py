@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from muster.core import layout
+from muster.core import store_keys
 from muster.core.codec import from_data, to_data
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
 from muster.registry.contract import LATEST, check_alias, check_name
-from muster.registry.wanted import wanted_version
-from muster.store.errors import Conflict, Missing
+from muster.registry.new_version import wanted_version
 from muster.store.run_store import RunStore
+from muster.store.s3.errors import Conflict, Missing
 
 REGISTRY_VERSION = 1
 READS_AT_ONCE = 8
@@ -76,7 +76,7 @@ class StoreRegistry:
 
     def names(self) -> list[str]:
         """See :class:`muster.registry.contract.ModelRegistry`."""
-        return sorted(key.rstrip("/").rpartition("/")[2] for key in self._store.bucket.keys(layout.MODELS, folders=True))
+        return sorted(key.rstrip("/").rpartition("/")[2] for key in self._store.bucket.keys(store_keys.MODELS, folders=True))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """See :class:`muster.registry.contract.ModelRegistry`."""
@@ -93,7 +93,7 @@ class StoreRegistry:
 
     def _known(self, wanted: ModelVersion) -> int:
         """Give the version that the manifest's digest object names; 0 if there is none."""
-        found = self._store.bucket.get_json(layout.model_digest(wanted.name, wanted.manifest))
+        found = self._store.bucket.get_json(store_keys.model_digest(wanted.name, wanted.manifest))
         return int(found[0]["version"]) if found else 0
 
     def _number(self, wanted: ModelVersion) -> int:
@@ -115,7 +115,7 @@ class StoreRegistry:
     def _create(self, version: ModelVersion) -> bool:
         document = {"layout": REGISTRY_VERSION, **to_data(version)}
         try:
-            self._store.bucket.put_json(layout.model_version(version.name, version.version), document, if_absent=True)
+            self._store.bucket.put_json(store_keys.model_version(version.name, version.version), document, if_absent=True)
         except Conflict:
             return False
         self._write_digest(version)
@@ -124,14 +124,14 @@ class StoreRegistry:
     def _write_digest(self, version: ModelVersion) -> None:
         document = {"layout": REGISTRY_VERSION, "version": version.version}
         try:
-            self._store.bucket.put_json(layout.model_digest(version.name, version.manifest), document, if_absent=True)
+            self._store.bucket.put_json(store_keys.model_digest(version.name, version.manifest), document, if_absent=True)
         except Conflict:
             pass  # it is there, and says the same
 
     # -- reading
 
     def _numbers(self, name: str) -> list[int]:
-        keys = self._store.bucket.keys(layout.model_versions(name))
+        keys = self._store.bucket.keys(store_keys.model_versions(name))
         return [int(key.rpartition("/")[2].removesuffix(".json")) for key in keys]
 
     def _newest(self, name: str) -> int:
@@ -141,7 +141,7 @@ class StoreRegistry:
         return numbers[-1]
 
     def _read(self, name: str, number: int) -> ModelVersion | None:
-        found = self._store.bucket.get_json(layout.model_version(name, number))
+        found = self._store.bucket.get_json(store_keys.model_version(name, number))
         return None if found is None else from_data(ModelVersion, found[0])
 
     def _aliased(self, name: str, alias: str, labels: dict[str, Any]) -> int:
@@ -163,7 +163,7 @@ class StoreRegistry:
     # -- labels
 
     def _labels(self, name: str) -> tuple[dict[str, Any], str]:
-        found = self._store.bucket.get_json(layout.model_labels(name))
+        found = self._store.bucket.get_json(store_keys.model_labels(name))
         return found if found else ({"layout": REGISTRY_VERSION, "aliases": {}, "tags": {}}, "")
 
     def _change_labels(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -171,7 +171,7 @@ class StoreRegistry:
             labels, etag = self._labels(name)
             change(labels)
             try:
-                self._store.bucket.put_json(layout.model_labels(name), labels, if_match=etag, if_absent=not etag)
+                self._store.bucket.put_json(store_keys.model_labels(name), labels, if_match=etag, if_absent=not etag)
                 return
             except (Conflict, Missing):
                 time.sleep(random.uniform(0.0, 0.1))

@@ -10,17 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.core import layout
-from muster.core.access import StoreAccess
+from muster.core import store_keys
 from muster.core.codec import from_data
 from muster.core.errors import StoreError, StoreUnusable, UnknownRun
 from muster.core.event import Event
-from muster.core.layout import RunKeys
 from muster.core.manifest import Manifest, ManifestFile
-from muster.store.errors import Away
+from muster.core.store_access import StoreAccess
+from muster.core.store_keys import RunKeys
+from muster.store.s3.errors import Away
 
 if TYPE_CHECKING:
-    from muster.store.client import Bucket
+    from muster.store.s3.bucket import Bucket
 
 TRIES = 3
 CHECK_LIMIT = 6.0  # seconds
@@ -37,7 +37,7 @@ class RunStore:
 
     def __init__(self, uri: str, access: StoreAccess) -> None:
         try:
-            layout.split_uri(uri)
+            store_keys.split_uri(uri)
         except ValueError as error:
             raise StoreUnusable(str(error)) from None
         self.uri = uri.rstrip("/")
@@ -48,7 +48,7 @@ class RunStore:
     @property
     def bucket(self) -> Bucket:
         """The operations beneath; made, and botocore loaded, at first use."""
-        from muster.store.client import Bucket
+        from muster.store.s3.bucket import Bucket
 
         with self._lock:
             if self._made is None:
@@ -61,9 +61,9 @@ class RunStore:
         :raises StoreUnusable: it refuses, or is none; one line that says why and what to do.
         :raises StoreError: it is away, which may pass.
         """
-        from muster.store.checking import probe
-        from muster.store.client import Bucket
-        from muster.store.patience import bounded
+        from muster.store.probe import probe
+        from muster.store.s3.bucket import Bucket
+        from muster.store.s3.retry import bounded
 
         endpoint = self._access.endpoint_url or "AWS S3"
         late = f"store {self.uri}: {endpoint} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
@@ -76,7 +76,7 @@ class RunStore:
 
     def put_snapshot(self, digest: str, archive: Path) -> None:
         """Store packed code under its digest, unless it is there."""
-        from muster.store.checking import put_snapshot
+        from muster.store.probe import put_snapshot
 
         put_snapshot(self.bucket, digest, archive)
 
@@ -84,7 +84,7 @@ class RunStore:
 
     def runs(self, limit: int = 20) -> list[dict[str, Any]]:
         """Give the records of the newest runs, newest first."""
-        newest = list(islice(_once_each(layout.run_of_index(key) for key in self.bucket.keys(layout.INDEX)), limit))
+        newest = list(islice(_once_each(store_keys.run_of_index(key) for key in self.bucket.keys(store_keys.INDEX)), limit))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return [record for record in pool.map(self._record_or_none, newest) if record is not None]
 
@@ -93,7 +93,7 @@ class RunStore:
 
         :raises UnknownRun: no such run in this store.
         """
-        found = self.bucket.get_json(layout.latest_generation(job_id))
+        found = self.bucket.get_json(store_keys.latest_generation(job_id))
         if found is None:
             raise UnknownRun(f"there is no run {job_id!r} in store {self.uri}; `muster ls` lists those there are")
         return int(found[0]["generation"])
@@ -123,15 +123,15 @@ class RunStore:
 
         :raises Conflict: another one is there.
         """
-        from muster.store.committing import commit
+        from muster.store.manifest_commit import commit
 
         keys = RunKeys(job_id=manifest.run, generation=manifest.generation)
         commit(self.bucket, key or keys.manifest, manifest)
 
     def events(self, job_id: str, generation: int, attempt: int, node: int, offset: int = 0) -> Iterator[tuple[int, Event]]:
         """Yield a node's events from a byte offset on, each with the offset after it, as far as the store has them now."""
-        from muster.store.reading import read_events
-        from muster.store.shipping import LogKeys
+        from muster.store.event_reader import read_events
+        from muster.store.event_segments import LogKeys
 
         run = RunKeys(job_id=job_id, generation=generation)
         return read_events(self.bucket, LogKeys(run=run, attempt=attempt, node=node), offset)
@@ -171,8 +171,8 @@ class RunStore:
             return list(pool.map(lambda file: self._fetch(file, dest), wanted))
 
     def _fetch(self, file: ManifestFile, dest: Path) -> Path:
-        from muster.store.download import fetch, safe
-        from muster.store.upload import Content
+        from muster.store.s3.download import fetch, safe
+        from muster.store.s3.upload import Content
 
         target = dest / safe(file.path)
         content = Content(size=file.size, sha256=file.sha256)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from muster.core.finding import Finding
-from muster.node.facts import GPU_QUERY, MAX_CLOCK_SKEW, Gpu, gpus_of
+from muster.node.preflight.facts import GPU_QUERY, MAX_CLOCK_SKEW, Gpu, gpus_of
 
 OLDEST_PYTHON = (3, 10)  # of nodes
 LOW_DISK = 1 << 30  # bytes; an environment with a framework alone takes more

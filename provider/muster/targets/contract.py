@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from muster.core.access import StoreAccess
 from muster.core.event import Cursor, Event
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
+from muster.core.store_access import StoreAccess
 from muster.node.assignment import AttemptRecord
 
 Log = Callable[[str], None]

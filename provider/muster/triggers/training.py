@@ -17,9 +17,9 @@ from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.hooks.compute import ComputeHook
 from muster.targets.contract import ComputeTarget
-from muster.triggers.ending import apart, end_job
-from muster.triggers.excerpt import Excerpt, Line
-from muster.triggers.standing import TaskKey, still_wanted
+from muster.triggers.cancellation import apart, end_job
+from muster.triggers.task_log import Excerpt, Line
+from muster.triggers.task_state import TaskKey, still_wanted
 
 TURN = 500  # events after which the triggerer's other triggers get their turn, however much there is to read
 

@@ -21,7 +21,7 @@ from docker_lab import DockerLab
 from muster.core.handle import JobHandle
 from muster.core.job import Mount
 from muster.core.plan import ContainerOptions, EnvironmentRef, JobPlan, Needs
-from muster.targets.docker.agent import volume_name
+from muster.targets.docker.agent_volume import volume_name
 from store_server import wait_until
 
 SOCKET = "/var/run/docker.sock"

@@ -16,7 +16,7 @@ from contract.suite.target_lab import TargetLab
 from hosts_lab import HostsLab
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
-from muster.node.queueing import LAUNCHED
+from muster.node.host.gang_scheduler import LAUNCHED
 from rack import Host
 from store_server import wait_until
 

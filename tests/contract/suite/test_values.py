@@ -11,7 +11,7 @@ from contract.suite.table import case
 from contract.suite.target_lab import TargetLab
 from lab import HOSTILE, plan_of
 from muster.core.state import RunState
-from muster.packaging import snapshot
+from muster.packaging.code import snapshot
 
 NAMES = (
     "späße 模型 🚀.bin",

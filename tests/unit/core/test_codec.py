@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from muster.core.access import StoreAccess
 from muster.core.codec import canonical, digest, from_data, to_data
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.job import Environment, Resources, TrainingJob
 from muster.core.manifest import Manifest, ManifestFile
-from muster.core.model import ModelVersion
+from muster.core.model_version import ModelVersion
+from muster.core.placeholder import Bindings, Here, HostOf, PortOf, resolve
 from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortWish, RankPlan
 from muster.core.state import RunState
-from muster.core.token import Bindings, Here, HostOf, PortOf, resolve
+from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause, Verdict
 from muster.node.assignment import Assignment, AttemptRecord
 

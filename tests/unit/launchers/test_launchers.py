@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import pytest
 
 from muster.core.errors import RequestError
-from muster.core.frameworks import FRAMEWORKS
 from muster.core.job import Roles, TrainingJob
+from muster.core.placeholder import Bindings, Here, resolve
 from muster.core.plan import NodePlan
-from muster.core.token import Bindings, Here, resolve
 from muster.launchers import LAUNCHERS, check, pytorch, tensorflow
+from muster.request.frameworks import FRAMEWORKS
 
 BINDINGS = Bindings(
     hosts=("10.0.0.1", "10.0.0.2"),

@@ -6,8 +6,8 @@ import pytest
 
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
+from muster.core.placeholder import Here
 from muster.core.plan import NodePlan, Starter
-from muster.core.token import Here
 from muster.launchers import launcher_of, mpi
 
 

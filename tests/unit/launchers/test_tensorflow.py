@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from muster.core.job import Roles, TrainingJob
+from muster.core.placeholder import Bindings, resolve
 from muster.core.plan import NodePlan, RankPlan
-from muster.core.token import Bindings, resolve
 from muster.launchers import LAUNCHERS, launcher_of, tensorflow
 
 LAUNCHER = LAUNCHERS["tensorflow"]

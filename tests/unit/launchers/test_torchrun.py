@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from muster.core.job import TrainingJob
-from muster.core.token import Bindings, resolve
+from muster.core.placeholder import Bindings, resolve
 from muster.launchers import launcher_of, pytorch, torchrun
 
 JOB = TrainingJob(

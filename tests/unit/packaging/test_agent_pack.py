@@ -20,11 +20,11 @@ def test_the_trimmed_libraries_make_a_client_without_any_other(tmp_path: Path) -
     unpack(files, tmp_path)
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(tmp_path / agent_pack.LIBRARIES)!r}]\n"
-        "from muster.core.access import StoreAccess; from muster.store.client import make_client\n"
+        "from muster.core.store_access import StoreAccess; from muster.store.s3.bucket import make_client\n"
         "for endpoint in ('http://somewhere:1', ''):\n"
         " client = make_client(StoreAccess(endpoint_url=endpoint, access_key='a', secret_key='b'))\n"
         " print(client.generate_presigned_url('get_object', Params={'Bucket': 'b', 'Key': 'k'}).split('?')[0])\n"
-        "import muster.store.node_sync, botocore, urllib3, six\n"
+        "import muster.store.sync.node_sync, botocore, urllib3, six\n"
         "print(all(m.__file__.startswith(sys.path[0]) for m in (botocore, urllib3, six)))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)

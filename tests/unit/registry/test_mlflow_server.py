@@ -44,7 +44,7 @@ def test_a_refused_address_does_not_show_its_password() -> None:
 WITHOUT = """
 import sys
 sys.modules["mlflow"] = None
-from muster.core.access import StoreAccess
+from muster.core.store_access import StoreAccess
 from muster.core.errors import RequestError
 from muster.registry import open_registry
 from muster.store.run_store import RunStore

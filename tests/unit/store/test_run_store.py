@@ -12,7 +12,7 @@ import pytest
 from muster.core.codec import to_data
 from muster.core.errors import StoreError, UnknownRun
 from muster.core.manifest import Manifest, ManifestFile
-from muster.store.errors import Conflict
+from muster.store.s3.errors import Conflict
 from store_server import Store
 from sync_process import SyncNode
 

@@ -38,13 +38,13 @@ class Images:
 
     def base_of(self, ref: EnvironmentRef) -> str:
         """Give the image on which an environment is built."""
-        from muster.packaging import image
+        from muster.packaging.image import image
 
         return image.base_image_of(ref, base_image=self.base, gpu_base_image=self.gpu_base)
 
     def name_of(self, ref: EnvironmentRef) -> str:
         """Give the name of the image that an environment means."""
-        from muster.packaging import image
+        from muster.packaging.image import image
 
         return image.image_name(ref, self.base_of(ref), self.repository)
 
@@ -53,7 +53,7 @@ class Images:
 
         :raises RequestError: it can't be had; with the reason.
         """
-        from muster.packaging import image
+        from muster.packaging.image import image
 
         with explained("preparing the image", where):
             base = self.base_of(ref)

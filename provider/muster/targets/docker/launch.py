@@ -15,15 +15,15 @@ from muster.core.plan import JobPlan
 from muster.node.assignment import Assignment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
-from muster.targets.docker import agent as docker_agent
-from muster.targets.docker import jobs
-from muster.targets.docker.agent import ENTRY, AgentVolume
+from muster.targets.docker import agent_volume as docker_agent
+from muster.targets.docker import containers
+from muster.targets.docker.account import Account
+from muster.targets.docker.agent_volume import ENTRY, AgentVolume
+from muster.targets.docker.containers import Attempt, Jobs, each
 from muster.targets.docker.engine import create
 from muster.targets.docker.errors import explained
-from muster.targets.docker.files import ARCHIVE, NODE, Shared, node_files, shared_files
 from muster.targets.docker.image import Image
-from muster.targets.docker.jobs import Attempt, Jobs, each
-from muster.targets.docker.user import Account
+from muster.targets.docker.node_files import ARCHIVE, NODE, Shared, node_files, shared_files
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -65,7 +65,7 @@ class Launch:
 
     @property
     def _base(self) -> str:
-        return jobs.attempt_name(self.claim.job_id, self.claim.generation, self.claim.attempt)
+        return containers.attempt_name(self.claim.job_id, self.claim.generation, self.claim.attempt)
 
     def run(self) -> None:
         """Launch it.
@@ -112,7 +112,7 @@ class Launch:
     def _create(self, node: int, network: str) -> None:
         import docker.errors
 
-        name = f"{self._base}-n{node}" if node else jobs.container_name(self.claim.job_id)
+        name = f"{self._base}-n{node}" if node else containers.container_name(self.claim.job_id)
         config = self.config(node, network)
         with explained(f"creating node {node}", self.where):
             try:
@@ -186,7 +186,7 @@ class Launch:
         return {
             "Image": setting.image.id,
             "Entrypoint": [setting.python, "-I", "-S", ENTRY, "guardian", str(NODE)],
-            "Hostname": jobs.host_name(claim.job_id, node),
+            "Hostname": containers.host_name(claim.job_id, node),
             "User": setting.arguments["User"] or setting.image.user,
             "Env": [f"{name}={value}" for name, value in environment.items()],
             "Labels": self._labels(node),
@@ -200,11 +200,15 @@ class Launch:
 
     def _labels(self, node: int | None = None) -> dict[str, str]:
         claim = self.claim
-        labels = {jobs.JOB: claim.job_id, jobs.GENERATION: str(claim.generation), jobs.ATTEMPT: str(claim.attempt)}
+        labels = {
+            containers.JOB: claim.job_id,
+            containers.GENERATION: str(claim.generation),
+            containers.ATTEMPT: str(claim.attempt),
+        }
         if node is not None:
-            labels |= {jobs.NODE_NUMBER: str(node), jobs.PYTHON: self.setting.python}
+            labels |= {containers.NODE_NUMBER: str(node), containers.PYTHON: self.setting.python}
         if node == 0:
-            labels[jobs.CLAIM] = canonical(claim).decode()
+            labels[containers.CLAIM] = canonical(claim).decode()
         return labels
 
     def _assignment(self, node: int) -> Assignment:

@@ -15,12 +15,12 @@ from muster.core.errors import UnknownRun
 from muster.core.event import NOTE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.verdict import Cause, Verdict
+from muster.targets.docker.containers import Attempt, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import Unreachable
-from muster.targets.docker.jobs import Attempt, Jobs
+from muster.targets.docker.log_reader import Ending, NodeReader
+from muster.targets.docker.node_restart import Again, Return
 from muster.targets.docker.outage import Outage
-from muster.targets.docker.reader import Ending, NodeReader
-from muster.targets.docker.returns import Again, Return
 from muster.targets.job_watch import LAST_WORDS, JobWatch
 
 if TYPE_CHECKING:

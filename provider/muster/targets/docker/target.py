@@ -13,26 +13,26 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from muster.core.access import StoreAccess
 from muster.core.errors import RequestError, TargetError, UnknownRun
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import EnvironmentRef, JobPlan
+from muster.core.store_access import StoreAccess
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.docker import agent as docker_agent
-from muster.targets.docker import arguments as docker_arguments
+from muster.targets.docker import agent_volume as docker_agent
 from muster.targets.docker import image as docker_image
+from muster.targets.docker import run_arguments as docker_arguments
+from muster.targets.docker.account import account_of
 from muster.targets.docker.check import check
-from muster.targets.docker.ending import await_birth, end, forget_older
+from muster.targets.docker.containers import Attempt, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
-from muster.targets.docker.fields import flag, login, words
 from muster.targets.docker.image import BUILT_PYTHON, Image, Images
-from muster.targets.docker.jobs import Attempt, Jobs
 from muster.targets.docker.launch import Launch, Setting, Taken
+from muster.targets.docker.options import flag, login, words
 from muster.targets.docker.session import DockerSession
-from muster.targets.docker.user import account_of
+from muster.targets.docker.termination import await_birth, end, forget_older
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LOOPBACK = ("localhost", "127.", "[::1]", "::1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster.targets.hosts.caches import ensure_agent, ensure_archive, ensure_environment
-from muster.targets.hosts.ground import write_files
+from muster.targets.hosts.cache import ensure_agent, ensure_archive, ensure_environment
+from muster.targets.hosts.host_files import write_files
 
 __all__ = ["ensure_agent", "ensure_archive", "ensure_environment", "write_files"]

@@ -16,9 +16,10 @@ from muster.core.errors import TargetError
 from muster.core.event import Event
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.verdict import Cause
-from muster.node import leftovers, processes
+from muster.node import processes
 from muster.node.assignment import Assignment
-from muster.node.clean import clean_environment
+from muster.node.host import handover
+from muster.node.host.clean_environment import clean_environment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
 from muster.targets.job_watch import last_end
@@ -53,8 +54,8 @@ def take_over(paths: JobPaths, claim: Claim, nodes: list[NodePaths]) -> None:
     """Move what the ranks left, in whatever attempt it is, into the one that commits it."""
     for node, here in enumerate(nodes):
         try:
-            leftovers.take_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
-        except (leftovers.Gone, OSError) as error:
+            handover.take_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
+        except (handover.Gone, OSError) as error:
             left = f"what node {node} of run {claim.job_id} left can't be had: {error}"
             raise TargetError(f"{left}; it can't be committed, clear the task to train anew") from error
 
@@ -65,7 +66,7 @@ def make_work(node: NodePaths, archive: Path | None) -> None:
         folder.mkdir(parents=True)
     node.ranks.mkdir()
     if archive is not None:
-        from muster.packaging import snapshot
+        from muster.packaging.code import snapshot
 
         snapshot.unpack(archive, node.work)
 

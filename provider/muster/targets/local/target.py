@@ -20,14 +20,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.core.access import StoreAccess
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
+from muster.core.store_access import StoreAccess
 from muster.node.assignment import Assignment
-from muster.targets import checks, uncontained
+from muster.targets import bare_metal, checks
 from muster.targets.claim import Claim, Found, Step, found_of, locked, next_claim, next_step
 from muster.targets.contract import Log, Session, Submission
 from muster.targets.local.nodes import (
@@ -61,9 +61,9 @@ class LocalTarget:
 
         :raises RequestError: the plan wants something that only containers have.
         """
-        uncontained.check(plan, self.name, log)
+        bare_metal.check(plan, self.name, log)
         if plan.environment.digest:
-            from muster.packaging import venv
+            from muster.packaging.environment import venv
 
             venv.ensure(plan.environment, self.root, log)
 
@@ -239,7 +239,7 @@ class LocalTarget:
         if environment.interpreter:
             return environment.interpreter
         if environment.digest:
-            from muster.packaging import venv
+            from muster.packaging.environment import venv
 
             return str(venv.interpreter(environment, self.root))
         return sys.executable

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from muster.core.errors import MusterError, RequestError, TargetError
-from muster.targets.shell import Done
+from muster.targets.hosts.connection import Link
+from muster.targets.hosts.shell import Done
 from muster.targets.slurm import query
-from muster.targets.slurm.login import LoginNode
+from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.query import Told
 from muster.targets.slurm.states import LOST_NODE
-from muster.targets.ssh.link import Link
 
 FASTEST = 1.0  # seconds between two questions while something happens
 COMMAND_TIME = 60.0

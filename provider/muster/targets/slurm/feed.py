@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.errors import MusterError
+from muster.targets.hosts.background import background
+from muster.targets.hosts.connection import NodeWatch
 from muster.targets.slurm.cluster import Away, Cluster
 from muster.targets.slurm.query import Told
-from muster.targets.ssh.background import background
-from muster.targets.ssh.link import NodeWatch
 
 MOST, FEW = 4 << 20, 1 << 20  # bytes of one node's log that may wait for whoever watches; below which more is fetched
 

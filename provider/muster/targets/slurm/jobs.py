@@ -10,23 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from muster.core.access import StoreAccess
 from muster.core.codec import canonical, from_data
 from muster.core.errors import RequestError, TargetError
 from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
+from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
-from muster.node import slurm_refusal, slurm_start
 from muster.node.assignment import Assignment
+from muster.node.slurm import rendezvous, submit_outcome
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Submission
-from muster.targets.hosts import caches
+from muster.targets.hosts import cache
 from muster.targets.slurm import query
+from muster.targets.slurm.batch_script import Batch, comment_of
 from muster.targets.slurm.cluster import Cluster
-from muster.targets.slurm.known import Known
+from muster.targets.slurm.job_record import Known
 from muster.targets.slurm.query import Partition, Told
-from muster.targets.slurm.script import Batch, comment_of
 from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
 
 SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
@@ -81,7 +81,7 @@ class Jobs:
         known = await self.known(handle.job_id)
         if known.claim is None or known.claim.generation != generation:
             return False
-        if known.end is None or not slurm_start.decides(known.end.data):
+        if known.end is None or not rendezvous.decides(known.end.data):
             await self._wish(known, reason)  # before Slurm is asked, who may be away: nodes that start meanwhile end by it
         became = await self.became(known)
         if became is None or became.found is not Found.RUNNING:
@@ -121,7 +121,7 @@ class Jobs:
             return Became(found=found_of(running=False, end=None, commit=known.claim.commit))
         told = await self.cluster.told(number)
         end = (await self.known(known.job_id)).end
-        if not told.state.over and end is not None and slurm_start.decides(end.data):
+        if not told.state.over and end is not None and rendezvous.decides(end.data):
             told = await self._left(number, LEAVE_TIME)
         found = found_of(running=not told.state.over, end=end, commit=known.claim.commit)
         return Became(found=found, number=number, end=end)
@@ -202,22 +202,22 @@ class Jobs:
             plan=submission.plan,
             paths=paths,
             options=self.cluster.options,
-            start=f"{ground.root}/{caches.agent_name()}/{caches.START}",
+            start=f"{ground.root}/{cache.agent_name()}/{cache.START}",
             python=link.host.python,
             commit=commit,
         )
         archive = ""
         if submission.archive is not None:
             packed = submission.archive
-            archive = await link.use(lambda shell: caches.ensure_archive(shell, ground.root, packed, ground.python))
+            archive = await link.use(lambda shell: cache.ensure_archive(shell, ground.root, packed, ground.python))
         files = _files(batch, submission, self._template(batch, submission, archive, ground.root))
         entry = {"claim": json.loads(canonical(claim)), "base": claim.attempt}
         names = {"job_id": claim.job_id, "turn": known.turn, "entry": entry, "files": files, "argv": batch.argv()}
         answer = await self.cluster.desk("launch", limit=SUBMIT_TIME, **names)
         if not answer["won"]:
             return False
-        if answer["outcome"] != slurm_refusal.TAKEN:
-            raise slurm_refusal.error_of(claim.job_id, answer["outcome"], answer["said"])
+        if answer["outcome"] != submit_outcome.TAKEN:
+            raise submit_outcome.error_of(claim.job_id, answer["outcome"], answer["said"])
         await self._refuse_hopeless(claim, known.turn + 1, answer["job"])
         return True
 
@@ -250,7 +250,7 @@ class Jobs:
 
     def _template(self, batch: Batch, submission: Submission, archive: str, root: str) -> Assignment:
         claim, plan = batch.claim, submission.plan
-        environment = caches.environment_name(plan.environment)
+        environment = cache.environment_name(plan.environment)
         return Assignment(
             job_id=claim.job_id,
             generation=claim.generation,

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
-from muster.targets.shell import Lost, TooSlow
+from muster.targets.hosts.background import background
+from muster.targets.hosts.connection import FIRST_PAUSE, LONGEST_PAUSE
+from muster.targets.hosts.shell import Lost, TooSlow
+from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.feed import News
-from muster.targets.slurm.known import Known
+from muster.targets.slurm.job_record import Known
 from muster.targets.slurm.watch import SlurmWatch
-from muster.targets.ssh.background import background
-from muster.targets.ssh.errors import Unreachable
-from muster.targets.ssh.link import FIRST_PAUSE, LONGEST_PAUSE
 
 T = TypeVar("T")
 Watched = tuple[JobHandle, Cursor, Event]

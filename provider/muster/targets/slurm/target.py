@@ -14,24 +14,24 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from muster.core.access import StoreAccess
 from muster.core.errors import TargetError
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
-from muster.targets import uncontained
+from muster.core.store_access import StoreAccess
+from muster.targets import bare_metal
 from muster.targets.claim import Found
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.hosts import caches
+from muster.targets.hosts import cache
+from muster.targets.hosts.background import background
 from muster.targets.slurm.check import check, check_mounts
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.jobs import Jobs
-from muster.targets.slurm.login import FIELDS as LOGIN_FIELDS
-from muster.targets.slurm.login import LoginNode
+from muster.targets.slurm.login_node import FIELDS as LOGIN_FIELDS
+from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import FIELDS as OPTION_FIELDS
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.session import SlurmSession
-from muster.targets.ssh.background import background
 
 T = TypeVar("T")
 FIELDS = (*LOGIN_FIELDS, *OPTION_FIELDS)
@@ -58,15 +58,15 @@ class SlurmTarget:
     def prepare(self, plan: JobPlan, log: Log) -> None:
         """Put the agent and the plan's environment on the shared folder, or find them by their digests."""
         mounts = plan.container.mounts
-        uncontained.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
+        bare_metal.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
 
         async def ready(jobs: Jobs) -> None:
             link = jobs.cluster.link
             seen = await link.ground()
             await check_mounts(jobs.cluster, mounts, self.name)
-            if caches.environment_name(plan.environment):
+            if cache.environment_name(plan.environment):
                 where = (seen.root, seen.python, plan.environment, log)
-                await link.use(lambda shell: caches.ensure_environment(shell, *where))
+                await link.use(lambda shell: cache.ensure_environment(shell, *where))
 
         self._do(ready)
 

@@ -18,7 +18,7 @@ from muster.core.verdict import Cause, Verdict
 from muster.targets.job_watch import JobWatch
 from muster.targets.slurm.cluster import Away, Cluster
 from muster.targets.slurm.feed import Feed, Lines, News, Silence
-from muster.targets.slurm.known import Known
+from muster.targets.slurm.job_record import Known
 from muster.targets.slurm.query import Told
 from muster.targets.slurm.states import OUT_OF_MEMORY, waiting_for
 

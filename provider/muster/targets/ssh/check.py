@@ -9,9 +9,9 @@ from itertools import chain
 from muster.core.errors import MusterError
 from muster.core.finding import Finding
 from muster.targets import checks
-from muster.targets.hosts import ground
+from muster.targets.hosts import host_files
+from muster.targets.hosts.ssh_shell import SshShell
 from muster.targets.ssh.inventory import Host, Inventory
-from muster.targets.ssh.shell import SshShell
 
 
 async def check(inventory: Inventory) -> tuple[Finding, ...]:
@@ -46,7 +46,7 @@ async def _look(host: Host, shell: SshShell) -> list[Finding]:
     ]
     if version.code:
         return findings
-    seen = await ground.look(shell, host.root, host.python)
+    seen = await host_files.look(shell, host.root, host.python)
     free = await shell.run(["df", "-Pk", seen.root], limit=checks.LIMIT)
     findings.append(checks.disk(f"{host.name}: disk", int(free.out.split()[-3]) << 10, seen.root))
     if host.gpus:

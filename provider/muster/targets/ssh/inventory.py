@@ -9,9 +9,9 @@ from typing import Any
 
 from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
-from muster.targets.hosts.ground import DEFAULT_PYTHON
-from muster.targets.ssh.login import FIELDS as LOGIN_FIELDS
-from muster.targets.ssh.login import Login
+from muster.targets.hosts.host_files import DEFAULT_PYTHON
+from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
+from muster.targets.hosts.ssh_login import Login
 
 DEFAULT_ROOT = "~/.muster"
 OWN = ("name", "slots", "gpus", "address", "root", "python", "spare", "host_key_check", "ssh_conn_id")

@@ -10,27 +10,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from muster.core.access import StoreAccess
 from muster.core.codec import from_data
 from muster.core.errors import MusterError, TargetError, UnknownRun
 from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
+from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
-from muster.node.queueing import GRANTED, LAUNCHED, WAITING
+from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, WAITING
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Log, Submission
-from muster.targets.hosts import caches
-from muster.targets.ssh.background import Background
-from muster.targets.ssh.claims import ClaimPlace, Entry, Place, Seen
-from muster.targets.ssh.ends import cancelled
-from muster.targets.ssh.errors import Unreachable
+from muster.targets.hosts import cache
+from muster.targets.hosts.background import Background
+from muster.targets.hosts.connection import Link
+from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Host, Inventory, slots_of
 from muster.targets.ssh.launch import Launch, Unsettled
-from muster.targets.ssh.left import left_by
-from muster.targets.ssh.link import Link
-from muster.targets.ssh.parcel import Parcel
-from muster.targets.ssh.waiting import WaitingRoom
+from muster.targets.ssh.launch_bundle import Parcel
+from muster.targets.ssh.queue_client import ClaimPlace, Entry, Place, Seen
+from muster.targets.ssh.queue_watch import WaitingRoom
+from muster.targets.ssh.uncommitted import left_by
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LAUNCH_TIME = 600.0  # seconds for another launcher to come to an end, with environments to be built
@@ -70,7 +70,7 @@ class SshJobs:
     async def prepare(self, plan: JobPlan, log: Log) -> None:
         """Make sure of agent and environment on the hosts; one that can't be reached is told, unless too few are left."""
         hosts = [host for host in self.inventory.hosts if not host.spare]
-        if not caches.environment_name(plan.environment):
+        if not cache.environment_name(plan.environment):
             await self.place.link.use(lambda shell: self.place.link.ground())
             return
         done = await asyncio.gather(*(self._prepare(host.name, plan, log) for host in hosts), return_exceptions=True)
@@ -83,7 +83,7 @@ class SshJobs:
     async def _prepare(self, name: str, plan: JobPlan, log: Log) -> None:
         link, host = self.link(name), self.inventory.host(name)
         await link.use(lambda shell: link.ground())
-        await link.use(lambda shell: caches.ensure_environment(shell, host.root, host.python, plan.environment, log))
+        await link.use(lambda shell: cache.ensure_environment(shell, host.root, host.python, plan.environment, log))
 
     # -- submit
 
@@ -126,7 +126,7 @@ class SshJobs:
         name = f"snapshots/{archive.name}"
         seen = await link.use(lambda shell: link.ground(name))
         if name not in seen.have:
-            await link.use(lambda shell: caches.put_archive(shell, seen, name, archive))
+            await link.use(lambda shell: cache.put_archive(shell, seen, name, archive))
 
     # -- what became of an attempt
 

@@ -14,19 +14,19 @@ from muster.core.codec import from_data
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.core.event import Event
 from muster.core.plan import JobPlan
-from muster.node.keeper import LEASE
-from muster.node.queueing import LAUNCHED, STARTING
+from muster.node.host.gang_scheduler import LAUNCHED, STARTING
+from muster.node.host.queue_control import LEASE
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
-from muster.targets.hosts import caches, ground
-from muster.targets.hosts.ground import Ground
-from muster.targets.shell import Lost, Shell, Stream
-from muster.targets.ssh import scouting
-from muster.targets.ssh.claims import ClaimPlace, Entry, Place
-from muster.targets.ssh.ends import unplaced
-from muster.targets.ssh.errors import Bad, together
-from muster.targets.ssh.link import Link
-from muster.targets.ssh.parcel import PARCEL, Attempt, Files, Parcel, Ready
+from muster.targets.hosts import cache, host_files
+from muster.targets.hosts.connection import Link
+from muster.targets.hosts.host_files import Ground
+from muster.targets.hosts.shell import Lost, Shell, Stream
+from muster.targets.hosts.ssh_errors import Bad, together
+from muster.targets.ssh import preflight
+from muster.targets.ssh.end_events import unplaced
+from muster.targets.ssh.launch_bundle import PARCEL, Attempt, Files, Parcel, Ready
+from muster.targets.ssh.queue_client import ClaimPlace, Entry, Place
 
 START_TIME = 300.0  # seconds for unpacking the code and starting an agent
 OVER_SLACK = 900.0  # seconds beyond all limits of a run after which no agent lives, however its last words and clocks go
@@ -128,12 +128,12 @@ class Launch:
         return await link.use(lambda shell: self._made_ready(link, shell, parcel))
 
     async def _made_ready(self, link: Link, shell: Shell, parcel: Parcel) -> Ready:
-        environment = caches.environment_name(parcel.plan.environment)
+        environment = cache.environment_name(parcel.plan.environment)
         seen = await link.ground(*filter(None, [environment, parcel.archive]))
         ref, host = parcel.plan.environment, link.host
         interpreter = ref.interpreter or (f"{seen.root}/{environment}/bin/python" if environment else seen.python)
         if environment and environment not in seen.have:
-            interpreter = await caches.ensure_environment(shell, host.root, host.python, ref, self._log)
+            interpreter = await cache.ensure_environment(shell, host.root, host.python, ref, self._log)
         if parcel.archive and parcel.archive not in seen.have:
             await self._bring_archive(shell, seen, parcel.archive)
         archive = f"{seen.root}/{parcel.archive}" if parcel.archive else ""
@@ -148,7 +148,7 @@ class Launch:
         source = await there.open(["cat", path])
         try:
             what = f"reading {name}"
-            await ground.store(shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what))
+            await host_files.store(shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what))
         finally:
             await source.close()
 
@@ -163,7 +163,7 @@ class Launch:
         if done.code:  # it would be so for whoever tries next
             gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.said}; submit it again")
             raise Bad({place.host: gone for place in entry.places})
-        return ground.files_of(done.out)
+        return host_files.files_of(done.out)
 
     # -- looking at hosts where there are others to take
 
@@ -173,11 +173,11 @@ class Launch:
     async def _inspect(self, entry: Entry, ready: list[Ready], plan: JobPlan) -> None:
         """Look at all hosts and try all pairs as agents would; who does not fit is bad, so that a spare takes its place."""
         try:
-            await scouting.inspect(entry, ready, plan)
+            await preflight.inspect(entry, ready, plan)
         except Bad as bad:
             if not all(isinstance(error, Lost) for error in bad.hosts.values()):
                 raise
-            await scouting.inspect(entry, ready, plan)  # a connection was lost, of which there is another by now
+            await preflight.inspect(entry, ready, plan)  # a connection was lost, of which there is another by now
 
     # -- starting agents
 
@@ -192,7 +192,7 @@ class Launch:
             "archive": ready.archive,
             "before": parcel.left(node),
         }
-        answer = await ready.link.ask("steward", request, tail=ground.tar_of(files), limit=START_TIME)
+        answer = await ready.link.ask("steward", request, tail=host_files.tar_of(files), limit=START_TIME)
         if answer.get("stale"):
             raise NotOurs
         if not answer["ok"]:
@@ -270,4 +270,4 @@ async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]
         yield data
     done = await source.wait()
     if done.code:
-        raise ground.refusal(done, where, what, "cat")
+        raise host_files.refusal(done, where, what, "cat")

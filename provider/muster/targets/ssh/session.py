@@ -15,10 +15,10 @@ from muster.core.codec import from_data, to_data
 from muster.core.event import NOTE, STATE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.verdict import Cause, Verdict
+from muster.targets.hosts.background import Background
 from muster.targets.job_watch import JobWatch
-from muster.targets.ssh.background import Background
-from muster.targets.ssh.ends import lost
-from muster.targets.ssh.following import Follower, News
+from muster.targets.ssh.end_events import lost
+from muster.targets.ssh.feed import Follower, News
 from muster.targets.ssh.jobs import SshJobs
 
 ROOM = 4 << 20  # bytes of logs that may wait for the one who watches; hosts with more have to wait

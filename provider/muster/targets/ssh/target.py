@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from muster.core.access import StoreAccess
 from muster.core.errors import RequestError
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import ContainerOptions, JobPlan
-from muster.targets import uncontained
+from muster.core.store_access import StoreAccess
+from muster.targets import bare_metal
 from muster.targets.contract import Log, Session, Submission
-from muster.targets.ssh.background import Background, background
+from muster.targets.hosts.background import Background, background
 from muster.targets.ssh.check import check
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.jobs import SshJobs
@@ -50,7 +50,7 @@ class SshTarget:
         :raises RequestError: the plan wants what hosts have not, or more of them than there are.
         """
         _check_mounts(plan, self.name)
-        uncontained.check(dataclasses.replace(plan, container=_without_mounts(plan.container)), self.name, log)
+        bare_metal.check(dataclasses.replace(plan, container=_without_mounts(plan.container)), self.name, log)
         self.inventory.check(plan, self.name)
         self._background.run(self._jobs.prepare(plan, log))
 

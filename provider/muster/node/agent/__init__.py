@@ -1,0 +1,1 @@
+"""The node's part of a running job: guardian, agent, leader, follower."""

@@ -1,0 +1,1 @@
+"""What serves a host between jobs: control commands, log streams, the queue."""

@@ -1,0 +1,120 @@
+"""Fitting: whether nodes that are there fit the job and each other; asked of agents, or of hosts before there are any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from muster.core.codec import from_data
+from muster.core.plan import JobPlan
+from muster.core.verdict import Misfit, Verdict, unfit
+from muster.node.preflight import content_digests, network, rules
+from muster.node.preflight.facts import Facts
+from muster.node.preflight.reachability import Blocked, Door
+
+
+class Nodes(Protocol):
+    """Nodes that can be asked, by their numbers; ``facts`` of each as data."""
+
+    facts: dict[int, dict[str, Any]]
+
+    def clocks(self) -> dict[int, float]:
+        """Give how many seconds each node's clock is ahead of node 0's."""
+        ...
+
+    async def ask(self, node: int, do: str, **fields: Any) -> Any:
+        """Ask one node."""
+        ...
+
+    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
+        """Ask all nodes, at once."""
+        ...
+
+
+class Refused(Exception):
+    """The nodes don't fit; carries the verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.summary())
+        self.verdict = verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """Compares nodes, chooses their network, has every pair tried; ``tell(level, text)`` hears what is odd and no misfit.
+
+    ``submitter``: seconds that the clock of the machine that submitted is ahead of node 0's. ``doors``: more of them to try,
+    that are open already.
+    """
+
+    plan: JobPlan
+    nodes: Nodes
+    submitter: float
+    tell: Callable[[str, str], None]
+    doors: tuple[Door, ...] = ()
+
+    async def run(self) -> network.Choice:
+        """Give the network that the nodes train over.
+
+        :raises Refused: one at least doesn't fit.
+        """
+        facts = [from_data(Facts, self.nodes.facts[node]) for node in sorted(self.nodes.facts)]
+        await self._compare(facts)
+        choice = self._choose(facts)
+        await self._try_pairs(choice, facts)
+        return choice
+
+    # -- whether they fit
+
+    async def _compare(self, facts: list[Facts]) -> None:
+        clocks = self.nodes.clocks()
+        misfits = rules.misfits(self.plan, facts, clocks, self.submitter) or await self._other_packages(facts)
+        if misfits:
+            raise Refused(unfit(misfits))
+        for note in rules.notes(clocks, self.submitter, facts):
+            self.tell("warning", note)
+
+    async def _other_packages(self, facts: list[Facts]) -> tuple[Misfit, ...]:
+        odd = rules.other_packages(self.plan, facts)
+        if not odd:
+            return ()
+        lists = await self.nodes.ask_all("packages")
+        remedy = "make the nodes' environments the same, or empty Muster's environments there"
+        difference = content_digests.difference
+        reasons = {
+            node: f"its environment is not that of the others: {difference(lists[node], lists[usual])}; {remedy}"
+            for node, usual in odd
+            if node in lists and usual in lists
+        }
+        return rules.misfits_of(reasons, facts)
+
+    # -- whether they reach each other
+
+    def _choose(self, facts: list[Facts]) -> network.Choice:
+        try:
+            choice = network.choose(self.plan.network_interface, facts)
+        except network.NoNetwork as error:
+            raise Refused(unfit(rules.misfits_of({error.node: str(error)}, facts))) from None
+        if choice.note:
+            self.tell("info", choice.note)
+        return choice
+
+    async def _try_pairs(self, choice: network.Choice, facts: list[Facts]) -> None:
+        """Have every node try all others: two messages to each node, however many pairs there are.
+
+        Ports that the plan wishes are tried; where not every node has one, also one more of each, as the framework then takes
+        any. Over loopback there is nothing to try.
+        """
+        if len(facts) == 1 or all(address.startswith(network.LOOPBACK_RANGE) for address in choice.addresses):
+            return
+        spare = not all(node.ports for node in self.plan.nodes)
+        asked = (self.nodes.ask(n, "open_doors", address=address, spare=spare) for n, address in enumerate(choice.addresses))
+        opened = await asyncio.gather(*asked)
+        doors = [Door(node=n, address=choice.addresses[n], ports=tuple(ports)) for n, ports in enumerate(opened)]
+        told = [[door.node, door.address, door.ports] for door in (*doors, *self.doors)]
+        answers = await self.nodes.ask_all("try_doors", doors=told)
+        pairs = [from_data(Blocked, pair) for answer in answers.values() for pair in answer]
+        if pairs:
+            raise Refused(unfit(rules.culprits(pairs, facts)))

@@ -1,0 +1,299 @@
+"""Ranks of this node: started through the shim, their output taken line by line, their ends recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muster.core import event
+from muster.core.paths import NodePaths
+from muster.node.event_log import EventLog
+from muster.node.ranks.metrics import RankMetrics
+
+MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
+READ_SIZE = 1 << 18
+TAIL_LINES = 200  # lines kept in memory to find the exception line in
+STARTER = -1  # the pseudo rank of the program that starts the ranks, where there is one
+NOT_STARTED = "the process that starts it ended before it could; see agent.log in the node's folder"
+QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec:
+    """One rank, all tokens resolved: ready to run."""
+
+    rank: int
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    local_rank: int = 0
+    decides: bool = True
+    name: str = ""  # of the raw log, where it is not the rank's own
+    number: int | None = None  # what its starter counts it as, where that may be another
+
+
+@dataclass(kw_only=True)
+class RankProcess:
+    """One rank while it runs: its shim, pid, output so far and, in the end, how it ended."""
+
+    spec: RankSpec
+    log: Any
+    shim: int = 0
+    pid: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    exit_code: int | None = None
+    signal: int | None = None
+    victim: bool = False  # ended by us, because the run was already ending
+    vanished: bool = False  # its shim was killed: nobody knows how the rank itself ended
+    why: str = ""  # it ended so, where its own output can't say it
+    heard: bool = False  # its shim has come to us
+    output: int = -1
+    rest: bytes = b""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    metrics: RankMetrics | None = None
+    rest_since: float = 0.0  # when the unfinished line was last added to
+    flush: asyncio.TimerHandle | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, and not with exit code 0."""
+        return bool(self.ended) and self.exit_code != 0
+
+
+class Ranks:
+    """Starts the ranks of a node and turns what they say and how they end into events.
+
+    ``on_end(rank)`` is called once for each rank, after its last line is in the event log.
+    """
+
+    def __init__(self, paths: NodePaths, log: EventLog, on_end: Callable[[RankProcess], None]) -> None:
+        self._paths = paths
+        self._log = log
+        self._on_end = on_end
+        self.processes: dict[int, RankProcess] = {}
+        self.last_metrics: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Forget the processes of an earlier start."""
+        self._paths.ranks.mkdir(exist_ok=True)
+        self.processes = {}
+
+    def start(self, spec: RankSpec) -> None:
+        """Start a shim, which fetches the spec from us."""
+        process = self._expect(spec)
+        shim = str(Path(__file__).with_name("shim.py"))
+        argv = [sys.executable, "-I", "-S", shim, str(self._paths.root), str(spec.rank)]
+        process.shim = os.posix_spawn(
+            sys.executable, argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        )
+
+    def _expect(self, spec: RankSpec) -> RankProcess:
+        path = self._paths.ranks / f"{spec.name}.log" if spec.name else self._paths.rank_log(spec.rank)
+        process = RankProcess(spec=spec, log=path.open("ab", buffering=0))
+        if metrics := spec.env.get("MUSTER_METRICS"):
+            process.metrics = RankMetrics(Path(metrics))
+        self.processes[spec.rank] = process
+        return process
+
+    async def serve(self, connection: socket.socket, rank: int) -> None:
+        """Serve a shim that we have started."""
+        process = self.processes[rank]
+        if not process.ended:
+            await self._serve(connection, process)
+
+    def note_gone(self, children: Mapping[int, int]) -> None:
+        """Note children of ours that have ended, with exit code or -signal; a shim that had not come to us ends its rank."""
+        for process in list(self.processes.values()):
+            if process.shim in children and not process.heard and not process.ended:
+                code = children[process.shim] or 1  # whatever it says, it has run no rank
+                how = {"exit_code": code if code > 0 else None, "signal": -code if code < 0 else None}
+                self._end(process, {**how, "why": NOT_STARTED})
+
+    async def join(self, connection: socket.socket, spec: RankSpec, shim: int) -> None:
+        """Serve a shim that was started by others; a rank has only one.
+
+        :raises ValueError: there is one for this rank already.
+        """
+        if spec.rank in self.processes:
+            raise ValueError(f"rank {spec.rank} is there already")
+        process = self._expect(spec)
+        process.shim = shim
+        await self._serve(connection, process)
+
+    async def _serve(self, connection: socket.socket, process: RankProcess) -> None:
+        """Answer one shim, to the end of its rank. One that vanishes counts as SIGKILL, as does a rank that we lose hold of."""
+        process.heard = True
+        try:
+            end = await self._hear(connection, process)
+        except ConnectionError:
+            end = _VANISHED
+        except Exception as error:  # whatever it is, the run must not wait for this rank
+            traceback.print_exc()
+            end = {**_LOST, "why": f"the agent lost hold of this rank: {type(error).__name__}: {error}"}
+        self._end(process, end)
+
+    async def _hear(self, connection: socket.socket, process: RankProcess) -> dict[str, Any]:
+        """Tell a shim its spec, take its rank's pid and output pipe; gives the end that it reports."""
+        loop = asyncio.get_running_loop()
+        spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
+        await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
+        await _readable(connection)
+        data, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+        said = _said(data)
+        if "started" in said:
+            self._take_over(process, said["started"], fds)
+            said = _said(await loop.sock_recv(connection, 4096))
+        end: dict[str, Any] = said["ended"]
+        return end
+
+    def _take_over(self, process: RankProcess, pid: int, fds: list[int]) -> None:
+        process.pid, process.started = pid, time.time()
+        if not fds:  # the kernel drops what we have no room for
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        process.output = fds[0]
+        os.set_blocking(process.output, False)
+        number = {} if process.spec.number is None else {"number": process.spec.number}
+        self._log.add(event.RANK_START, rank=process.spec.rank, pid=process.pid, **number)
+        asyncio.get_running_loop().add_reader(process.output, self._read, process)
+
+    def _read(self, process: RankProcess) -> bool:
+        """Take what the rank has written; says whether there may be more."""
+        try:
+            data = os.read(process.output, READ_SIZE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._close_output(process)
+            return False
+        try:
+            process.log.write(data)
+        except OSError as error:
+            self._log.note_full(error)
+        self._take(process, data)
+        return True
+
+    def _take(self, process: RankProcess, data: bytes) -> None:
+        lines = (process.rest + data).split(b"\n")
+        process.rest = lines.pop()
+        events = [item for line in lines for item in self._line_events(process, line)]
+        if len(process.rest) >= MAX_LINE:
+            events += self._line_events(process, process.rest, unfinished=True)
+            process.rest = b""
+        self._log.add_all(events)
+        process.rest_since = asyncio.get_running_loop().time()
+        if process.rest and process.flush is None:
+            self._flush_in(QUIET_FLUSH, process)
+
+    def _flush_in(self, delay: float, process: RankProcess) -> None:
+        process.flush = asyncio.get_running_loop().call_later(delay, self._flush, process)
+
+    def _flush(self, process: RankProcess) -> None:
+        """Show an unfinished line that nothing was added to for a while; another one has time of its own."""
+        process.flush = None
+        quiet = asyncio.get_running_loop().time() - process.rest_since
+        if process.rest and quiet < QUIET_FLUSH:
+            self._flush_in(QUIET_FLUSH - quiet, process)
+        elif process.rest:
+            self._log.add_all(self._line_events(process, process.rest, unfinished=True))
+            process.rest = b""
+
+    @staticmethod
+    def _line_events(process: RankProcess, line: bytes, unfinished: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        pieces = [line[i : i + MAX_LINE] for i in range(0, len(line), MAX_LINE)] or [b""]
+        events = []
+        for index, piece in enumerate(pieces):
+            text = piece.decode("utf-8", errors="replace").removesuffix("\r")
+            part = {"part": True} if unfinished or index < len(pieces) - 1 else {}
+            events.append((event.LINE, {"rank": process.spec.rank, "text": text, **part}))
+            process.tail.append(text)
+        return events
+
+    def _close_output(self, process: RankProcess) -> None:
+        if process.output >= 0:
+            asyncio.get_running_loop().remove_reader(process.output)
+            os.close(process.output)
+            process.output = -1
+
+    def _end(self, process: RankProcess, end: dict[str, Any]) -> None:
+        """Note the end of a rank; what can't be taken of its output or metrics must not keep it back."""
+        try:
+            self._take_last(process)
+        except Exception:
+            traceback.print_exc()
+        process.ended = end.get("at") or time.time()
+        process.exit_code, process.signal, process.why = end["exit_code"], end["signal"], end.get("why", "")
+        process.vanished = end is _VANISHED
+        seconds = round(process.ended - (process.started or process.ended), 3)
+        how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
+        try:
+            self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
+        finally:
+            self._on_end(process)
+
+    def _take_last(self, process: RankProcess) -> None:
+        while process.output >= 0 and self._read(process):
+            pass
+        if process.flush is not None:
+            process.flush.cancel()
+        if process.rest:
+            self._log.add_all(self._line_events(process, process.rest))
+            process.rest = b""
+        self.read_metrics()
+
+    def read_metrics(self) -> None:
+        """Take what the ranks have logged by ``muster.tracking`` since the last look."""
+        for process in self.processes.values():
+            if process.metrics is not None:
+                self._log.add_all([self._metric_event(process, row) for row in process.metrics.take()])
+
+    def _metric_event(self, process: RankProcess, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if isinstance(row.get("value"), (int, float)):
+            with contextlib.suppress(OverflowError):  # of an integer that no float can hold
+                self.last_metrics[row["name"]] = float(row["value"])
+        return event.METRIC, {"rank": process.spec.rank, **{key: row[key] for key in ("name", "value", "step") if key in row}}
+
+    def close(self) -> None:
+        """Let go of all outputs, those that a descendant still holds open included."""
+        for process in self.processes.values():
+            while process.output >= 0 and self._read(process):
+                pass
+            self._close_output(process)
+            process.log.close()
+
+
+_LOST: dict[str, Any] = {"exit_code": None, "signal": 9}
+_VANISHED = dict(_LOST)  # of a shim that was killed
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """Give what a shim said.
+
+    :raises ConnectionError: nothing, it is gone.
+    """
+    if not data:
+        raise ConnectionError("the shim is gone")
+    said: dict[str, Any] = json.loads(data)
+    return said
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(connection.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection.fileno())

@@ -1,0 +1,74 @@
+"""Ending: the processes of a node's ranks are told to leave, then killed, and it is verified that none is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from muster.node import processes
+from muster.node.ranks.supervisor import STARTER, Ranks
+
+STARTER_LEAVES = 0.3  # seconds that a starter and its tools have to leave once all ranks of this node are gone
+LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
+
+
+class Ending:
+    """Ends what descends from this process; ``spare`` gives the one that stays: the sync process.
+
+    ``mark``: the variable that a starter's tools carry, "" where there is no starter.
+    """
+
+    def __init__(self, ranks: Ranks, spare: Callable[[], int], mark: str) -> None:
+        self._ranks = ranks
+        self._spare = spare
+        self._mark = mark
+
+    async def run(self, grace: float) -> list[int]:
+        """TERM, ``grace`` seconds, KILL; gives those that could not be ended."""
+        await self._terminate(grace)
+        gone = time.monotonic()
+        await self._last_reports(gone)
+        return await self._kill(gone + STARTER_LEAVES if self._mark else time.monotonic() + LAST_REPORTS)
+
+    def _all(self) -> list[int]:
+        return processes.descendants(os.getpid(), spare=[self._spare()])
+
+    def _living(self) -> list[int]:
+        """Give the ranks and all that descends from them: not the shims, nor the starter and what it runs beside them."""
+        others = {process.shim for process in self._ranks.processes.values()}
+        living = self._all()
+        if self._mark:
+            others |= processes.carrying(self._mark, living)
+        return [pid for pid in living if pid not in others]
+
+    async def _terminate(self, grace: float) -> None:
+        """TERM every rank and descendant, also those that appear meanwhile, for at most ``grace`` seconds."""
+        told: set[int] = set()
+        give_up, pause = time.monotonic() + grace, 0.005
+        while (living := self._living()) and time.monotonic() < give_up:
+            processes.send(set(living) - told, signal.SIGTERM)
+            processes.send(set(living) - told, signal.SIGCONT)
+            told |= set(living)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+
+    async def _last_reports(self, began: float) -> None:
+        """KILL what outlived the grace, and wait for the word on every rank; for the starter's own not as long."""
+        while (unheard := self._unheard()) and time.monotonic() < began + LAST_REPORTS:
+            living = self._living()
+            if unheard == {STARTER} and time.monotonic() > began + STARTER_LEAVES:
+                living.append(self._ranks.processes[STARTER].pid)
+            processes.send(living, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+
+    def _unheard(self) -> set[int]:
+        return {rank for rank, process in self._ranks.processes.items() if not process.ended}
+
+    async def _kill(self, give_up: float) -> list[int]:
+        """KILL whatever is left, shims included; they and the starter's tools leave by themselves if they can."""
+        while self._all() and time.monotonic() < give_up:
+            await asyncio.sleep(0.005)
+        return await asyncio.to_thread(processes.kill_descendants, os.getpid(), [self._spare()])

@@ -1,0 +1,1 @@
+"""A source tree as a digest and an archive."""

@@ -1,0 +1,1 @@
+"""Packages as a lock and a cached environment."""

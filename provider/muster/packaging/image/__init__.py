@@ -1,0 +1,1 @@
+"""An environment as a container image named by content."""

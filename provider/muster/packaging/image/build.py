@@ -1,0 +1,160 @@
+"""One build on an engine: its log line by line, its failure in one line with the reason, nothing left of it but the image."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError, TargetError
+from muster.packaging.environment.uv import LONGEST_REASON, Log
+from muster.packaging.image.recipe import Recipe, Step
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+STAGE = "MUSTER_STAGE"  # argument of a build that a stage takes as its label of this name, so that it is found
+LAST_LINES = 8
+KILLED = 137  # exit code of what SIGKILL has ended
+_AT = re.compile(r"^Step (\d+)/\d+ : ")
+_CODE = re.compile(r"returned a non-zero code: (\d+)")
+_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_DRAWING = re.compile(r"^[\s│╰─>\u00d7]+")
+_SAYS_NOTHING = re.compile(
+    r"^$|note: |hint: |\[end of output\]|\[\d+ lines of output\]|error: subprocess-exited|exit code: \d+$"
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a build has come: the step it is at, and what that has said."""
+
+    recipe: Recipe
+    log: Log
+    step: Step = field(default_factory=lambda: Step(text=""))
+    said: list[str] = field(default_factory=list)
+
+    def hear(self, text: str) -> None:
+        """Take in what the builder says."""
+        for line in _COLOURS.sub("", text).splitlines():
+            at = _AT.match(line)
+            if at:
+                self.step = self._step(int(at[1]), line[at.end() :])
+                self.said = []
+                self.log(f"step {line.split(' : ')[0].removeprefix('Step ')}: {self.step.purpose or self.step.text}")
+            elif line.strip() and not line.startswith((" --->", "Removing intermediate")):
+                self.said.append(line.rstrip())
+                self.log(line.rstrip())
+
+    def _step(self, number: int, text: str) -> Step:
+        """Give the instruction of a number; after the last come the builder's own, for labels."""
+        steps = self.recipe.steps
+        return steps[number - 1] if number <= len(steps) else Step(text=text)
+
+    def error(self, words: str) -> MusterError:
+        """Give the error for a build that ended with these words of the engine's."""
+        last = self._last()
+        if _NO_SPACE.search(words) or any(_NO_SPACE.search(line) for line in self.said[-40:]):
+            return TargetError(
+                f"{self.recipe.what} can't be built: no space left on the engine's disk, while {self._doing()}; free some, for "
+                "example by `docker system prune`"
+            )
+        code = _CODE.search(words)
+        if code and int(code[1]) == KILLED:
+            return TargetError(
+                f"{self.recipe.what} can't be built: {self._doing()} was killed from outside (exit code {KILLED}): {last}; its "
+                "machine ran out of memory, or the engine was stopped; try again"
+            )
+        why = f"exit code {code[1]}: {last}" if code else _one_line(words)
+        kind = RequestError if self.step.purpose.startswith("build_steps") else EnvironmentUnsolvable
+        return kind(f"{self.recipe.what} can't be built: {self._doing()} failed with {why}")
+
+    def cut_off(self, error: object) -> TargetError:
+        """Give the error for a build whose engine went away meanwhile."""
+        return TargetError(
+            f"{self.recipe.what} can't be built: the engine went away while {self._doing()}: {_one_line(str(error))}; try "
+            "again once it answers"
+        )
+
+    def _doing(self) -> str:
+        return self.step.purpose or self.step.text or "sending the packages"
+
+    def _last(self) -> str:
+        """Give what the step said last; errors of package installers without what they said before."""
+        lines = [line for line in (_DRAWING.sub("", line).strip() for line in self.said) if not _SAYS_NOTHING.match(line)]
+        errors = [line for line in lines if line.startswith("E: ")]
+        text = " | ".join((errors or lines)[-LAST_LINES:]) or "it said nothing"
+        return text if len(text) <= LONGEST_REASON else f"…{text[-LONGEST_REASON:]}"
+
+
+def build(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], context: IO[bytes], log: Log) -> None:
+    """Build an image and name it.
+
+    :raises EnvironmentUnsolvable: an instruction fails; with its own last lines.
+    :raises RequestError: one of the user's steps fails.
+    :raises TargetError: the engine's disk is full, the engine is gone, or an instruction is killed from outside.
+    """
+    import docker.errors
+
+    progress = Progress(recipe=recipe, log=log)
+    answer = _stream(client, recipe, arguments, context)
+    try:
+        for line in answer:
+            if "error" in line:
+                raise progress.error(str(line["error"]))
+            progress.hear(str(line.get("stream", "")))
+    except docker.errors.APIError as error:
+        raise progress.error(str(error.explanation or error)) from error
+    except _cut_off() as error:
+        raise progress.cut_off(error) from error
+    _clear(client, recipe)
+
+
+def failed(words: str, what: str) -> MusterError:
+    """Give the error for what an engine refused outside a build."""
+    if _NO_SPACE.search(words):
+        return TargetError(f"{what}: no space left on the engine's disk; free some, for example by `docker system prune`")
+    return EnvironmentUnsolvable(f"{what}: {_one_line(words)}")
+
+
+def _stream(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], context: IO[bytes]) -> Iterator[dict[str, Any]]:
+    stream: Iterator[dict[str, Any]] = client.build(
+        fileobj=context,
+        custom_context=True,
+        tag=recipe.name,
+        target=recipe.stage or None,
+        buildargs=dict(arguments),
+        rm=True,
+        forcerm=True,
+        decode=True,
+        labels={"muster.image": recipe.name},
+    )
+    return stream
+
+
+def _clear(client: APIClient, recipe: Recipe) -> None:
+    """Remove the stages that the image was made in; they are as large as itself."""
+    import docker.errors
+
+    for image in client.images(filters={"dangling": True, "label": f"{STAGE.lower()}={recipe.name}"}, quiet=True):
+        try:
+            client.remove_image(image)
+        except docker.errors.APIError:  # another build stands on it
+            continue
+
+
+def _cut_off() -> tuple[type[Exception], ...]:
+    """Give the errors of an answer that does not come to its end."""
+    import docker.errors
+    import requests.exceptions
+    import urllib3.exceptions
+
+    away = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
+    return *away, docker.errors.StreamParseError, json.JSONDecodeError
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST_REASON]

@@ -1,0 +1,139 @@
+"""Ships a node's event log: sealed segments of whole lines, named by byte offset, and one tail object that lists them.
+
+A reader sees each line once because the tail is replaced in one write, names every segment before it, and holds all that
+follows them; a segment is there before any tail names it, and is never written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from muster.core.errors import StoreError
+from muster.core.store_keys import LAYOUT_VERSION, RunKeys
+from muster.store.s3.bucket import Bucket
+from muster.store.s3.errors import Away, Conflict
+
+SEAL_SIZE = 256 << 10  # bytes of whole lines from which a segment is sealed
+SEGMENT_LIMIT = 4 << 20  # bytes; a segment is longer only if a single line is
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogKeys:
+    """Keys of the event log of one node in one attempt."""
+
+    run: RunKeys
+    attempt: int
+    node: int
+
+    @property
+    def tail(self) -> str:
+        return self.run.tail(self.attempt, self.node)
+
+    def segment(self, start: int) -> str:
+        """Give the key of the segment that starts at a byte offset."""
+        return self.run.segment(self.attempt, self.node, start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """What the tail object says: offsets of the sealed segments, where its own lines start, and the lines."""
+
+    segments: tuple[int, ...] = ()
+    start: int = 0
+    final: bool = False
+    lines: bytes = b""
+
+    @property
+    def end(self) -> int:
+        """Offset after the last line."""
+        return self.start + len(self.lines)
+
+    def to_body(self) -> bytes:
+        """Give the object's body: a header line, then the lines as they are."""
+        head = {"version": LAYOUT_VERSION, "segments": self.segments, "start": self.start, "final": self.final}
+        return json.dumps(head).encode() + b"\n" + self.lines
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Tail:
+        """Read a body.
+
+        :raises StoreError: a newer release wrote it.
+        """
+        head, _, lines = body.partition(b"\n")
+        data = json.loads(head)
+        if data["version"] > LAYOUT_VERSION:
+            raise StoreError(f"the event log has layout version {data['version']}; update Muster, which knows {LAYOUT_VERSION}")
+        return cls(segments=tuple(data["segments"]), start=data["start"], final=data["final"], lines=lines)
+
+
+class EventShipper:
+    """Copies one event log that only grows. May be ended at any point: a new one goes on from what the store has."""
+
+    def __init__(self, bucket: Bucket, keys: LogKeys, log: Path) -> None:
+        self._bucket = bucket
+        self._keys = keys
+        self._log = log
+        self._tail: Tail | None = None
+        self._lock = threading.Lock()
+
+    def ship(self, final: bool = False) -> None:
+        """Bring the store up to the log's last whole line; ``final`` says in the tail that nothing will follow.
+
+        :raises StoreError: the store did not take everything; call again.
+        """
+        with self._lock:
+            known = self._tail if self._tail is not None else self._recover()
+            self._tail = known
+            if not final and self._log_size() <= known.end:
+                return
+            tail = self._seal(known)
+            if tail.lines != known.lines or tail.start != known.start or final != known.final:
+                tail = replace(tail, final=final)
+                self._bucket.put(self._keys.tail, tail.to_body())
+            self._tail = tail
+
+    def _recover(self) -> Tail:
+        stored = self._bucket.get(self._keys.tail)
+        return Tail() if stored is None else Tail.from_body(stored.body)
+
+    def _seal(self, known: Tail) -> Tail:
+        """Seal what is long enough; give the tail with the rest."""
+        segments, start = known.segments, known.start
+        lines, cut = self._whole_lines(start)
+        while lines and (cut or len(lines) >= SEAL_SIZE):
+            length = self._put_segment(start, lines)
+            segments, start = (*segments, start), start + length
+            lines, cut = self._whole_lines(start)
+        return Tail(segments=segments, start=start, lines=lines)
+
+    def _put_segment(self, start: int, lines: bytes) -> int:
+        """Store a segment and give its length: that of the one already there, if a process before us got that far."""
+        key = self._keys.segment(start)
+        try:
+            self._bucket.put(key, lines, if_absent=True)
+        except Conflict:
+            stored = self._bucket.get(key)
+            if stored is None:
+                raise Away(f"{key} is being written") from None
+            return len(stored.body)
+        return len(lines)
+
+    def _whole_lines(self, start: int) -> tuple[bytes, bool]:
+        """Read whole lines from ``start``, about the segment limit of them but at least one; and whether there is more."""
+        if not self._log.exists():
+            return b"", False
+        with self._log.open("rb") as file:
+            file.seek(start)
+            data = more = file.read(SEGMENT_LIMIT)
+            while b"\n" not in data and (more := file.read(SEGMENT_LIMIT)):
+                data += more
+        return data[: data.rfind(b"\n") + 1], len(more) == SEGMENT_LIMIT
+
+    def _log_size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0

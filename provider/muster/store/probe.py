@@ -1,0 +1,61 @@
+"""Finds out whether a store can be used, and what every run writes first: its code and its newest generation."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from muster.core import store_keys
+from muster.store.s3.bucket import Bucket
+from muster.store.s3.errors import Away, Conflict
+from muster.store.s3.retry import Backoff
+from muster.store.s3.upload import Uploader, content_of
+
+GENERATION_TRIES = 20
+
+
+def probe(bucket: Bucket, patience: float) -> None:
+    """Read and write a small object, again while the store is away, for ``patience`` seconds.
+
+    :raises StoreError: it could not be done.
+    """
+    give_up, backoff = time.monotonic() + patience, Backoff()
+    while True:
+        try:
+            return _probe_once(bucket)
+        except Away:
+            pause = backoff.next()
+            if time.monotonic() + pause > give_up:
+                raise
+        time.sleep(pause)
+
+
+def _probe_once(bucket: Bucket) -> None:
+    """Reading comes first, as some servers create a bucket that is written to."""
+    bucket.get(store_keys.PROBE)
+    bucket.put_json(store_keys.PROBE, {"version": store_keys.LAYOUT_VERSION})
+
+
+def put_snapshot(bucket: Bucket, digest: str, archive: Path) -> None:
+    """Store packed code under its digest, unless it is there."""
+    key = store_keys.snapshot(digest)
+    if bucket.sha256_of(key) is None:
+        Uploader(bucket).put(key, archive, content_of(archive, archive.stat().st_size))
+
+
+def raise_generation(bucket: Bucket, job_id: str, generation: int) -> None:
+    """Make this generation the run's newest, unless a newer one is; always writes, so it shows that writing works.
+
+    :raises StoreError: it could not be done.
+    """
+    key = store_keys.latest_generation(job_id)
+    for _ in range(GENERATION_TRIES):
+        found = bucket.get_json(key)
+        newest = max(generation, int(found[0]["generation"])) if found else generation
+        document = {"version": store_keys.LAYOUT_VERSION, "run": job_id, "generation": newest}
+        try:
+            bucket.put_json(key, document, if_match=found[1] if found else "", if_absent=found is None)
+            return
+        except Conflict:
+            continue
+    raise Conflict(f"store {bucket.uri}: {key} is being changed all the time by others; is the run started many times at once?")

@@ -1,0 +1,1 @@
+"""One bucket of S3-compatible storage: requests, errors, retries, transfers."""

@@ -1,0 +1,195 @@
+"""Bucket: the few S3 operations that Muster needs on one bucket and prefix, with clear errors.
+
+botocore's own client is used, as importing boto3 on top of it adds to every launch and nothing to these operations.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from muster.core.store_access import StoreAccess
+from muster.core.store_keys import split_uri
+from muster.store.s3.error_mapping import Where, explain
+from muster.store.s3.errors import Away, Missing
+
+T = TypeVar("T")
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 30.0
+CONNECTIONS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An object with its body."""
+
+    body: bytes
+    etag: str
+
+
+class Bucket:
+    """One bucket and prefix; keys are relative to the prefix. Safe to use from several threads.
+
+    ``access()`` is asked before each request, so that renewed credentials are taken up. ``tries``: how often a request is made
+    while the store is away.
+
+    :raises StoreError: (all methods) one of the kinds in :mod:`muster.store.s3.errors`.
+    """
+
+    def __init__(self, uri: str, access: Callable[[], StoreAccess], *, tries: int = 1) -> None:
+        self.uri = uri.rstrip("/")
+        self.name, self._prefix = split_uri(uri)
+        self._access = access
+        self._tries = tries
+        self._lock = threading.Lock()
+        self._made: tuple[StoreAccess, Any] | None = None
+
+    def uri_of(self, key: str) -> str:
+        """Give the full ``s3://`` address of a key."""
+        return f"s3://{self.name}/{self._full(key)}"
+
+    def get(self, key: str, start: int = 0) -> Stored | None:
+        """Give an object, from byte ``start``; None if there is none."""
+        span = {"Range": f"bytes={start}-"} if start else {}
+
+        def work(client: Any) -> Stored:
+            answer = client.get_object(**self.at(key), **span)
+            return Stored(body=answer["Body"].read(), etag=answer["ETag"])
+
+        return self._or_none(work)
+
+    def get_json(self, key: str) -> tuple[dict[str, Any], str] | None:
+        """Give a JSON document and its etag."""
+        stored = self.get(key)
+        return None if stored is None else (json.loads(stored.body), stored.etag)
+
+    def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
+        """Yield an object's body piece by piece.
+
+        :raises Missing: there is none.
+        """
+        body = self.do(lambda client: client.get_object(**self.at(key))["Body"])
+        while chunk := self._once(lambda _: body.read(size)):
+            yield chunk
+
+    def sha256_of(self, key: str) -> str | None:
+        """Give the sha256 that an object was stored with; None if there is no object, "" if it has none."""
+        head = self._or_none(lambda client: client.head_object(**self.at(key)))
+        return None if head is None else str(head["Metadata"].get("sha256", ""))
+
+    def put(self, key: str, body: bytes, *, if_match: str = "", if_absent: bool = False, sha256: str = "") -> str:
+        """Write an object and give its etag; with ``sha256`` (hex) the store checks the content and keeps the digest with it.
+
+        :raises Conflict: the condition does not hold.
+        """
+        fields: dict[str, Any] = {}
+        if if_match:
+            fields["IfMatch"] = if_match
+        if if_absent:
+            fields["IfNoneMatch"] = "*"
+        if sha256:
+            fields["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+            fields["Metadata"] = {"sha256": sha256}
+        return str(self.do(lambda client: client.put_object(**self.at(key), Body=body, **fields))["ETag"])
+
+    def put_json(self, key: str, document: Any, *, if_match: str = "", if_absent: bool = False) -> str:
+        """Write a JSON document and give its etag."""
+        body = json.dumps(document, ensure_ascii=False, sort_keys=True).encode("utf-8", errors="replace")
+        return self.put(key, body, if_match=if_match, if_absent=if_absent)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; none there is fine."""
+        self.do(lambda client: client.delete_object(**self.at(key)))
+
+    def keys(self, prefix: str, *, folders: bool = False) -> Iterator[str]:
+        """Yield the keys below ``prefix`` in order; with ``folders`` the names (with a slash) one level below it."""
+        fields = {"Delimiter": "/"} if folders else {}
+        token: dict[str, str] = {}
+        cut = len(self._full(""))
+        while True:
+            query = {"Bucket": self.name, "Prefix": self._full(prefix), **fields, **token}
+            page = self.do(partial(_list, query))
+            entries = page.get("CommonPrefixes" if folders else "Contents", ())
+            yield from (entry["Prefix" if folders else "Key"][cut:] for entry in entries)
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def do(self, work: Callable[[Any], T]) -> T:
+        """Do something with the botocore client, its errors made clear, again while the store is away."""
+        for _ in range(self._tries - 1):
+            try:
+                return self._once(work)
+            except Away:
+                time.sleep(random.uniform(0.2, 0.6))
+        return self._once(work)
+
+    def _once(self, work: Callable[[Any], T]) -> T:
+        try:
+            return work(self._client())
+        except (BotoCoreError, ClientError, OSError, ValueError) as error:
+            raise explain(error, Where(uri=self.uri, bucket=self.name, access=self._access())) from None
+
+    def at(self, key: str) -> dict[str, str]:
+        """Give the fields that name an object in a request."""
+        return {"Bucket": self.name, "Key": self._full(key)}
+
+    def _or_none(self, work: Callable[[Any], T]) -> T | None:
+        try:
+            return self.do(work)
+        except Missing:
+            return None
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _client(self) -> Any:
+        access = self._access()
+        with self._lock:
+            if self._made is None or self._made[0] != access:
+                self._made = (access, make_client(access))
+            return self._made[1]
+
+
+def _list(query: dict[str, Any], client: Any) -> dict[str, Any]:
+    page: dict[str, Any] = client.list_objects_v2(**query)
+    return page
+
+
+def make_client(access: StoreAccess) -> Any:
+    """Make a botocore client.
+
+    With an endpoint of one's own, checksums that only newer servers know are left out; what is stored is guarded by sha256.
+    """
+    own: dict[str, Any] = {}
+    if access.endpoint_url:
+        own["s3"] = {"addressing_style": "path"}
+        own["request_checksum_calculation"] = own["response_checksum_validation"] = "when_required"
+    return botocore.session.Session().create_client(
+        "s3",
+        region_name=access.region or None,
+        endpoint_url=access.endpoint_url or None,
+        verify=access.verify or None,
+        aws_access_key_id=access.access_key or None,
+        aws_secret_access_key=access.secret_key or None,
+        aws_session_token=access.session_token or None,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
+            max_pool_connections=CONNECTIONS,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            **own,
+        ),
+    )

@@ -1,0 +1,255 @@
+"""Attempts as a Docker engine holds them: containers found by their labels, the claim among them, and their networks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muster.core.codec import from_data
+from muster.core.event import Event
+from muster.core.paths import NodePaths
+from muster.node.assignment import Assignment
+from muster.targets.claim import Claim
+from muster.targets.docker.errors import explained
+from muster.targets.docker.node_files import NODE
+from muster.targets.job_watch import last_end
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+JOB, GENERATION, ATTEMPT = "muster.job", "muster.generation", "muster.attempt"  # labels of containers and networks
+NODE_NUMBER, PYTHON, CLAIM = "muster.node", "muster.python", "muster.claim"  # labels of containers
+LIVING = frozenset({"running", "paused", "restarting"})
+TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last event is looked for
+
+
+def container_name(job_id: str) -> str:
+    """Give the name of node 0's container, which the job id alone decides: creating it is the exclusive create."""
+    cleaned = re.sub(r"[^A-Za-z0-9_.-]", "-", job_id)[:80]
+    return f"muster-{cleaned}" if cleaned == job_id else f"muster-{cleaned}-{_short(job_id)}"
+
+
+def attempt_name(job_id: str, generation: int, attempt: int) -> str:
+    """Give what begins the names of everything else of an attempt."""
+    return f"{container_name(job_id)}-g{generation}-a{attempt}"
+
+
+def host_name(job_id: str, node: int) -> str:
+    """Give a node's host name: a readable part, at most 63 characters."""
+    readable = re.sub(r"[^a-z0-9]+", "-", job_id.lower()).strip("-")[:40].strip("-")
+    return f"{readable or 'job'}-{_short(job_id)}-n{node}"
+
+
+def _short(job_id: str) -> str:
+    return hashlib.sha256(job_id.encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """One node of an attempt. ``state`` is the engine's word: created, running, paused, restarting, exited, dead."""
+
+    id: str
+    name: str
+    node: int
+    state: str
+    python: str = "python3"  # the program that runs the agent in it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """The containers of one attempt, by node; ``claim`` is None if node 0's is missing."""
+
+    generation: int
+    attempt: int
+    claim: Claim | None
+    containers: tuple[Container, ...]
+
+    @property
+    def leader(self) -> Container | None:
+        """Node 0's container."""
+        return next((c for c in self.containers if c.node == 0), None)
+
+    @property
+    def running(self) -> bool:
+        """Whether any node lives."""
+        return any(c.state in LIVING for c in self.containers)
+
+    @property
+    def unborn(self) -> bool:
+        """Whether node 0 was created and not started: a submit is at work, or died at it."""
+        return self.leader is not None and self.leader.state == "created"
+
+
+class Jobs:
+    """The jobs of one engine."""
+
+    def __init__(self, client: APIClient, where: str) -> None:
+        self._client = client
+        self._where = where
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Give a job's attempts, the newest first."""
+        with explained(f"looking for run {job_id}", self._where):
+            rows = self._client.containers(all=True, filters={"label": f"{JOB}={job_id}"})
+        found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["State"] != "removing":
+                labels = row["Labels"]
+                found.setdefault((int(labels[GENERATION]), int(labels[ATTEMPT])), []).append(row)
+        return [_attempt(*number, rows) for number, rows in sorted(found.items(), reverse=True)]
+
+    def end_of(self, attempt: Attempt) -> Event | None:
+        """Give the END event of an attempt's leader, None if it has not been written or the leader is gone."""
+        if attempt.leader is None:
+            return None
+        tail = b""
+        for piece in self.log_of(attempt.leader.id, 0):
+            tail = (tail + piece)[-TAIL_READ:]
+        return last_end(tail)
+
+    def log_of(self, container: str, offset: int) -> Iterator[bytes]:
+        """Yield a node's event log from a byte on, as it lies in the container; nothing if there is none."""
+        return self._file(container, NodePaths(root=NODE).events, offset)
+
+    def assignment_of(self, attempt: Attempt) -> Assignment:
+        """Give what an attempt's leader was told."""
+        assert attempt.leader is not None
+        with explained("reading the assignment", self._where):
+            text = b"".join(self._file(attempt.leader.id, NodePaths(root=NODE).assignment, 0))
+        return from_data(Assignment, json.loads(text))
+
+    def is_told_to_end(self, container: str) -> bool:
+        """Whether a node has been told to end, by a cancel or a newer submit."""
+        return any(self._file(container, NodePaths(root=NODE).cancel, 0))
+
+    def _file(self, container: str, path: Path, offset: int) -> Iterator[bytes]:
+        import docker.errors
+
+        try:
+            stream, _ = self._client.get_archive(container, str(path))
+        except docker.errors.NotFound:
+            return
+        yield from _content(stream, offset)
+
+    def step_aside(self, job_id: str, attempt: Attempt) -> None:
+        """Free the name that is the claim, so that the next attempt can take it; whoever is first with that owns the job."""
+        import docker.errors
+
+        leader = attempt.leader
+        if leader is None or leader.name != container_name(job_id):
+            return
+        try:
+            self._client.rename(leader.id, f"{attempt_name(job_id, attempt.generation, attempt.attempt)}-n0")
+        except docker.errors.APIError as error:
+            # it is gone, or has stepped aside already: then creating the next leader tells who owns the job
+            if error.status_code not in (400, 404, 409):
+                raise
+
+    def remove(self, attempts: Iterable[Attempt]) -> None:
+        """Remove containers, running or not, by their ids; those already gone don't matter."""
+        containers = [container.id for attempt in attempts for container in attempt.containers]
+        with explained("removing containers", self._where):
+            each(self.remove_container, containers)
+
+    def remove_container(self, container: str) -> None:
+        """Remove one container with its unnamed volumes, running or not."""
+        import docker.errors
+
+        try:
+            self._client.remove_container(container, force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):  # 409: somebody else is removing it
+                raise
+
+    def networks(self, job_id: str) -> list[dict[str, Any]]:
+        """Give the networks that were made for a job."""
+        with explained(f"looking for networks of run {job_id}", self._where):
+            networks: list[dict[str, Any]] = self._client.networks(filters={"label": f"{JOB}={job_id}"})
+        return networks
+
+    def remove_networks(
+        self, job_id: str, *, keep: Iterable[tuple[int, int]] = (), last: tuple[int, int] | None = None
+    ) -> None:
+        """Remove a job's networks, but for those of the attempts to keep (generation, attempt) and of those after ``last``."""
+        kept = set(keep)
+        for network in self.networks(job_id):
+            of = (int(network["Labels"][GENERATION]), int(network["Labels"][ATTEMPT]))
+            if of not in kept and (last is None or of <= last):  # a newer one may have no container yet
+                self.remove_network(network["Id"])
+
+    def remove_network(self, network: str) -> None:
+        """Remove one network; one that is gone, or still has somebody else in it, is left alone."""
+        import docker.errors
+
+        try:
+            self._client.remove_network(network)
+        except docker.errors.APIError as error:
+            if error.status_code not in (403, 404, 409):
+                raise
+
+
+def each(work: Any, items: Iterable[Any]) -> list[Any]:
+    """Do something for all items at once; the first error is raised after all have been tried."""
+    items = list(items)
+    if not items:
+        return []
+    with ThreadPoolExecutor(min(32, len(items))) as pool:
+        futures = [pool.submit(work, item) for item in items]
+    return [future.result() for future in futures]
+
+
+def _attempt(generation: int, attempt: int, rows: list[dict[str, Any]]) -> Attempt:
+    claims = [row["Labels"][CLAIM] for row in rows if CLAIM in row["Labels"]]
+    containers = sorted((_container(row) for row in rows), key=lambda container: container.node)
+    claim = from_data(Claim, json.loads(claims[0])) if claims else None
+    return Attempt(generation=generation, attempt=attempt, claim=claim, containers=tuple(containers))
+
+
+def _container(row: dict[str, Any]) -> Container:
+    name = row["Names"][0].lstrip("/") if row["Names"] else row["Id"][:12]
+    return Container(
+        id=row["Id"], name=name, node=int(row["Labels"][NODE_NUMBER]), state=row["State"], python=row["Labels"][PYTHON]
+    )
+
+
+def _content(stream: Iterable[bytes], offset: int) -> Iterator[bytes]:
+    """Yield the content of the one file in a tar stream, from a byte on."""
+    import tarfile
+
+    with tarfile.open(fileobj=_Readable(stream), mode="r|") as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None else None
+        if file is None:
+            return
+        while (skipped := file.read(min(offset, 1 << 20))) and offset:
+            offset -= len(skipped)
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+class _Readable(io.RawIOBase):
+    """A stream of pieces as a file to read from."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Give exactly ``size`` bytes, fewer only at the end."""
+        parts, missing = [], size
+        while missing > 0 and (self._rest or self._refill()):
+            part, self._rest = self._rest[:missing], self._rest[missing:]
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def _refill(self) -> bool:
+        self._rest = next(self._pieces, b"")
+        return bool(self._rest)

@@ -1,0 +1,100 @@
+"""Ending on an engine: agents are told why and to leave, what outlives its time is killed, and all are seen to be gone."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from muster.core.errors import TargetError
+from muster.core.verdict import Cause
+from muster.targets.docker.containers import LIVING, Attempt, Container, Jobs, each
+from muster.targets.docker.errors import explained
+from muster.targets.docker.node_files import wish_to_end
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+LAUNCH_TIME = 60.0  # seconds after which a container that was created and not started has no submit behind it
+KILL_TIME = 20.0  # seconds for the engine to end what was killed
+PAUSE = 0.05
+
+
+def end(client: APIClient, where: str, attempt: Attempt, reason: str, patience: float) -> None:
+    """End an attempt; what outlives ``patience`` seconds is killed.
+
+    :raises TargetError: a container could not be ended.
+    """
+    wish = wish_to_end(reason, Cause.CANCEL.value)
+    with explained("ending the run's containers", where):
+        each(partial(_end_one, client, wish, patience), attempt.containers)
+        left = [c.name for c in attempt.containers if _state(client, c) in LIVING]
+    if left:
+        raise TargetError(f"containers {', '.join(left)} on {where} could not be ended; look at the engine's own log")
+
+
+def await_birth(client: APIClient, where: str, attempt: Attempt) -> bool:
+    """Wait for a launch that is under way; False if whoever began it has died, or given it up."""
+    give_up = time.monotonic() + LAUNCH_TIME
+    leader = attempt.leader
+    with explained("waiting for another submit's containers", where):
+        while leader is not None and (state := _state(client, leader)) == "created":
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(PAUSE)
+    return leader is not None and state != ""
+
+
+def _end_one(client: APIClient, wish: bytes, patience: float, container: Container) -> None:
+    _quietly(client.put_archive, container.id, "/", wish)  # first: one that is started again by now finds it
+    state = _state(client, container)
+    if state in ("", "exited", "dead"):
+        return
+    if state == "paused":
+        _quietly(client.unpause, container.id)
+    if state == "created":  # never started: there is nobody to be told
+        _quietly(client.remove_container, container.id)
+        return
+    _quietly(client.kill, container.id, "SIGTERM")
+    if not _gone(client, container, patience):
+        _quietly(client.kill, container.id, "SIGKILL")
+        _gone(client, container, KILL_TIME)
+
+
+def _gone(client: APIClient, container: Container, patience: float) -> bool:
+    give_up = time.monotonic() + patience
+    while _state(client, container) in LIVING:
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(PAUSE)
+    return True
+
+
+def _state(client: APIClient, container: Container) -> str:
+    """Give a container's state, "" if it is gone."""
+    import docker.errors
+
+    try:
+        return str(client.inspect_container(container.id)["State"]["Status"])
+    except docker.errors.NotFound:
+        return ""
+
+
+def _quietly(action: object, *arguments: object) -> None:
+    """Do something to a container; one that is gone, has just stopped or has a full disk doesn't matter."""
+    import docker.errors
+
+    assert callable(action)
+    try:
+        action(*arguments)
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409) and "no space left" not in str(error.explanation):
+            raise
+
+
+def forget_older(jobs: Jobs, job_id: str, attempts: list[Attempt], owner: Attempt) -> None:
+    """Remove what older attempts left, once the owner lives or has lived."""
+    older = [a for a in attempts if (a.generation, a.attempt) < (owner.generation, owner.attempt)]
+    if older:
+        jobs.remove(older)
+        jobs.remove_networks(job_id, keep=[(owner.generation, owner.attempt)])

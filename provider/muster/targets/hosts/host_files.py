@@ -1,0 +1,140 @@
+"""Ground: what is on a host before any job runs there, and how things get there once, found again by their digests."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from muster.core.errors import RequestError, TargetError
+from muster.targets.hosts.shell import Done, Shell, send
+
+PIECE = 1 << 20
+LOOK_TIME = 60.0  # seconds for a host to say what it has
+DEFAULT_PYTHON = "python3"
+TOO_OLD = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a host says of itself. ``root`` and ``python`` are absolute; ``version`` as ``3.11``; ``glibc`` the minor version,
+    0 for another C library; ``boot`` the id of this boot; ``have`` those of the names asked for that are there.
+    """
+
+    root: str
+    python: str
+    version: str
+    machine: str
+    glibc: int
+    boot: str
+    have: tuple[str, ...] = ()
+
+
+async def look(shell: Shell, root: str, python: str, *names: str) -> Ground:
+    """Ask a host what it is and which of the names below ``root`` are there.
+
+    :raises RequestError: it has no usable Python, or ``root`` can't be written.
+    """
+    done = await shell.run(_argv(python, "look", root, *names), limit=LOOK_TIME)
+    if done.code:
+        raise refusal(done, shell.where, f"looking for what is below {root}", python)
+    data = answer_of(done, shell.where)
+    return Ground(**{**data, "have": tuple(data["have"])})
+
+
+def answer_of(done: Done, where: str) -> dict[str, Any]:
+    """Give what a command of ours answered: JSON, in the last line.
+
+    :raises TargetError: it is none.
+    """
+    try:
+        data: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    except (ValueError, IndexError):
+        said = " ".join(done.out.decode(errors="replace").split())[:200]
+        raise TargetError(
+            f"host {where} answered {said!r} where JSON was expected; its login files must print nothing"
+        ) from None
+    return data
+
+
+async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterable[bytes], *, compiled: bool = False) -> None:
+    """Put a tar into the new folder ``name``."""
+    argv = _argv(python, "unpack", root, name, *(["compile"] if compiled else []))
+    _check(await send(shell, argv, pieces), shell.where, f"putting {name} into place", python)
+
+
+async def store(  # noqa: PLR0917
+    shell: Shell, python: str, root: str, name: str, size: int, content: Iterable[bytes] | AsyncIterable[bytes]
+) -> None:
+    """Put a file of ``size`` bytes to ``name``; one that comes cut off, whoever was cut off, is put nowhere."""
+    _check(await send(shell, _argv(python, "store", root, name, str(size)), content), shell.where, f"sending {name}", python)
+
+
+async def write_files(shell: Shell, folder: str, files: Mapping[str, tuple[bytes, int]], python: str = DEFAULT_PYTHON) -> None:
+    """Write files, each with its mode, below a folder of the host, in one command; folders between have mode 0700."""
+    argv = _argv(python, "write", folder)
+    _check(await shell.run(argv, stdin=tar_of(files), limit=300.0), shell.where, f"writing files below {folder}", python)
+
+
+def tar_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """Give the tar of files, each content with its mode."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, (content, mode) in files.items():
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(content), mode
+            archive.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def files_of(packed: bytes) -> dict[str, tuple[bytes, int]]:
+    """Give the files of a tar, each content with its mode."""
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None:
+                files[member.name.removeprefix("./")] = (content.read(), member.mode)
+    return files
+
+
+def pieces_of(file: Path) -> Iterator[bytes]:
+    """Yield a file's content."""
+    with file.open("rb") as content:
+        while piece := content.read(PIECE):
+            yield piece
+
+
+def refusal(done: Done, where: str, what: str, python: str) -> TargetError | RequestError:
+    """Give the error for a command of ours that failed on a host."""
+    said = done.said
+    if done.code in (126, 127):
+        return RequestError(
+            f"host {where} can't run {python!r} ({said}); install Python 3.10 or newer there, or correct python"
+        )
+    if done.code == TOO_OLD and "too old" in said:
+        return RequestError(f"host {where}: {said}; install a newer one there, and name it by python")
+    if "No space left" in said or "quota exceeded" in said.lower():
+        return TargetError(f"{what} on host {where} failed: its disk is full ({said}); free some")
+    if "Permission denied" in said or "Read-only file system" in said:
+        return RequestError(f"{what} on host {where} failed: {said}; let the user write there, or choose another root")
+    return TargetError(f"{what} on host {where} failed (exit {done.code}): {said or 'it did not say why'}")
+
+
+def _check(done: Done, where: str, what: str, python: str) -> None:
+    if done.code:
+        raise refusal(done, where, what, python)
+
+
+def _argv(python: str, *arguments: str) -> list[str]:
+    return [python, "-I", "-S", "-c", _program(), *arguments]
+
+
+@cache
+def _program() -> str:
+    return Path(__file__).with_name("bootstrap.py").read_text(encoding="utf-8")

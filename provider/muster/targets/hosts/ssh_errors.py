@@ -1,0 +1,141 @@
+"""What can go wrong on the way to a host: SSH's and the system's errors as Muster's own, each with the host and the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from muster.core.errors import MusterError, RequestError, TargetError
+from muster.targets.hosts.shell import Lost
+
+if TYPE_CHECKING:
+    import asyncssh
+
+T = TypeVar("T")
+
+
+class Unreachable(TargetError):
+    """A host does not answer now; it may later."""
+
+
+class Busy(Unreachable):
+    """A host's sshd hung up before the login; it does so when too many log in at once."""
+
+
+class Unknown(RequestError):
+    """A host has no address."""
+
+
+class Refused(RequestError):
+    """A host refuses the login."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What a host showed and what was expected, as ``ssh-ed25519 SHA256:…``; ``source`` says where the expected ones stand."""
+
+    shown: str = ""
+    expected: tuple[str, ...] = ()
+    source: str = ""
+
+
+class Bad(Exception):
+    """Hosts that could not be used, each with its error."""
+
+    def __init__(self, hosts: dict[str, MusterError]) -> None:
+        super().__init__(", ".join(hosts))
+        self.hosts = hosts
+
+
+async def together(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do something on every host.
+
+    :raises Bad: it failed on some, all of which are named.
+    """
+    results = await asyncio.gather(*work, return_exceptions=True)
+    bad = {host: result for host, result in zip(hosts, results, strict=True) if isinstance(result, MusterError)}
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, MusterError):
+            raise result
+    if bad:
+        raise Bad(bad)
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterError:
+    """Give the error for a connection that could not be made to ``where``."""
+    import asyncssh
+
+    if isinstance(error, MusterError):
+        return error
+    if isinstance(error, asyncssh.HostKeyNotVerifiable) or (keys.expected and "host key algorithm" in str(error)):
+        return _untrusted(where, keys)
+    if isinstance(error, asyncssh.PermissionDenied):
+        return Refused(
+            f"host {where} refused the login of user {user!r}: {_reason(error)}; put the public key into that user's "
+            "authorized_keys there, or correct user, key or password of the connection"
+        )
+    if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)):
+        return RequestError(f"the private key for host {where} can't be used: {_reason(error)}; correct key and passphrase")
+    if isinstance(error, asyncssh.Error):
+        return _of_protocol(error, where)
+    return _of_system(error, where)
+
+
+def lost(reason: object, where: str) -> Lost:
+    """Give the error for a connection that was there and broke."""
+    return Lost(f"the connection to host {where} was lost: {_reason(reason)}")
+
+
+def _untrusted(where: str, keys: Keys) -> RequestError:
+    shown = f"it shows {keys.shown}" if keys.shown else "it has no key of a known kind"
+    if keys.expected:
+        return RequestError(
+            f"the host key of {where} has CHANGED: {keys.source} expects {' or '.join(keys.expected)}, {shown}; nothing was "
+            "sent to it. Somebody may be in between. If the host was set up anew, replace the old key there"
+        )
+    return RequestError(
+        f"the host key of {where} is not known ({shown}); compare it with the host's own, then add it to {keys.source}, or "
+        "give it as host_key; host_key_check = false trusts any host"
+    )
+
+
+def _of_protocol(error: asyncssh.Error, where: str) -> MusterError:
+    import asyncssh
+
+    if isinstance(error, asyncssh.ConnectionLost):
+        return Busy(
+            f"host {where} hung up before the login: {_reason(error)}; it may be starting, or its sshd limits new connections "
+            "(MaxStartups)"
+        )
+    return TargetError(f"host {where}: {_reason(error)}; look at its sshd's log")
+
+
+def _of_system(error: Exception, where: str) -> MusterError:
+    if isinstance(error, socket.gaierror):
+        return _of_name(error, where)
+    if isinstance(error, ConnectionRefusedError):
+        return Unreachable(f"host {where} refused the connection: no sshd listens there; start it, or correct host and port")
+    if isinstance(error, ConnectionResetError):
+        return Busy(f"host {where} reset the connection; its sshd may limit new connections (MaxStartups)")
+    if isinstance(error, TimeoutError):
+        return Unreachable(f"host {where} did not answer in time; look whether it is up and reachable from here")
+    if isinstance(error, OSError):
+        return Unreachable(f"host {where} can't be reached: {_reason(error)}; look whether it is up and reachable from here")
+    return TargetError(f"host {where}: {type(error).__name__}: {_reason(error)}")
+
+
+def _of_name(error: socket.gaierror, where: str) -> MusterError:
+    """Give the error for a name: there is none like it, or whoever knows names does not answer now."""
+    if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+        return Unknown(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
+    return Unreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

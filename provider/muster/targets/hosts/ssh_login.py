@@ -1,0 +1,189 @@
+"""Login: everything that is needed to log in on a host, as plain fields; host keys are verified unless the user forbids it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muster.core.errors import RequestError
+from muster.targets.hosts.ssh_errors import Busy, Keys, meaning_of
+from muster.targets.hosts.ssh_shell import SshShell
+
+if TYPE_CHECKING:
+    import asyncssh
+
+CONNECT_TIME = 20.0  # seconds for connection and login
+KEEPALIVE = 10.0  # seconds between two signs of life of the connection
+KEEPALIVES_MISSED = 3  # in a row, after which it counts as lost
+TRIES, FIRST_PAUSE = 5, 0.3  # to log in where sshd hangs up at once, and seconds between the first two
+DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts"
+FIELDS = ("host", "port", "user", "key", "key_file", "passphrase", "password", "known_hosts", "known_hosts_file", "host_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """One user on one host. ``key``: the private key's text. ``known_hosts``: lines as of that file; they and ``host_key``
+    (``ssh-ed25519 AAAA…``) come before ``known_hosts_file``, whose default is the user's own. Empty key and password: what
+    the user's agent and ``~/.ssh`` have.
+    """
+
+    host: str
+    port: int = 22
+    user: str = ""
+    name: str = ""
+    key: str = field(default="", repr=False)
+    key_file: str = ""
+    passphrase: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    known_hosts: str = field(default="", repr=False)
+    known_hosts_file: str = ""
+    host_key: str = field(default="", repr=False)
+    host_key_check: bool = True
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any], *, name: str = "", host_key_check: bool = True) -> Login:
+        """Make a login of plain fields; those that it doesn't know are left alone.
+
+        :raises RequestError: no host, or a port that is none.
+        """
+        known = {key: str(fields[key]).strip() if key != "key" else str(fields[key]) for key in FIELDS if fields.get(key)}
+        if not known.get("host"):
+            raise RequestError(f"host {name!r} has no address; give its host")
+        port = known.pop("port", "22")
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise RequestError(f"host {name or known['host']!r}: port = {port!r} is no port; give a number from 1 to 65535")
+        return cls(**known, port=int(port), name=name or known["host"], host_key_check=host_key_check)
+
+    @property
+    def where(self) -> str:
+        """What the host is called in messages."""
+        address = self.host if self.port == 22 else f"{self.host}:{self.port}"
+        return self.name if self.name in ("", self.host) and self.port == 22 else f"{self.name or self.host} ({address})"
+
+    async def open(self) -> SshShell:
+        """Connect and log in.
+
+        :raises RequestError: the host is unknown, its key is not the expected one, or it refuses the login.
+        :raises TargetError: it can't be reached now.
+        """
+        pause = FIRST_PAUSE
+        for _ in range(TRIES - 1):
+            try:
+                return await self._open()
+            except Busy:  # many log in at once, and sshd drops some by chance
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause *= 2
+        return await self._open()
+
+    async def _open(self) -> SshShell:
+        import asyncssh
+
+        _quieten()
+        shown: list[str] = []
+        try:
+            known = self._known()
+            async with asyncio.timeout(CONNECT_TIME):
+                connection = await asyncssh.connect(
+                    self.host,
+                    self.port,
+                    **self._who(),
+                    known_hosts=known,
+                    client_factory=lambda: _witness(shown),
+                    keepalive_interval=KEEPALIVE,
+                    keepalive_count_max=KEEPALIVES_MISSED,
+                    login_timeout=CONNECT_TIME,
+                )
+        except Exception as error:
+            raise meaning_of(error, self.where, self.user, self._keys("".join(shown[-1:]))) from error
+        return SshShell(connection, self.where)
+
+    def _who(self) -> dict[str, Any]:
+        """Give user and credentials as asyncssh wants them."""
+        import asyncssh
+
+        who: dict[str, Any] = {"username": self.user} if self.user else {}
+        if self.password:
+            who["password"] = self.password
+        if self.key:
+            who["client_keys"] = [asyncssh.import_private_key(self.key, self.passphrase or None)]
+        elif self.key_file:
+            try:
+                who["client_keys"] = [asyncssh.read_private_key(Path(self.key_file).expanduser(), self.passphrase or None)]
+            except OSError as error:
+                raise RequestError(f"the private key {self.key_file} for host {self.where} can't be read: {error}") from error
+        return {**who, "agent_path": None} if who.get("client_keys") else who
+
+    # -- host keys
+
+    @property
+    def _source(self) -> str:
+        if self.host_key:
+            return "the connection's host_key"
+        return "the connection's known_hosts" if self.known_hosts else self.known_hosts_file or DEFAULT_KNOWN_HOSTS
+
+    def _known(self) -> asyncssh.SSHKnownHosts | None:
+        """Give the host keys that count; None where any does.
+
+        :raises RequestError: they can't be read.
+        """
+        import asyncssh
+
+        if not self.host_key_check:
+            return None
+        try:
+            if self.host_key or self.known_hosts:
+                return asyncssh.import_known_hosts(self._lines())
+            file = Path(self.known_hosts_file or DEFAULT_KNOWN_HOSTS).expanduser()
+            if not file.exists() and not self.known_hosts_file:
+                return asyncssh.import_known_hosts("")
+            return asyncssh.read_known_hosts(str(file))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{self._source}, which has the key of host {self.where}, can't be read: {error}") from error
+
+    def _lines(self) -> str:
+        words = self.host_key.split()
+        if not words:
+            return self.known_hosts if self.known_hosts.endswith("\n") else self.known_hosts + "\n"
+        kind_and_key = words[:2] if len(words) > 1 else ["ssh-rsa", words[0]]
+        host = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+        return " ".join([host, *kind_and_key]) + "\n"
+
+    def _keys(self, shown: str) -> Keys:
+        import asyncssh
+
+        try:
+            known = self._known()
+            expected = asyncssh.match_known_hosts(known, self.host, "", self.port)[0] if known else ()
+            if not expected and known and self.port != 22:
+                expected = asyncssh.match_known_hosts(known, self.host, "", None)[0]
+        except (RequestError, ValueError):
+            expected = ()
+        return Keys(shown=shown, expected=tuple(_print_of(key) for key in expected), source=self._source)
+
+
+def _quieten() -> None:
+    """Keep asyncssh from telling of every command, unless somebody wants it to."""
+    logger = logging.getLogger("asyncssh")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+
+
+def _witness(shown: list[str]) -> asyncssh.SSHClient:
+    """Give a client that notes the key of a host which is not trusted, to name it; it never trusts it."""
+    import asyncssh
+
+    class Witness(asyncssh.SSHClient):
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+            shown.append(_print_of(key))
+            return False
+
+    return Witness()
+
+
+def _print_of(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"

@@ -1,0 +1,64 @@
+"""The login node of a cluster: this machine, or one at the end of an SSH connection; where its shared folder is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from muster.core.errors import RequestError
+from muster.targets.hosts.connection import Opens
+from muster.targets.hosts.host_files import DEFAULT_PYTHON
+from muster.targets.hosts.shell import LocalShell
+from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
+from muster.targets.hosts.ssh_login import Login
+
+LOCAL = "local"
+DEFAULT_ROOT = "~/.muster"
+FIELDS = ("login", "root", "python", "host_key_check", *LOGIN_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnShell(LocalShell):
+    """This machine's shell, which nobody can lose."""
+
+    lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThisMachine:
+    """A login that needs none."""
+
+    async def open(self) -> OwnShell:
+        """Give this machine's shell."""
+        return OwnShell(where="the login node (this machine)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginNode:
+    """Where Slurm's commands are called. ``root`` is a folder that login and compute nodes share; ``python`` is on all."""
+
+    login: Opens
+    name: str = LOCAL
+    root: str = DEFAULT_ROOT
+    python: str = DEFAULT_PYTHON
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> LoginNode:
+        """Read the fields of a configuration; without a host it is this machine.
+
+        :raises RequestError: a login to this machine with a host, or one elsewhere without.
+        """
+        where = {name: str(fields[name]) for name in ("root", "python") if fields.get(name)}
+        said, host = str(fields.get("login") or ""), fields.get("host")
+        if said not in ("", LOCAL, "ssh"):
+            raise RequestError(f"login = {said!r} is neither 'local' nor 'ssh'; leave it out, or give the login node's host")
+        if said == LOCAL and host:
+            raise RequestError(f"login is 'local', but host = {host!r} is given as well; leave one of them out")
+        if not host:
+            if said == "ssh":
+                raise RequestError("login is 'ssh', but no host is given; name the login node, or use login = 'local'")
+            return cls(login=ThisMachine(), **where)
+        check = str(fields.get("host_key_check", True)).lower() not in ("false", "0", "no")
+        login = Login.from_fields(fields, name=str(host), host_key_check=check)
+        return cls(login=cast("Opens", login), name=str(host), **where)

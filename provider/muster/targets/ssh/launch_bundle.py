@@ -1,0 +1,145 @@
+"""Parcel: what an attempt is launched with, stored at the claim place until its turn; and each node's files made of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muster.core.codec import canonical
+from muster.core.errors import RequestError
+from muster.core.paths import NodePaths
+from muster.core.plan import JobPlan
+from muster.node.assignment import Assignment
+from muster.targets.claim import Claim
+from muster.targets.contract import Submission
+from muster.targets.hosts.connection import Link
+from muster.targets.hosts.host_files import Ground
+from muster.targets.ssh.queue_client import Entry
+
+PARCEL, ACCESS, SECRETS, CA = "parcel.json", "access.json", "secrets.json", "store-ca.pem"
+Files = dict[str, tuple[bytes, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
+
+    ``earlier``: of each node the folders of attempts before, the newest first, for an attempt that only commits what ranks left
+    in one of them; ``before``: the newest of each, all that the release before knows.
+    """
+
+    plan: JobPlan
+    target: str
+    requested: float
+    archive: str = ""
+    before: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def files_of(cls, submission: Submission, target: str, earlier: tuple[tuple[str, ...], ...]) -> Files:
+        """Give the files of a parcel; all of them private."""
+        archive = f"snapshots/{submission.archive.name}" if submission.archive else ""
+        parcel = cls(
+            plan=submission.plan,
+            target=target,
+            requested=submission.requested,
+            archive=archive,
+            before=tuple(folders[0] for folders in earlier),
+            earlier=earlier,
+        )
+        files = {PARCEL: canonical(parcel), ACCESS: canonical(submission.access)}
+        if submission.secrets:
+            files[SECRETS] = json.dumps(submission.secrets).encode()
+        if submission.access.verify:
+            files[CA] = _ca_bundle(submission.access.verify)
+        return {name: (content, 0o600) for name, content in files.items()}
+
+    def left(self, node: int) -> tuple[str, ...]:
+        """Give the folders in which what a node's earlier ranks left may lie; none for an attempt that has ranks of its own."""
+        if self.earlier:
+            return self.earlier[node]
+        return (self.before[node],) if self.before else ()
+
+    @property
+    def commits(self) -> bool:
+        """Whether the attempt only commits what earlier ranks left."""
+        return bool(self.earlier or self.before)
+
+
+@dataclass(kw_only=True)
+class Ready:
+    """A host made ready for one node; ``address`` is where the other nodes reach it."""
+
+    link: Link
+    address: str
+    ground: Ground
+    interpreter: str
+    archive: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """All that is known once every host is ready. ``waited``: seconds in the queue; ``claim_host`` has the claim's file."""
+
+    entry: Entry
+    claim: Claim
+    parcel: Parcel
+    files: Files
+    ready: tuple[Ready, ...]
+    folders: tuple[str, ...]
+    waited: float
+    claim_host: str
+
+    def node_files(self) -> list[Files]:
+        """Give the files of every node: the assignments differ, and where the CA bundle lies; all else is alike."""
+        from muster.packaging import certificate
+
+        empty = NodePaths(root=Path())
+        shared = {name: self.files[name] for name in (SECRETS, CA) if name in self.files}
+        shared[empty.certificate.name] = (certificate.make_certificate(), 0o600)
+        now = time.time()
+        result = []
+        for node, folder in enumerate(self.folders):
+            own = {empty.assignment.name: canonical(self._assignment(node, now)), empty.access.name: self._access(folder)}
+            result.append({**shared, **{name: (content, 0o600) for name, content in own.items()}})
+        return result
+
+    def _assignment(self, node: int, now: float) -> Assignment:
+        claim, plan, host, place = self.claim, self.parcel.plan, self.ready[node], self.entry.places[node]
+        return Assignment(
+            job_id=claim.job_id,
+            generation=self.entry.generation,
+            attempt=self.entry.attempt,
+            node=node,
+            target=self.parcel.target,
+            store=claim.store,
+            plan=plan,
+            plan_digest=claim.plan_digest,
+            addresses=tuple(ready.address for ready in self.ready),
+            deadline=claim.deadline(plan.limits.max_run_duration) + self.waited,
+            requested=self.parcel.requested or claim.submitted,
+            submitted=now,
+            interpreter=host.interpreter,
+            muster_python=host.ground.python,
+            gpus=place.gpus,
+            claim=f"{host.ground.root}/jobs/{claim.job_id}/claim.json" if place.host == self.claim_host else "",
+            archive=host.archive if node == 0 else "",
+            history=claim.history,
+            commit_only=self.parcel.commits,
+            notes=tuple(f"host {name} was replaced: {reason}" for name, reason in self.entry.excluded.items()),
+        )
+
+    def _access(self, folder: str) -> bytes:
+        """Give the store's access, its CA bundle where it lies on the node."""
+        access: dict[str, Any] = json.loads(self.files[ACCESS][0])
+        return canonical({**access, "verify": f"{folder}/{CA}" if access.get("verify") else ""})
+
+
+def _ca_bundle(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RequestError(f"the store's CA bundle {path!r} can't be read: {error.strerror}; correct verify") from error

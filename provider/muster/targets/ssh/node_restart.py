@@ -1,0 +1,29 @@
+"""Returns on hosts: the agent of a node that an elastic run has lost is started again where it was, for a run that lives on."""
+
+from __future__ import annotations
+
+from muster.core.handle import JobHandle
+from muster.node.host.gang_scheduler import LAUNCHED
+from muster.targets.ssh.jobs import SshJobs
+
+
+async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
+    """Have the steward of a lost node's host start it again; says whether it lives then, whoever has started it.
+
+    Not if the run has ended, is told to end, or belongs to another attempt by now.
+
+    :raises Unreachable: a host that has to be asked does not answer; it may again.
+    """
+    seen = await jobs.seen(handle.job_id, handle.generation, handle.attempt)
+    claim, entry = seen.claim, seen.entry
+    assert claim is not None
+    assert entry is not None
+    owns = (claim.generation, claim.attempt) == (handle.generation, handle.attempt)
+    if not owns or not seen.live or entry.state != LAUNCHED:
+        return False
+    leader, lost = entry.places[0], entry.places[node]
+    [told] = (await jobs.link(leader.host).ask("steward", {"do": "look", "folders": [leader.folder]}))["nodes"]
+    if not told["alive"] or told["ending"] or told["end"]:
+        return False
+    answer = await jobs.link(lost.host).ask("steward", {"do": "again", "folder": lost.folder, "launch": entry.launch})
+    return bool(answer["lives"])

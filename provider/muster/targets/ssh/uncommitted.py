@@ -1,0 +1,31 @@
+"""Where what completed ranks left lies, for attempts that store it: on their hosts, in their folders or later attempts'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.core.errors import TargetError
+from muster.targets.claim import Claim
+from muster.targets.ssh.queue_client import ClaimPlace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Of one node. ``folders``: of attempts on its host, the newest first; any of them may have what its ranks left."""
+
+    host: str
+    folders: tuple[str, ...]
+
+
+async def left_by(claim: Claim, place: ClaimPlace) -> tuple[Left, ...]:
+    """Say where what the ranks of a job left may lie: with their attempt, or one that should have stored it since.
+
+    :raises TargetError: nobody knows.
+    """
+    entries = [e for e in await place.attempts(claim.job_id) if e.generation == claim.generation and e.attempt <= claim.attempt]
+    entries.sort(key=lambda entry: -entry.attempt)
+    trained = next((number for number, entry in enumerate(entries) if not entry.is_fixed), -1)
+    if trained < 0 or not all(node.folder for node in entries[trained].places):
+        raise TargetError(f"nobody knows where run {claim.job_id} left its outputs; clear the task to train anew")
+    nodes = zip(*(entry.places for entry in entries[: trained + 1] if entry.places), strict=True)
+    return tuple(Left(host=node[-1].host, folders=tuple(p.folder for p in node if p.folder)) for node in nodes)

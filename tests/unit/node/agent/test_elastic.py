@@ -1,0 +1,92 @@
+"""Survival: whatever keeps ranks from being started anew ends the run, with a verdict that says so."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from muster.core.verdict import Cause, Verdict
+from muster.node.agent.elastic import Survival
+from muster.node.agent.gang import NodeFailed
+from muster.node.mesh import PeerLost
+
+FULL = Verdict(cause=Cause.NODE, node=0, host="a", detail="node 0 (a) could not start its ranks: No space left on device")
+
+
+class Gang:
+    """Three nodes, of which those in ``there`` are left; ``raises`` is what comes of asking them, one after the other."""
+
+    def __init__(self) -> None:
+        self.there = [0, 1, 2]
+        self.raises: list[Exception] = []
+        self.started: list[list[int]] = []
+
+    def present(self) -> list[int]:
+        return self.there
+
+    def host(self, node: int) -> str:
+        return "abc"[node]
+
+    def shared_host(self) -> str:
+        return ""
+
+    async def stop(self, within: float) -> None:
+        pass
+
+    async def ask(self, node: int, do: str, **fields: Any) -> Any:
+        return {"master": 6105}
+
+    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
+        if self.raises:
+            raise self.raises.pop(0)
+        if do == "start":
+            self.started.append(list(self.there))
+        return {}
+
+
+async def begun(gang: Any) -> Survival:
+    """Give the survival of a run of two to three nodes, all of which have been started."""
+    plan = SimpleNamespace(nodes=(0, 1, 2), min_nodes=2, limits=SimpleNamespace(grace=1.0))
+    assignment: Any = SimpleNamespace(plan=plan, job_id="j", generation=1)
+    syncer = SimpleNamespace(tell=lambda do, **fields: asyncio.sleep(0))
+    work: Any = SimpleNamespace(log=SimpleNamespace(add=lambda kind, **data: None), syncer=syncer, secrets={})
+    ends: Any = SimpleNamespace(pause=lambda: None, begin=lambda nodes: None, takes_part=lambda node: True)
+    choice: Any = SimpleNamespace(addresses=("10.0.0.1",) * 3, here=lambda: [{}, {}, {}])
+    record: Any = SimpleNamespace(data={})
+    survival = Survival(assignment, work, gang, ends, record)
+    await survival.begin(choice)
+    return survival
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (NodeFailed(FULL), FULL.detail),
+        (KeyError("ports"), "node 0 (a) could not have the ranks started anew: KeyError: 'ports'; all ranks were ended"),
+    ],
+)
+async def test_ranks_that_can_not_be_started_anew_end_the_run(error: Exception, detail: str) -> None:
+    gang = Gang()
+    survival = await begun(gang)
+    gang.there, gang.raises = [0, 1], [error]
+    survival.lost(2, "its connection closed")
+    verdict = await asyncio.wait_for(survival.broken, 60)
+    assert (verdict.cause, verdict.node, verdict.host, verdict.detail) == (Cause.NODE, 0, "a", detail)
+    assert not survival.admits()
+    assert gang.started == [[0, 1, 2]]
+
+
+async def test_a_loss_while_ranks_are_started_anew_is_survived() -> None:
+    gang = Gang()
+    survival = await begun(gang)
+    gang.there, gang.raises = [0, 1], [PeerLost("gone")]
+    survival.lost(2, "its connection closed")
+    await asyncio.sleep(0)
+    survival.lost(2, "gone")
+    while len(gang.started) < 2:
+        await asyncio.sleep(0)
+    assert gang.started[-1] == [0, 1]
+    assert not survival.broken.done()

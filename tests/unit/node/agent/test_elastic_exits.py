@@ -1,0 +1,103 @@
+"""When ends decide an elastic run: a lost node's victims don't, a rank that fails by itself on a node that stays does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from muster.core.job import TrainingJob
+from muster.core.plan import CONTINUE, EnvironmentRef, JobPlan
+from muster.core.verdict import Cause
+from muster.launchers import torchrun
+from muster.node.agent import elastic_exits
+from muster.node.agent.elastic_exits import ElasticEnds
+from muster.node.ranks.supervisor import STARTER
+
+HOSTS = {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticEnds:
+    """Give the ends of three nodes with one rank each."""
+    monkeypatch.setattr(elastic_exits, "LOSS_SHOWS", 0.01)
+    monkeypatch.setattr(elastic_exits, "LATE_ENDS", 30.0)
+    job = TrainingJob(name="x", framework="pytorch", command=("x",), node_count=3, min_node_count=2)
+    plan = JobPlan(
+        name="x",
+        framework="pytorch",
+        nodes=torchrun.plan(job),
+        snapshot="",
+        environment=EnvironmentRef(),
+        store="s3://b/p",
+        on_node_loss=CONTINUE,
+        min_nodes=2,
+    )
+    found = ElasticEnds(plan)
+    found.begin(range(3))
+    return found
+
+
+def end(node: int, code: int | None = 0, rank: int | None = None, **more: Any) -> dict[str, Any]:
+    number = node if rank is None else rank
+    known = {"node": node, "rank": number, "decides": number >= 0, "exit_code": code, "signal": None, "ended": 1.0}
+    return {**known, "victim": False, "detail": "", "hint": "", "out_of_memory": False, **more}
+
+
+async def test_all_ranks_and_starters_of_the_round_must_end_well(ends: ElasticEnds) -> None:
+    ends.begin((0, 1))
+    for node in (0, 1):
+        ends.add(end(node))
+        assert not ends.decided.is_set()
+    ends.add(end(0, rank=STARTER))
+    assert not ends.decided.is_set()
+    ends.add(end(1, rank=STARTER))
+    assert ends.decided.is_set()
+    assert ends.verdict({}, HOSTS) is None
+
+
+async def test_a_node_takes_part_until_its_ranks_have_ended_well(ends: ElasticEnds) -> None:
+    assert ends.takes_part(2)
+    ends.add(end(2))
+    assert not ends.takes_part(2)
+    ends.add(end(1, 1))
+    assert ends.takes_part(1)
+
+
+async def test_failures_before_a_new_round_are_victims_of_the_loss(ends: ElasticEnds) -> None:
+    ends.add(end(0, 1, detail="RuntimeError: connection closed by peer"))
+    ends.pause()
+    ends.add(end(1, None, signal=15, victim=True))
+    ends.begin((0, 1))
+    for node in (0, 1):
+        ends.add(end(node))
+        ends.add(end(node, rank=STARTER))
+    await ends.decided.wait()
+    assert ends.verdict({}, HOSTS) is None
+
+
+async def test_a_failure_on_a_node_that_stays_decides_and_is_named(ends: ElasticEnds) -> None:
+    ends.add(end(1, 1, detail="ValueError: no such digit: 11"))
+    ends.add(end(1, 1, rank=STARTER, detail="ChildFailedError"))
+    assert not ends.decided.is_set()
+    await ends.decided.wait()
+    ends.note(end(0, None, signal=15, victim=True))
+    verdict = ends.verdict({}, HOSTS)
+    assert verdict is not None
+    assert (verdict.cause, verdict.rank, verdict.host, verdict.detail) == (Cause.RANK, 1, "b", "ValueError: no such digit: 11")
+
+
+async def test_a_torchrun_that_fails_is_named_with_its_node(ends: ElasticEnds) -> None:
+    ends.add(end(1, 1, rank=STARTER, detail="RendezvousTimeoutError: too late"))
+    await ends.decided.wait()
+    verdict = ends.verdict({}, HOSTS)
+    assert verdict is not None
+    assert verdict.cause is Cause.STARTER
+    assert verdict.detail == "torchrun on node 1 (b) failed (exit 1): RendezvousTimeoutError: too late"
+
+
+async def test_what_a_node_outside_the_round_says_does_not_count(ends: ElasticEnds) -> None:
+    ends.begin((0, 1))
+    ends.add(end(2, 1, rank=STARTER))
+    assert ends.first_failed({}) is None
+    assert ends.verdict({}, HOSTS) is None

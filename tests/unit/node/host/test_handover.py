@@ -1,0 +1,48 @@
+"""What ranks left is moved to the attempt that stores it, from wherever an attempt that was cut off had it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from muster.core.paths import NodePaths
+from muster.node.host.handover import Gone, take_over
+
+
+def folders(root: Path, count: int) -> list[NodePaths]:
+    """Give the node's folders of so many attempts, the newest first; the oldest has what its ranks left."""
+    made = [NodePaths(root=root / f"a{number}" / "node 0") for number in range(count, 0, -1)]
+    for folder in made:
+        folder.root.mkdir(parents=True)
+    made[-1].outputs.mkdir(parents=True)
+    made[-1].ranks.mkdir()
+    (made[-1].outputs / "model.pt").write_text("weights")
+    return made
+
+
+def test_it_is_moved_past_attempts_that_came_to_nothing(tmp_path: Path) -> None:
+    here, *earlier = folders(tmp_path, 4)
+    take_over(earlier, here)
+    assert (here.outputs / "model.pt").read_text() == "weights"
+    assert here.ranks.is_dir()
+    assert not earlier[-1].work.exists()
+
+
+def test_it_may_be_repeated_after_it_was_cut_off_between_two_folders(tmp_path: Path) -> None:
+    here, cut_off, first = folders(tmp_path, 3)
+    first.work.rename(cut_off.work)
+    take_over([cut_off, first], here)
+    take_over([cut_off, first], here)
+    assert (here.outputs / "model.pt").read_text() == "weights"
+    assert here.ranks.is_dir()
+
+
+def test_nothing_is_never_taken_for_it(tmp_path: Path) -> None:
+    here, first = folders(tmp_path, 2)
+    first.work.rename(tmp_path / "elsewhere")
+    with pytest.raises(Gone, match=r"work is in none of .*a1/node 0"):
+        take_over([first], here)
+    assert not here.work.exists()
+    with pytest.raises(Gone, match="no earlier attempt"):
+        take_over([], here)

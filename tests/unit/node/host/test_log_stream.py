@@ -1,0 +1,224 @@
+"""The hub: one process pushes the logs of many node folders, in whole lines, and says when nothing of a node is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.node import processes
+from muster.node.host import liveness
+from store_server import wait_until
+
+START = Path(__file__).parents[4] / "provider" / "muster" / "node" / "start.py"
+
+
+class Hub:
+    """A running hub, and what it has said."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-I", "-S", str(START), "hub"]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.logs: dict[Any, bytes] = {}
+        self.endings: dict[Any, dict[str, Any]] = {}
+        self.beats = 0
+
+    def tell(self, **request: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    def read(self) -> None:
+        """Read one frame."""
+        out = self.process.stdout
+        assert out is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            line += out.read(1) or b""
+        head = json.loads(line)
+        if "beat" in head:
+            self.beats += 1
+        elif "bytes" in head:
+            data = b""
+            while len(data) < head["bytes"]:
+                data += out.read(head["bytes"] - len(data)) or b""
+            assert data.endswith(b"\n"), "only whole lines are pushed"
+            self.logs[head["key"]] = self.logs.get(head["key"], b"") + data
+        else:
+            self.endings[head["key"]] = head
+
+    def until(self, condition: Any, limit: float = 120.0) -> None:
+        give_up = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < give_up
+            self.read()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    yield hub
+    assert hub.process.stdin is not None
+    hub.process.stdin.close()
+    assert hub.process.wait(timeout=60) == 0, "a hub ends with its input"
+
+
+def node(folder: Path, pid: int = 0, text: str = "") -> Path:
+    """Lay out a node folder whose guardian is a process; by default, this one."""
+    folder.mkdir(parents=True)
+    pid = pid or os.getpid()
+    born = {"pid": pid, "start": processes.start_time(pid)}
+    (folder / "guardian.json").write_text(json.dumps(born))
+    (folder / "assignment.json").write_text(json.dumps({"job_id": "none", "generation": 1, "attempt": 1}))
+    (folder / "events.jsonl").write_text(text)
+    return folder
+
+
+def test_logs_are_pushed_as_they_grow_from_where_the_reader_was(hub: Hub, tmp_path: Path) -> None:
+    one, two = node(tmp_path / "one", text="a\nb\n"), node(tmp_path / "two", text="x\n")
+    hub.tell(do="watch", key=1, folder=str(one), offset=2)
+    hub.tell(do="watch", key="two", folder=str(two), offset=0)
+    hub.until(lambda: hub.logs == {1: b"b\n", "two": b"x\n"})
+    with (one / "events.jsonl").open("a") as log:
+        log.write("c\nhalf")
+        log.flush()
+        hub.until(lambda: hub.logs[1] == b"b\nc\n")
+        log.write(" done\n")
+    hub.until(lambda: hub.logs[1] == b"b\nc\nhalf done\n")
+    assert hub.endings == {}
+
+
+def test_a_node_is_silent_once_its_last_word_is_read_and_its_guardian_left(hub: Hub, tmp_path: Path) -> None:
+    sleeper = subprocess.Popen(["sleep", "600"])
+    folder = node(tmp_path / "n", pid=sleeper.pid, text="{}\n")
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    with (folder / "events.jsonl").open("a") as log:
+        log.write('{"t": 1, "k": "node_end", "n": 0}\n')
+    hub.until(lambda: b"node_end" in hub.logs.get(1, b""))
+    assert hub.endings == {}
+    sleeper.kill()
+    sleeper.wait()
+    hub.until(lambda: 1 in hub.endings)
+    assert hub.endings[1] == {"key": 1, "silent": True, "orderly": True, "rebooted": False}
+
+
+def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(hub: Hub, tmp_path: Path) -> None:
+    marked = {**os.environ, "MUSTER_JOB": "none/g1/a1"}
+    guardian = subprocess.Popen(["sleep", "600"])
+    rank = subprocess.Popen(["sleep", "600"], env=marked)
+    folder = node(tmp_path / "n", pid=guardian.pid, text="last\n")
+    guardian.kill()
+    guardian.wait()
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    wait_until(lambda: rank.poll() is not None, what="the rank is ended")
+    hub.until(lambda: 1 in hub.endings)
+    assert hub.logs[1] == b"last\n"
+    assert not hub.endings[1]["orderly"]
+
+
+def test_what_somebody_starts_again_is_not_ended(hub: Hub, tmp_path: Path) -> None:
+    rank = subprocess.Popen(["sleep", "600"], env={**os.environ, "MUSTER_JOB": "none/g1/a1"})
+    folder, other = node(tmp_path / "n"), node(tmp_path / "o", text="x\n")
+    born = (folder / "guardian.json").read_text()
+    (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
+    with liveness.alone(str(folder), patient=True):
+        hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+        hub.tell(do="watch", key=2, folder=str(other), offset=0)
+        hub.until(lambda: 2 in hub.logs)
+        (folder / "guardian.json").write_text(born)
+    (folder / "events.jsonl").write_text("back\n")
+    hub.until(lambda: hub.logs.get(1) == b"back\n")
+    assert hub.endings == {}
+    assert rank.poll() is None
+    rank.kill()
+    rank.wait()
+
+
+def test_a_reboot_is_told(hub: Hub, tmp_path: Path) -> None:
+    folder = node(tmp_path / "n")
+    (folder / liveness.BOOT).write_text("another boot")
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    hub.until(lambda: 1 in hub.endings)
+    assert hub.endings[1]["rebooted"]
+
+
+def test_a_folder_that_is_not_there_is_silent(hub: Hub, tmp_path: Path) -> None:
+    hub.tell(do="watch", key=1, folder=str(tmp_path / "none"), offset=0)
+    hub.until(lambda: 1 in hub.endings)
+
+
+def test_one_whose_life_is_known_outside_is_silent_when_that_is_said(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "n"
+    folder.mkdir()
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0, outside=True)
+    (folder / "events.jsonl").write_text("late\n")
+    hub.until(lambda: hub.logs.get(1) == b"late\n")
+    assert hub.endings == {}
+    hub.tell(do="over", key=1)
+    hub.until(lambda: 1 in hub.endings)
+
+
+def test_a_quiet_one_tells_only_its_end(hub: Hub, tmp_path: Path) -> None:
+    sleeper = subprocess.Popen(["sleep", "600"])
+    folder = node(tmp_path / "n", pid=sleeper.pid, text="many\nlines\n")
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0, quiet=True)
+    hub.tell(do="watch", key=2, folder=str(folder), offset=0)
+    hub.until(lambda: 2 in hub.logs)
+    sleeper.kill()
+    sleeper.wait()
+    hub.until(lambda: 1 in hub.endings and 2 in hub.endings)
+    assert 1 not in hub.logs
+
+
+def test_what_is_forgotten_says_nothing_more(hub: Hub, tmp_path: Path) -> None:
+    folder, other = node(tmp_path / "n", text="a\n"), node(tmp_path / "o", text="x\n")
+    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    hub.until(lambda: 1 in hub.logs)
+    hub.tell(do="forget", key=1)
+    hub.tell(do="watch", key=2, folder=str(other), offset=0)
+    hub.until(lambda: 2 in hub.logs)  # it has read what it was told
+    for log in (folder, other):
+        with (log / "events.jsonl").open("a") as file:
+            file.write("b\n")
+    hub.until(lambda: hub.logs[2] == b"x\nb\n")
+    assert hub.logs[1] == b"a\n"
+
+
+def test_a_slow_reader_does_not_make_it_grow(hub: Hub, tmp_path: Path) -> None:
+    line = b"x" * 1023 + b"\n"
+    for number in range(4):
+        (node(tmp_path / str(number)) / "events.jsonl").write_bytes(line * 32_000)
+        hub.tell(do="watch", key=number, folder=str(tmp_path / str(number)), offset=0)
+    status = Path(f"/proc/{hub.process.pid}/status")
+
+    def megabytes() -> int:
+        return int(status.read_text().split("VmRSS:")[1].split()[0]) >> 10
+
+    deadline = time.monotonic() + 1.5
+    most = 0
+    while time.monotonic() < deadline:  # nobody reads; what would grow without a bound would have grown by then
+        most = max(most, megabytes())
+    assert most < 40
+    hub.until(lambda: sum(map(len, hub.logs.values())) == 4 * 32_000 * 1024)
+    assert all(data == line * 32_000 for data in hub.logs.values())
+
+
+def test_hundreds_of_idle_folders_cost_little(hub: Hub, tmp_path: Path) -> None:
+    for number in range(300):
+        hub.tell(do="watch", key=number, folder=str(node(tmp_path / str(number))), offset=0)
+    stat = Path(f"/proc/{hub.process.pid}/stat")
+
+    def cpu() -> float:
+        fields = stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    hub.until(lambda: hub.beats == 2)
+    before, began = cpu(), time.monotonic()
+    hub.until(lambda: hub.beats == 3)
+    assert (cpu() - before) / (time.monotonic() - began) < 0.15

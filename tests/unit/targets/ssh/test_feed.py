@@ -1,0 +1,86 @@
+"""A job whose hosts are all away is waited for as long as its agents may live, and no longer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from muster.core.event import Cursor
+from muster.core.handle import JobHandle
+from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.ssh.feed import Follower, News, NodeSink
+from muster.targets.ssh.jobs import SshJobs
+from muster.targets.ssh.queue_client import Entry, Place, Seen
+
+HANDLE = JobHandle(target="ssh", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
+ENTRY = Entry(
+    **{"number": 1, "job": "job", "generation": 1, "attempt": 1, "nodes": 2, "slots": 1, "gpus": 0, "excluded": {}},
+    state="launched",
+    places=(Place(host="a", folder="/f0"), Place(host="b", folder="/f1")),
+)
+
+
+class Away:
+    """A watch, its link, and the settling room: hosts that have not been heard for an hour."""
+
+    def __init__(self) -> None:
+        self.link = self.waiting = self
+        self.lost_since = time.monotonic() - 3600.0
+
+    def forget(self, watch: object) -> None:
+        """There is nothing to forget."""
+
+    def settle(self, key: object) -> None:
+        raise AssertionError("a host that has not answered keeps what is held on it")
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.news: list[News] = []
+
+    def put(self, news: News) -> bool:
+        self.news.append(news)
+        return True
+
+    def when_room(self, resume: object) -> None:
+        """There is always room."""
+
+
+def endings(over: float) -> list[str]:
+    """Give how the nodes of a job were lost, whose hosts are all away."""
+    inbox, away = Inbox(), cast(Any, Away())
+    follower = Follower(away, HANDLE, Cursor(), inbox)
+    follower._entry, follower._count = replace(ENTRY, over=over), 2
+    follower._nodes = [NodeSink(follower=follower, node=n, host=p.host, watch=away) for n, p in enumerate(ENTRY.places)]
+    follower._look_at_connections()
+    return [str(news.ending["how"]) for news in inbox.news if news.ending]
+
+
+def test_agents_that_may_live_are_waited_for() -> None:
+    assert endings(over=time.time() + 3600.0) == []
+    assert endings(over=0.0) == [], "an entry of an older release doesn't say"
+
+
+def test_agents_that_can_not_live_any_more_are_not_waited_for() -> None:
+    assert endings(over=1.0) == [
+        "host a does not answer since 3600 s; the run's deadline has passed",
+        "host b does not answer since 3600 s; the run's deadline has passed",
+    ]
+
+
+class NobodyAnswers(SshJobs):
+    def __init__(self) -> None:
+        """There are no hosts."""
+
+    async def _look(self, places: object) -> dict[int, dict[str, Any] | None]:
+        return {0: None, 1: None}
+
+
+async def test_its_id_can_be_used_again_then_and_not_before() -> None:
+    jobs = NobodyAnswers()
+    with pytest.raises(Unreachable, match="host a, which led run job, can't be asked how it stands"):
+        await jobs._standing(Seen(entry=ENTRY, live=True))
+    assert await jobs._standing(Seen(entry=replace(ENTRY, over=1.0), live=True)) == (False, None)

@@ -1,0 +1,37 @@
+"""What an attempt is launched with can be read by the release before and after."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lab import plan_of
+from muster.core.codec import from_data, to_data
+from muster.core.store_access import StoreAccess
+from muster.targets.contract import Submission
+from muster.targets.ssh.launch_bundle import PARCEL, Parcel
+
+ACCESS = StoreAccess()
+
+
+def stored(earlier: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    """Give a parcel as it lies at the claim place."""
+    submission = Submission(
+        job_id="job", generation=1, plan=plan_of("", "s3://none"), archive=None, access=ACCESS, requested=1.0
+    )
+    data: dict[str, Any] = json.loads(Parcel.files_of(submission, "ssh", earlier)[PARCEL][0])
+    return data
+
+
+def test_a_commit_finds_what_ranks_left_also_by_a_parcel_of_the_release_before() -> None:
+    data = stored((("/a3", "/a2"), ("/b2",)))
+    parcel = from_data(Parcel, data)
+    assert (parcel.commits, parcel.left(0), parcel.left(1)) == (True, ("/a3", "/a2"), ("/b2",))
+    assert data.pop("earlier")
+    old = from_data(Parcel, data)
+    assert (old.commits, old.left(0), old.left(1)) == (True, ("/a3",), ("/b2",))
+
+
+def test_an_attempt_with_ranks_of_its_own_takes_nothing_over() -> None:
+    parcel = from_data(Parcel, to_data(stored(())))
+    assert (parcel.commits, parcel.left(0)) == (False, ())

@@ -1,0 +1,53 @@
+"""The waiting room asks the queue as long as somebody waits, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+from muster.targets.ssh.queue_client import ClaimPlace, Entry
+from muster.targets.ssh.queue_watch import Key, WaitingRoom
+
+
+class Place:
+    """A claim place whose queue is empty."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def turn(self, waiting: list[Key], ended: list[Key]) -> tuple[list[Entry], float]:
+        """Count the question."""
+        self.turns += 1
+        return [], time.time()
+
+
+class Listener:
+    """Hears how the queue stands, by a method, as followers do."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def hear(self, entry: Any, entries: list[Entry]) -> None:
+        """Note it."""
+        self.heard.append(entry)
+
+
+def test_it_rests_once_all_have_left() -> None:
+    async def enter_and_leave() -> None:
+        room = WaitingRoom(cast(ClaimPlace, place), cast(Any, None))
+        room.enter(key, first.hear)
+        room.enter(key, second.hear)
+        while not second.heard:
+            await asyncio.sleep(0)
+        room.leave(key, first.hear)
+        assert room._waiting == {key: [second.hear]}
+        room.leave(key, second.hear)
+        room.wake()
+        assert room._task is not None
+        await asyncio.wait_for(room._task, 60.0)
+
+    place, first, second, key = Place(), Listener(), Listener(), ("job", 1, 1)
+    asyncio.run(enter_and_leave())
+    assert place.turns == 1
+    assert first.heard == second.heard == [None]
