@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
 from muster.core.job import Mount, Roles
 from muster.launchers import launcher_of
-from muster.operators.job import ATTRIBUTES, JobOperator
+from muster.operators.build_image import BuildTrainingImageOperator
+from muster.operators.job import EnvironmentParameters, JobOperator
 from muster.operators.mpi import DistributedMPIOperator
 from muster.operators.pytorch import PyTorchTrainOperator
 from muster.operators.register import RegisterModelOperator
@@ -27,7 +29,7 @@ ANYTHING: dict[str, Any] = {
     "entry_script": "train.py",
     "script_params": {"--text": "a b 'c' \"d\" $e\nü", "--flag": ""},
     "environment_variables": {"A": ""},
-    "resources": {"gpus": 1, "memory": "4g"},
+    "resources_per_node": {"gpus": 1, "memory": "4g"},
     "compute_target": {"type": "local", "root": "/x y"},
     "distributed_training": PyTorchConfiguration("Gloo", node_count=2),
     "node_count": "{{ params.n }}",
@@ -36,15 +38,49 @@ ANYTHING: dict[str, Any] = {
 }
 
 
+OWN_PARAMETERS: dict[type[BaseOperator], set[str]] = {
+    operator: set(inspect.signature(operator.__init__).parameters) - {"self", "kwargs"}
+    for operator in (
+        EnvironmentParameters,
+        JobOperator,
+        PyTorchTrainOperator,
+        TensorFlowTrainOperator,
+        DistributedMPIOperator,
+        BuildTrainingImageOperator,
+    )
+}
+
+
 def test_every_parameter_of_a_job_is_one_of_the_operator_and_a_template() -> None:
-    signature = set(inspect.signature(TrainOperator.__init__).parameters) - {"self", "kwargs", "deferrable"}
-    assert signature == set(PARAMETERS) - {"framework"} == set(ATTRIBUTES)
-    assert set(ATTRIBUTES.values()) == set(TrainOperator.template_fields)
+    spelled = [name for own in OWN_PARAMETERS.values() for name in own]
+    assert sorted(spelled) == sorted({*PARAMETERS, "deferrable"})
+    for operator in (TrainOperator, *OWN_PARAMETERS):
+        inherited = set().union(*(own for owner, own in OWN_PARAMETERS.items() if issubclass(operator, owner)))
+        assert sorted(operator.template_fields) == sorted(inherited - {"deferrable"}), operator
 
 
 def test_every_parameter_is_documented() -> None:
-    documented = inspect.getdoc(JobOperator) or ""
-    assert [name for name in (*ATTRIBUTES, "deferrable") if f":param {name}:" not in documented] == []
+    for operator, own in OWN_PARAMETERS.items():
+        assert sorted(re.findall(r":param (\w+):", operator.__doc__ or "")) == sorted(own), operator
+
+
+@pytest.mark.parametrize(
+    ("operator", "foreign"),
+    [
+        (TensorFlowTrainOperator, {"elastic": (1, 2)}),
+        (PyTorchTrainOperator, {"worker_count": 1}),
+        (TrainOperator, {"chief": True}),
+        (PyTorchTrainOperator, {"mpi_arguments": ["-v"]}),
+        (BuildTrainingImageOperator, {"node_count": 2}),
+    ],
+)
+def test_a_parameter_of_another_framework_is_refused_when_the_dag_is_parsed(
+    operator: type[BaseOperator], foreign: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match=next(iter(foreign))):
+        operator(task_id="task", **foreign)
+    with DAG("foreign", schedule=None), pytest.raises(TypeError, match=next(iter(foreign))):
+        operator.partial(task_id="mapped", **foreign).expand(pip_packages=[["a"], ["b"]])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +101,7 @@ CLASSIC: dict[str, tuple[type[TrainOperator], dict[str, Any]]] = {
     "horovod_object": (TensorFlowTrainOperator, {"distributed_training": MpiConfiguration(node_count=2)}),
     "servers": (
         TensorFlowTrainOperator,
-        {"node_count": 2, "distributed_job_config": TensorflowConfiguration(worker_count=2, parameter_server_count=1)},
+        {"node_count": 2, "distributed_training": TensorflowConfiguration(worker_count=2, parameter_server_count=1)},
     ),
     "single": (TensorFlowTrainOperator, {"pip_packages": ["scikit-learn"]}),
     "keras": (TensorFlowTrainOperator, {"pip_packages": ["keras==3.12.0"]}),
@@ -82,7 +118,7 @@ def test_classic_shapes_survive_serialization_and_mapping(name: str) -> None:
         operator.partial(task_id="mapped", **known).expand(script_params=[{"--lr": "0.1"}, {"--lr": "0.2"}])
     again = round_trip(dag)
     assert again.task_dict["mapped"].is_mapped
-    assert set(again.task_dict["once"].template_fields) == set(TrainOperator.template_fields)
+    assert set(again.task_dict["once"].template_fields) == set(operator.template_fields)
     assert launcher_of(requested_job(once)).name == ("mpi" if name in ("horovod", "horovod_object", "mpi") else "tensorflow")
 
 
@@ -136,14 +172,14 @@ def test_operators_survive_serialization() -> None:
         RegisterModelOperator(task_id="register", model_name="m", run=train.output)
     again = round_trip(dag)
     assert again.task_dict["register"].upstream_task_ids == {"train"}
-    assert set(again.task_dict["train"].template_fields) == set(TrainOperator.template_fields)
+    assert set(again.task_dict["train"].template_fields) == set(PyTorchTrainOperator.template_fields)
     assert again.task_dict["train"].operator_extra_links[0].name == "Run outputs"
 
 
 def test_mapped_operators_survive_serialization() -> None:
-    once = {name: value for name, value in ANYTHING.items() if name != "resources"}
+    once = {name: value for name, value in ANYTHING.items() if name != "resources_per_node"}
     with DAG("mapped_definition", schedule=None) as dag:
-        PyTorchTrainOperator.partial(task_id="train", **once).expand(resources=[{"gpus": 1}, {"memory": "4g"}])
+        PyTorchTrainOperator.partial(task_id="train", **once).expand(resources_per_node=[{"gpus": 1}, {"memory": "4g"}])
     assert round_trip(dag).task_dict["train"].is_mapped
 
 

@@ -68,7 +68,7 @@ def _explicit(given: Mapping[str, Any], base: str) -> Environment:
     # use_gpu=False is what operators pass when nobody has said anything
     beside = [name for name in EXCLUDED_BY_ENVIRONMENT if given.get(name) and str(given[name]).strip().lower() not in _FALSE]
     if beside:
-        remedy = '; for GPUs set resources={"gpus": n}' if "use_gpu" in beside else ""
+        remedy = '; for GPUs set resources_per_node={"gpus": n}' if "use_gpu" in beside else ""
         raise RequestError(f"environment excludes {', '.join(beside)}; leave out one or the other{remedy}")
     fields = coerce.mapping("environment", given["environment"])
     unknown = sorted(set(fields) - {*_INTERPRETER_NAMES, _MANAGED, _IMAGE})

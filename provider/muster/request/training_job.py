@@ -21,7 +21,6 @@ PARAMETERS = (
     "framework",
     "source_directory",
     "entry_script",
-    "script",
     "script_params",
     "arguments",
     "command",
@@ -32,7 +31,6 @@ PARAMETERS = (
     "elastic",
     "distributed_backend",
     "distributed_training",
-    "distributed_job_config",
     "worker_count",
     "parameter_server_count",
     "chief",
@@ -48,7 +46,7 @@ PARAMETERS = (
     "apt_packages",
     "build_steps",
     "use_gpu",
-    "resources",
+    "resources_per_node",
     "network_interface",
     "environment_variables",
     "secrets",
@@ -72,7 +70,7 @@ NOT_OFFERED = {
 }
 """Parameters that a later release will take, with what to do until then."""
 
-ALIASES = {"script": "entry_script", "muster_conn_id": "compute_target", "distributed_job_config": "distributed_training"}
+ALIASES = {"muster_conn_id": "compute_target"}
 RESOURCES = ("gpus", "cpus", "memory")
 OWN_PREFIX = "MUSTER_"
 
@@ -109,7 +107,7 @@ def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str])
         roles=layout.roles,
         mpi_arguments=layout.mpi_arguments,
         environment=environment(given, framework, source_directory, os.fspath(base)),
-        resources=_resources(given.get("resources", {}), layout.process_count_per_node if use_gpu else 0),
+        resources=_resources(given.get("resources_per_node", {}), layout.process_count_per_node if use_gpu else 0),
         use_gpu=use_gpu,
         network_interface=_optional_line("network_interface", given),
         environment_variables=variables,
@@ -202,15 +200,15 @@ def _default_name(entry_script: str, command: tuple[str, ...]) -> str:
 
 
 def _resources(value: Any, default_gpus: int) -> Resources:
-    wanted = coerce.mapping("resources", value)
+    wanted = coerce.mapping("resources_per_node", value)
     for name in wanted:
         if name not in RESOURCES:
-            raise RequestError(f"resources has {name!r}; {_near(name, RESOURCES)}")
+            raise RequestError(f"resources_per_node has {name!r}; {_near(name, RESOURCES)}")
     known = {name: item for name, item in wanted.items() if item is not None}
     return Resources(
-        gpus=coerce.whole("resources['gpus']", known.get("gpus", default_gpus), least=0),
-        cpus=coerce.amount("resources['cpus']", known.get("cpus", 0)),
-        memory=coerce.size("resources['memory']", known.get("memory", 0)),
+        gpus=coerce.whole("resources_per_node['gpus']", known.get("gpus", default_gpus), least=0),
+        cpus=coerce.amount("resources_per_node['cpus']", known.get("cpus", 0)),
+        memory=coerce.size("resources_per_node['memory']", known.get("memory", 0)),
     )
 
 

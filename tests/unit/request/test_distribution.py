@@ -160,7 +160,7 @@ def test_the_object_form_says_counts_and_backend(configuration: Any, nodes: int,
     [TensorflowConfiguration(2, 1), {"type": "TensorflowConfiguration", "worker_count": "2", "parameter_server_count": 1}],
 )
 def test_tensorflows_object_form_says_its_roles(configuration: Any) -> None:
-    made = job("tensorflow", distributed_job_config=configuration, node_count=2)
+    made = job("tensorflow", distributed_training=configuration, node_count=2)
     assert (made.distributed_backend, made.roles) == ("ps", Roles(workers=2, servers=1))
 
 

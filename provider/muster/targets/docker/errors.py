@@ -26,7 +26,7 @@ MEANINGS = (
     Meaning(
         pattern=r"could not select device driver|unknown or invalid runtime name: nvidia|nvidia-container-cli: ([^\n\"]*)",
         text="GPUs were asked for, but the engine has no GPU runtime that can give them; install the NVIDIA container toolkit "
-        "on its machine, or leave out use_gpu and resources.gpus",
+        "on its machine, or leave out use_gpu and resources_per_node.gpus",
     ),
     Meaning(
         pattern=r"no space left on device",
@@ -47,9 +47,9 @@ MEANINGS = (
     ),
     Meaning(
         pattern=r"(?i)minimum memory limit allowed is ([^\s\"]+)",
-        text="resources.memory is too small for a container: the engine wants at least {0}",
+        text="resources_per_node.memory is too small for a container: the engine wants at least {0}",
     ),
-    Meaning(pattern=r"(?i)(range of CPUs is from [^\"\n]+)", text="resources.cpus does not fit the engine: {0}"),
+    Meaning(pattern=r"(?i)(range of CPUs is from [^\"\n]+)", text="resources_per_node.cpus does not fit the engine: {0}"),
     Meaning(
         pattern=r"(?i)no such image: ([^\s\"]+)", text="image {0} is not on the engine; pull it there, or correct its name"
     ),
