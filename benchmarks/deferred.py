@@ -225,8 +225,8 @@ def _launched(config: dict[str, Any], names: list[str], root: Path) -> dict[str,
         home = root / "jobs" / name / "g1-a1" / "node-0"
         home.mkdir(parents=True)
         places = [{"host": "host", "gpus": [], "folder": str(home)}]
-        wish = {"parcel": "", "nodes": 1, "slots": 0, "gpus": 0, "state": "launched", "places": places}
-        await jobs.place.claim(made, None, wish)
+        wish = {"bundle": "", "nodes": 1, "slots": 0, "gpus": 0, "state": "launched", "allocations": places}
+        await jobs.queue.claim(made, None, wish)
         return canonical(made.handle(target.name, "launched")).decode(), home
 
     async def claims() -> list[tuple[str, Path]]:

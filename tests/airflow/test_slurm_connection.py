@@ -7,7 +7,7 @@ import json
 import pytest
 
 from muster.hooks.compute import ComputeHook
-from muster.targets.hosts.ssh_login import Login
+from muster.targets.hosts.ssh_login import SshLogin
 from muster.targets.slurm.login_node import ThisMachine
 from muster.targets.slurm.target import SlurmTarget
 
@@ -25,7 +25,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_login_of_an_ssh_connection_is_put_in_its_place() -> None:
     target = ComputeHook("cluster").get_target()
     assert isinstance(target, SlurmTarget)
-    assert isinstance(target.login.login, Login)
+    assert isinstance(target.login.login, SshLogin)
     assert (target.login.login.host, target.login.login.port, target.login.login.user) == ("login.cluster", 2222, "me")
     assert target.login.login.password == "s3cret"
     assert (target.options.partition, target.options.modules, target.options.requeue) == ("gpu", ("cuda/12", "gcc"), False)

@@ -15,7 +15,7 @@ from muster.core.codec import to_data
 from muster.core.event import END, LINE, NODE_END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.targets.claim import Claim
-from muster.targets.hosts.ssh_login import Login
+from muster.targets.hosts.ssh_login import SshLogin
 
 JOBS = 200
 
@@ -34,7 +34,7 @@ class Recorded:
     def _on_host(self, command: str) -> str:
         async def run() -> str:
             config = self.lab.config
-            shell = await Login.from_fields({**config, "host": self.host.address}).open()
+            shell = await SshLogin.from_fields({**config, "host": self.host.address}).open()
             done = await shell.run(["sh", "-c", command])
             await shell.close()
             return done.out.decode()
@@ -66,14 +66,14 @@ class Recorded:
             (self.root / "jobs" / job / "claim.json").write_text(json.dumps(to_data(claim)))
             there = f"/root/{self.lab.root.removeprefix('~/')}/jobs/{job}/g1-a1/node-0"
             asked = {"number": number, "job": job, "generation": 1, "attempt": 1, "nodes": 1, "slots": 1, "gpus": 0}
-            held = {"places": [{"host": self.host.name, "gpus": [], "folder": there}], "held": [], "excluded": {}}
+            held = {"allocations": [{"host": self.host.name, "gpus": [], "folder": there}], "held": [], "excluded": {}}
             rest = {
                 "since": now,
                 "seen": now,
                 "launch": 1,
                 "launcher": "",
                 "until": 0.0,
-                "parcel": "/none",
+                "bundle": "/none",
                 "state": "launched",
             }
             entries.append({**asked, **held, **rest})
@@ -94,7 +94,7 @@ class Recorded:
         return time.monotonic()
 
     async def _kill(self) -> None:
-        shell = await Login.from_fields({**self.lab.config, "host": self.host.address}).open()
+        shell = await SshLogin.from_fields({**self.lab.config, "host": self.host.address}).open()
         await shell.run(["kill", "-9", str(self.guardian["pid"])])
         await shell.close()
 

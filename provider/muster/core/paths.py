@@ -187,7 +187,7 @@ class JobPaths:
         return NodePaths(root=self.attempt(generation, attempt) / f"node-{node}")
 
     @property
-    def turns(self) -> Path:
+    def claim_chain(self) -> Path:
         """Where no lock can be had: every claim there ever was, each a file of its own with the next number as its name."""
         return self.job / "claims"
 
@@ -217,9 +217,9 @@ class HostPaths:
         return self.root / "queue.json"
 
     @property
-    def keeper_lock(self) -> Path:
+    def queue_lock(self) -> Path:
         """Held while claims and the queue are looked at or changed."""
-        return self.root / "keeper.lock"
+        return self.root / "queue.lock"
 
     def job(self, job_id: str) -> JobPaths:
         """Files of one job."""

@@ -7,12 +7,12 @@ import sys
 OLDEST = (3, 10)
 # parts that take their arguments as they are, by their modules
 PARTS = {
-    "hub": "muster.node.host.log_stream",
-    "keeper": "muster.node.host.queue_control",
+    "log-stream": "muster.node.host.log_stream",
+    "queue-control": "muster.node.host.queue_control",
     "scout": "muster.node.preflight.probe",
-    "steward": "muster.node.host.node_control",
+    "node-control": "muster.node.host.node_control",
     "slurm": "muster.node.slurm.task",
-    "slurm-desk": "muster.node.slurm.job_control",
+    "slurm-job-control": "muster.node.slurm.job_control",
 }
 LIBRARIES = "libraries"  # beside the package: what the sync process needs and ranks must not see
 

@@ -12,7 +12,7 @@ MODIFY = 0x2  # of <sys/inotify.h>
 BLIND_FASTEST, BLIND_SLOWEST = 0.01, 0.15  # seconds between two looks where the kernel does not tell
 
 
-class Changes:
+class FileWatch:
     """Watches one file. A network file system does not tell of what other machines write: there one is late by the limit."""
 
     def __init__(self, file: Path) -> None:

@@ -25,7 +25,7 @@ class Capacity:
         self._gpus = {host["name"]: list(host["gpus"]) for host in hosts}
         for entry in entries:
             if entry["state"] != WAITING:
-                for place in entry["places"]:
+                for place in entry["allocations"]:
                     self.take(place["host"], entry["slots"], place["gpus"])
 
     def take(self, host: str, slots: int, gpus: Iterable[str]) -> None:
@@ -54,7 +54,7 @@ def schedule(entries: Sequence[Entry], hosts: Sequence[HostData], now: float) ->
     """Grant what can be granted; ``held`` of an entry that waits on are the hosts that it will take."""
     for entry in entries:
         if entry["state"] == GRANTED and not is_wanted(entry, now) and entry["until"] < now and not is_fixed(entry):
-            entry.update(state=WAITING, places=[], held=[])
+            entry.update(state=WAITING, allocations=[], held=[])
     capacity = Capacity(hosts, entries)
     closed: set[str] = set()
     for entry in sorted(entries, key=lambda entry: int(entry["number"])):
@@ -65,7 +65,7 @@ def schedule(entries: Sequence[Entry], hosts: Sequence[HostData], now: float) ->
 def could_ever(entry: Entry, hosts: Sequence[HostData]) -> list[str]:
     """Give the hosts that could take a node of the gang if they were free; spares only in place of excluded ones."""
     if is_fixed(entry):
-        return [place["host"] for place in entry["places"]]
+        return [place["host"] for place in entry["allocations"]]
     return [
         host["name"]
         for host in sorted(hosts, key=lambda host: bool(host["spare"]))
@@ -94,8 +94,8 @@ def _grant_or_hold(entry: Entry, hosts: Sequence[HostData], capacity: Capacity, 
         # a single node fills up a host that is in use, so that whole ones stay free; a gang spreads, since it needs many
         fit.sort(key=lambda host: capacity.free(host, entry), reverse=entry["nodes"] > 1)
         fit.sort(key=spares.__contains__)
-        places = [capacity.place(host, entry) for host in fit[: entry["nodes"]]]
-        entry.update(state=GRANTED, places=places, held=[], granted=now)
+        allocations = [capacity.place(host, entry) for host in fit[: entry["nodes"]]]
+        entry.update(state=GRANTED, allocations=allocations, held=[], granted=now)
         return set()
     able = [host for host in able if host not in closed]
     kept = [host for host in entry["held"] if host in able]  # what it waits for stays closed, else others could take turns

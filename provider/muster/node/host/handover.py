@@ -9,11 +9,11 @@ from pathlib import Path
 from muster.core.paths import NodePaths
 
 
-class Gone(Exception):
+class OutputsGone(Exception):
     """What the ranks left is not there; says where it was looked for."""
 
 
-def take_over(earlier: Iterable[NodePaths], here: NodePaths) -> None:
+def hand_over(earlier: Iterable[NodePaths], here: NodePaths) -> None:
     """Move what the ranks left on a node into ``here``, which has none of it; may be repeated after it was cut off.
 
     ``earlier``: the node's folders of the attempts before, the newest first: where an attempt came to nothing before it had
@@ -31,5 +31,7 @@ def _take(earlier: list[Path], here: Path) -> None:
         return
     left = next((folder for folder in earlier if folder.exists()), None)
     if left is None:
-        raise Gone(f"{here.name} is in none of {', '.join(str(folder.parent) for folder in earlier) or 'no earlier attempt'}")
+        raise OutputsGone(
+            f"{here.name} is in none of {', '.join(str(folder.parent) for folder in earlier) or 'no earlier attempt'}"
+        )
     os.rename(left, here)

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from muster.node.host import liveness
-from muster.node.host.file_watch import Changes
+from muster.node.host.file_watch import FileWatch
 
 LISTENER = 0  # our standard input, closed when nobody listens any more
 FASTEST = 0.003  # seconds between two looks, however fast the log grows; a container goes soon after its last word
 LIVENESS = 1.0  # seconds between two looks whether somebody writes still
 READ_SIZE = 1 << 20
-LAST_WORD = b'"k": "node_end"'
+LAST_EVENT = b'"k": "node_end"'
 BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid; the container it is started in may be slow to come
 
 
@@ -22,13 +22,13 @@ def main(folder: str, offset: int) -> int:
     """Relay ``folder``'s event log from byte ``offset``; 0 after its last event, or when nobody listens; 1 if nobody writes."""
     log, born = os.path.join(folder, "events.jsonl"), time.monotonic()
     os.close(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600))  # what is to be watched must be there
-    changes = Changes(Path(log))
+    changes = FileWatch(Path(log))
     while True:
         lives = _living(folder, born)  # before reading: what was written before a death is still read
         whole = _read(log, offset)
         offset += len(whole)
         _write(whole)
-        if LAST_WORD in whole[-65536:]:
+        if LAST_EVENT in whole[-65536:]:
             return 0
         if not whole and not lives:
             return 1

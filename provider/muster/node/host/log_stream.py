@@ -24,10 +24,10 @@ LIVENESS = 0.5  # seconds between two looks whether a node lives
 BEAT = 5.0  # seconds between two signs of life
 PENDING = 4 << 20  # bytes that may wait for a slow reader; no log is read while there are more
 READ_SIZE = 1 << 18  # bytes of one log taken at one look, so that a talkative job can't starve the others
-LAST_WORD = b'"k": "node_end"'
+LAST_EVENT = b'"k": "node_end"'
 
 
-class Watched:
+class WatchedLog:
     """One node folder. ``outside``: whether it lives is known elsewhere. ``quiet``: only its end is wanted."""
 
     def __init__(self, key: object, folder: str, offset: int, *, outside: bool, quiet: bool) -> None:
@@ -48,7 +48,7 @@ class Watched:
         living_before = self._living(now)  # before reading: what was written before a death is still read
         data = b"" if self._quiet else self._read()
         self._offset += len(data)
-        self.orderly = self.orderly or LAST_WORD in data[-READ_SIZE:]
+        self.orderly = self.orderly or LAST_EVENT in data[-READ_SIZE:]
         self.pause = FASTEST if data or self.orderly else min(self.pause * 1.3, SLOWEST)
         return data, not data and not living_before
 
@@ -76,7 +76,7 @@ class Watched:
         return {"key": self.key, "silent": True, "orderly": self.orderly, "rebooted": rebooted}
 
 
-class Hub:
+class LogStreamer:
     """All watched folders of this host, each looked at when it is due."""
 
     def __init__(self, source: int, sink: int) -> None:
@@ -84,7 +84,7 @@ class Hub:
         self._asked = b""
         self._pending: list[bytes] = []
         self._waiting = 0  # bytes in it
-        self._watched: dict[object, Watched] = {}
+        self._watched: dict[object, WatchedLog] = {}
         self._due: list[tuple[float, int, object]] = []
         self._turn = 0
         self._open = True
@@ -120,7 +120,7 @@ class Hub:
         if request["do"] == "watch":
             outside, quiet = bool(request.get("outside")), bool(request.get("quiet"))
             offset = int(str(request.get("offset", 0)))
-            watched = Watched(key, str(request["folder"]), offset, outside=outside, quiet=quiet)
+            watched = WatchedLog(key, str(request["folder"]), offset, outside=outside, quiet=quiet)
             watched.over = bool(request.get("over"))
             self._watched[key] = watched
             self._at(time.monotonic(), key)
@@ -143,7 +143,7 @@ class Hub:
             if key in self._watched:
                 self._look(self._watched[key], now)
 
-    def _look(self, watched: Watched, now: float) -> None:
+    def _look(self, watched: WatchedLog, now: float) -> None:
         data, last = watched.look(now)
         if data:
             self._say({"key": watched.key, "bytes": len(data)}, data)
@@ -154,7 +154,7 @@ class Hub:
         self._at(now + (0.0 if len(data) >= READ_SIZE // 2 else watched.pause), watched.key)
 
     @staticmethod
-    def _is_clean(watched: Watched) -> bool:
+    def _is_clean(watched: WatchedLog) -> bool:
         """Whether nothing of the node is left; agent and guardian may both have died with ranks alive."""
         if watched.outside or watched.orderly:
             return True
@@ -210,4 +210,4 @@ def frames(data: bytes) -> Iterator[tuple[dict[str, object], bytes]]:
 
 def main(arguments: list[str]) -> int:
     """Run the hub of this host; it takes no arguments."""
-    return Hub(sys.stdin.fileno(), sys.stdout.fileno()).run()
+    return LogStreamer(sys.stdin.fileno(), sys.stdout.fileno()).run()

@@ -28,16 +28,16 @@ STALE = {"ok": False, "error": "the launch was given up, or another one of the s
 
 def main(arguments: list[str]) -> int:
     """Answer the request on the standard input; the root folder is the argument."""
-    steward = Steward(Path(arguments[0]).expanduser())
+    control = NodeControl(Path(arguments[0]).expanduser())
     request = json.loads(sys.stdin.buffer.readline())
     fields = {name: value for name, value in request.items() if name != "do"}
     if request["do"] == "start":
         fields["files"] = sys.stdin.buffer
-    json.dump(getattr(steward, f"do_{request['do']}")(**fields), sys.stdout)
+    json.dump(getattr(control, f"do_{request['do']}")(**fields), sys.stdout)
     return 0
 
 
-class Steward:
+class NodeControl:
     """The nodes below one root folder."""
 
     def __init__(self, root: Path) -> None:
@@ -158,8 +158,8 @@ def _take_over_and_start(paths: NodePaths, marker: str, before: list[NodePaths],
     """Take over what earlier ranks left, if there were any, and start the guardian; ``again``: unless it was."""
     try:
         if before:
-            handover.take_over(before, paths)
-    except handover.Gone as gone:
+            handover.hand_over(before, paths)
+    except handover.OutputsGone as gone:
         return {"ok": False, "error": f"what the ranks left can't be had: {gone}; clear the task to train anew"}
     if not again:
         _start_guardian(paths.root, marker)

@@ -32,14 +32,14 @@ Key = tuple[str, int, int]
 def main(arguments: list[str]) -> int:
     """Answer the request on the standard input; the root folder is its first argument."""
     request = json.load(sys.stdin)
-    keeper = Keeper(HostPaths.of(arguments[0]))
-    with keeper.locked():
-        answer = keeper.answer(request)
+    server = QueueServer(HostPaths.of(arguments[0]))
+    with server.locked():
+        answer = server.answer(request)
     json.dump(answer, sys.stdout)
     return 0
 
 
-class Keeper:
+class QueueServer:
     """Everything is read from the disk when it is asked for, and written before it is answered."""
 
     def __init__(self, paths: HostPaths, clock: Callable[[], float] = time.time) -> None:
@@ -51,7 +51,7 @@ class Keeper:
     def locked(self) -> Iterator[None]:
         """Hold the one lock; the kernel frees it if we die."""
         os.makedirs(self._paths.root, mode=0o700, exist_ok=True)
-        descriptor = os.open(self._paths.keeper_lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._paths.queue_lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -93,13 +93,13 @@ class Keeper:
         """
         owner = _read(self._claim_file(job))
         ours = self._look(job, claim["generation"], claim["attempt"])["entry"] if owner == claim else None
-        if ours is not None and ours["parcel"] == wish["parcel"]:
+        if ours is not None and ours["bundle"] == wish["bundle"]:
             return {"taken": True, "entry": ours}
         if (owner and [owner["generation"], owner["attempt"]]) != expected:
             return {"taken": False}
         entry: Entry = {
             **{"job": job, "generation": claim["generation"], "attempt": claim["attempt"], "number": self._queue["next"]},
-            **{"state": WAITING, "places": [], "held": [], "excluded": {}, "since": self._now, "seen": self._now},
+            **{"state": WAITING, "allocations": [], "held": [], "excluded": {}, "since": self._now, "seen": self._now},
             **{"launch": 0, "launcher": "", "until": 0.0},
             **wish,
         }
@@ -180,7 +180,7 @@ class Keeper:
         entry = self._leased(job, generation, attempt, launcher)
         if entry is None or not self._owns(entry):
             return {"held": False}
-        for place, folder in zip(entry["places"], folders, strict=True):
+        for place, folder in zip(entry["allocations"], folders, strict=True):
             place["folder"] = folder
         entry.update(state=STARTING, until=self._now + LEASE, over=over)
         return {"held": True}
@@ -191,7 +191,7 @@ class Keeper:
         if entry is None:
             return {"held": False}
         entry.update(state=LAUNCHED, until=0.0)
-        shutil.rmtree(entry["parcel"], ignore_errors=True)
+        shutil.rmtree(entry["bundle"], ignore_errors=True)
         return {"held": True}
 
     def do_refuse(
@@ -217,7 +217,7 @@ class Keeper:
         if gang_scheduler.is_fixed(entry):
             entry.update(state=GRANTED)
         else:
-            entry.update(state=WAITING, places=[], held=[], excluded={**entry["excluded"], **bad})
+            entry.update(state=WAITING, allocations=[], held=[], excluded={**entry["excluded"], **bad})
 
     # -- small things
 
@@ -235,7 +235,7 @@ class Keeper:
 
     def _leave(self, entry: Entry, end: dict[str, Any] | None) -> None:
         self._queue["entries"].remove(entry)
-        shutil.rmtree(entry["parcel"], ignore_errors=True)
+        shutil.rmtree(entry["bundle"], ignore_errors=True)
         key = (entry["job"], entry["generation"], entry["attempt"])
         _write(self._record_file(key), {"entry": entry, "end": end})
 

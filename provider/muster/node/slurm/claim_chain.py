@@ -12,23 +12,23 @@ from muster.core.paths import JobPaths
 DIGITS = 8
 
 
-def all_of(paths: JobPaths) -> list[dict[str, Any]]:
+def entries(paths: JobPaths) -> list[dict[str, Any]]:
     """Give every entry of a job, the oldest first; the owner's is the last, its claim is under ``claim``."""
-    return [json.loads((paths.turns / name).read_text(encoding="utf-8")) for name in _names(paths)]
+    return [json.loads((paths.claim_chain / name).read_text(encoding="utf-8")) for name in _names(paths)]
 
 
-def following(paths: JobPaths) -> int:
+def next_number(paths: JobPaths) -> int:
     """Give the number of the next turn."""
     names = _names(paths)
     return int(names[-1][:DIGITS]) + 1 if names else 0
 
 
-def take(paths: JobPaths, turn: int, entry: dict[str, Any]) -> bool:
+def take(paths: JobPaths, number: int, entry: dict[str, Any]) -> bool:
     """Become the owner, unless somebody else has taken this turn; the file that agents look at follows."""
-    paths.turns.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = _scratch(paths.turns, entry)
+    paths.claim_chain.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = _scratch(paths.claim_chain, entry)
     try:
-        won = _link(scratch, paths.turns / f"{turn:0{DIGITS}d}.json")
+        won = _link(scratch, paths.claim_chain / f"{number:0{DIGITS}d}.json")
     finally:
         os.unlink(scratch)
     if won:
@@ -38,7 +38,7 @@ def take(paths: JobPaths, turn: int, entry: dict[str, Any]) -> bool:
 
 def _names(paths: JobPaths) -> list[str]:
     try:
-        names = os.listdir(paths.turns)
+        names = os.listdir(paths.claim_chain)
     except FileNotFoundError:
         return []
     return sorted(name for name in names if name.endswith(".json"))

@@ -20,7 +20,7 @@ LOST_NODE = ("NodeDown", "NODE_FAIL")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class SqueueRow:
     """What Slurm says of a job just now. ``preempted``: when, "" if it is not; ``end``: when its time is over, as text."""
 
     state: str
@@ -30,7 +30,7 @@ class Told:
     end: str = ""
 
 
-def ask(job: str) -> Told | None:
+def ask(job: str) -> SqueueRow | None:
     """Ask Slurm about a job; None if it can't be asked from here."""
     fields = ",".join(f"{name}:{width}" for name, width in WIDTHS.items())
     argv = ["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}"]
@@ -39,22 +39,22 @@ def ask(job: str) -> Told | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     line = done.stdout.split("\n", maxsplit=1)[0]
-    return told_by(line) if done.returncode == 0 and line.strip() else None
+    return parse_row(line) if done.returncode == 0 and line.strip() else None
 
 
-def told_by(line: str) -> Told:
+def parse_row(line: str) -> SqueueRow:
     """Read the line of a job."""
     cells, at = {}, 0
     for name, width in WIDTHS.items():
         cells[name], at = line[at : at + width].strip(), at + width
     known = {name: "" if cell in NEVER else cell for name, cell in cells.items()}
     restarts = int(known["RestartCnt"] or 0)
-    return Told(
+    return SqueueRow(
         state=known["State"], restarts=restarts, reason=known["Reason"], preempted=known["PreemptTime"], end=known["EndTime"]
     )
 
 
-def wish(job: str, restarts: int, told: Told | None, said: str = "") -> dict[str, str]:
+def wish(job: str, restarts: int, told: SqueueRow | None, said: str = "") -> dict[str, str]:
     """Give the end that the agents are to bring the run to: cause and reason.
 
     ``restarts``: those before this start; ``said``: what the batch job's own output has, where srun names a lost node.
@@ -79,7 +79,7 @@ def _wish(cause: Cause, reason: str) -> dict[str, str]:
     return {"cause": cause.value, "reason": reason}
 
 
-def seconds_left(told: Told | None) -> float | None:
+def seconds_left(told: SqueueRow | None) -> float | None:
     """Give how long a running job may go on; None for as long as it likes."""
     if told is None or not told.end:
         return None

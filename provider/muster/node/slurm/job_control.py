@@ -56,8 +56,16 @@ def look(*, root: str, jobs: list[str]) -> dict[str, Any]:
 
 def _known(paths: JobPaths) -> dict[str, Any]:
     """Give a job's owners so far, the next turn, the numbers of its batch jobs, and of the newest attempt age and END."""
-    turn, entries = claim_chain.following(paths), claim_chain.all_of(paths)
-    known: dict[str, Any] = {"turn": turn, "entries": entries, "numbers": {}, "wishes": {}, "said": {}, "age": 0.0, "end": None}
+    number, entries = claim_chain.next_number(paths), claim_chain.entries(paths)
+    known: dict[str, Any] = {
+        "number": number,
+        "entries": entries,
+        "numbers": {},
+        "wishes": {},
+        "said": {},
+        "age": 0.0,
+        "end": None,
+    }
     for entry in entries:
         generation, base = entry["claim"]["generation"], entry["base"]
         batch = paths.batch(generation, base)
@@ -77,7 +85,7 @@ def template(*, root: str, job_id: str, generation: int, base: int) -> dict[str,
 
 
 def launch(
-    *, root: str, job_id: str, turn: int, entry: dict[str, Any], files: dict[str, str], argv: list[str]
+    *, root: str, job_id: str, number: int, entry: dict[str, Any], files: dict[str, str], argv: list[str]
 ) -> dict[str, Any]:
     """Take the turn, unless somebody was faster, and submit; what a refused one leaves is removed.
 
@@ -87,7 +95,7 @@ def launch(
     batch = paths.batch(claim["generation"], entry["base"])
     scratch = paths.job / f".new-{os.urandom(8).hex()}"
     _write_all(scratch, files)
-    if not claim_chain.take(paths, turn, entry):
+    if not claim_chain.take(paths, number, entry):
         shutil.rmtree(scratch)
         return {"won": False}
     shutil.rmtree(batch.root, ignore_errors=True)  # no claim names it: a submit died before it owned the attempt
@@ -102,13 +110,13 @@ def launch(
     elif outcome == submit_outcome.UNKNOWN:
         os.utime(paths.claim)  # the time in which a job must be found counts from now
     else:
-        withdraw(paths, turn, batch, said)
+        withdraw(paths, number, batch, said)
     return answer
 
 
-def withdraw(paths: JobPaths, turn: int, batch: BatchPaths, reason: str) -> None:
+def withdraw(paths: JobPaths, number: int, batch: BatchPaths, reason: str) -> None:
     """Leave nothing of a claim that came to no job; of one that follows others, that it was refused."""
-    if turn == 0 and claim_chain.following(paths) == 1:
+    if number == 0 and claim_chain.next_number(paths) == 1:
         shutil.rmtree(paths.job, ignore_errors=True)
         return
     forget_secrets(batch)
@@ -157,7 +165,7 @@ def wish(*, root: str, job_id: str, generation: int, base: int, attempt: int, wh
 def forget(*, root: str, job_id: str, generation: int, attempt: int) -> dict[str, Any]:
     """Remove the credentials of all attempts up to one; newer ones may be about to start."""
     paths = JobPaths(root=Path(root), job_id=job_id)
-    for entry in claim_chain.all_of(paths):
+    for entry in claim_chain.entries(paths):
         claim = entry["claim"]
         if (claim["generation"], entry["base"]) <= (generation, attempt):
             nodes = paths.attempt(claim["generation"], claim["attempt"]).glob("node-*")
@@ -172,10 +180,10 @@ def forget_secrets(*places: BatchPaths | NodePaths) -> None:
             file.unlink(missing_ok=True)
 
 
-def remove(*, root: str, job_id: str, turn: int) -> dict[str, Any]:
+def remove(*, root: str, job_id: str, number: int) -> dict[str, Any]:
     """Remove all of a job, unless somebody has become its owner meanwhile."""
     paths = JobPaths(root=Path(root), job_id=job_id)
-    if claim_chain.following(paths) != turn:
+    if claim_chain.next_number(paths) != number:
         return {"removed": False}
     shutil.rmtree(paths.job, ignore_errors=True)
     return {"removed": True}

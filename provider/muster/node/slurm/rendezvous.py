@@ -24,7 +24,7 @@ END_MARK = b'"k": "end"'
 LOOPBACK = "127."
 
 
-class Refused(Exception):
+class StartRefused(Exception):
     """This start of the job is not wanted. ``harmless``: the run has its end, and the engine need not hear of a failure."""
 
     def __init__(self, reason: str, *, harmless: bool = False) -> None:
@@ -49,7 +49,7 @@ def lead(paths: JobPaths, where: Path, template: Assignment, restarts: int) -> M
     """
     try:
         history, notes = own(paths, template, restarts)
-    except Refused as refusal:
+    except StartRefused as refusal:
         _publish(where, {"refused": str(refusal), "harmless": refusal.harmless})
         raise
     address = _leaders_address(template.job_id)
@@ -65,12 +65,12 @@ def follow(where: Path, job_id: str, node: int, limit: float) -> Meeting:
     give_up, pause = time.monotonic() + limit, 0.02
     while (told := _read(where)) is None:
         if time.monotonic() > give_up:
-            raise Refused(f"node 0 did not say within {limit:g} s where it is; {where} is awaited: do all nodes see it?")
+            raise StartRefused(f"node 0 did not say within {limit:g} s where it is; {where} is awaited: do all nodes see it?")
         time.sleep(pause)
         pause = min(pause * 1.3, 0.5)
         os.listdir(where.parent)  # over NFS this makes new files be seen
     if "refused" in told:
-        raise Refused(told["refused"], harmless=told["harmless"])
+        raise StartRefused(told["refused"], harmless=told["harmless"])
     return Meeting(leader=told["leader"], own=_own_address(told["leader"], job_id, node))
 
 
@@ -81,13 +81,13 @@ def own(paths: JobPaths, template: Assignment, restarts: int) -> tuple[tuple[Att
     """Make sure that this start owns the run; one that the engine has started again becomes the next attempt by it."""
     wanted = template.attempt + restarts
     while True:
-        turn, entries = claim_chain.following(paths), claim_chain.all_of(paths)
+        number, entries = claim_chain.next_number(paths), claim_chain.entries(paths)
         if not entries:
-            raise Refused(f"nobody owns run {template.job_id} any more; it was removed", harmless=True)
+            raise StartRefused(f"nobody owns run {template.job_id} any more; it was removed", harmless=True)
         entry: dict[str, Any] = entries[-1]
         claim: dict[str, Any] = entry["claim"]
         if (claim["generation"], entry["base"]) != (template.generation, template.attempt):
-            raise Refused(
+            raise StartRefused(
                 f"attempt {wanted} of generation {template.generation} does not start: attempt {claim['attempt']} of "
                 f"generation {claim['generation']} owns the run"
             )
@@ -97,7 +97,7 @@ def own(paths: JobPaths, template: Assignment, restarts: int) -> tuple[tuple[Att
         _refuse_if_ended(before)
         history = [*claim["history"], to_data(before)]
         following = {**claim, "attempt": wanted, "history": history, "submitted": time.time()}
-        if claim_chain.take(paths, turn, {**entry, "claim": following}):
+        if claim_chain.take(paths, number, {**entry, "claim": following}):
             return _records(following), (_why_again(before),)
 
 
@@ -118,7 +118,7 @@ def _refuse_if_ended(before: AttemptRecord) -> None:
     """An attempt that was not ended by its nodes or the engine has decided the run, whatever the engine starts again."""
     cause = (before.verdict or {}).get("cause")
     if before.state == RunState.COMPLETED.value or (before.verdict and cause != Cause.NODE.value):
-        raise Refused(f"the run has ended with attempt {before.attempt} ({before.state}); submit it anew", harmless=True)
+        raise StartRefused(f"the run has ended with attempt {before.attempt} ({before.state}); submit it anew", harmless=True)
 
 
 def _why_again(before: AttemptRecord) -> str:

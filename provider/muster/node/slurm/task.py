@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDED)
     try:
         return Task(BatchPaths(root=Path(arguments[0])), os.environ).run()
-    except rendezvous.Refused as refusal:
+    except rendezvous.StartRefused as refusal:
         sys.stderr.write(f"muster: {refusal}\n")
         return 0 if refusal.harmless else 1
 
@@ -117,10 +117,10 @@ class Task:
         self._here.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         generation, earlier = self._template.generation, range(self._attempt - 1, 0, -1)
         try:
-            handover.take_over((self._paths.node(generation, attempt, self._node) for attempt in earlier), self._here)
-        except handover.Gone as gone:
+            handover.hand_over((self._paths.node(generation, attempt, self._node) for attempt in earlier), self._here)
+        except handover.OutputsGone as gone:
             left = f"what node {self._node} of run {self._template.job_id} left is gone: {gone}"
-            raise rendezvous.Refused(f"{left}; it can't be committed, clear the task to train anew") from gone
+            raise rendezvous.StartRefused(f"{left}; it can't be committed, clear the task to train anew") from gone
 
     def _assignment(self, meeting: rendezvous.Meeting) -> Assignment:
         plan, addresses = self._template.plan, [""] * len(self._template.plan.nodes)
@@ -194,7 +194,7 @@ class Task:
         told = end_reason.ask(self._job)
         return json.dumps(end_reason.wish(self._job, self._restarts, told, self._said(told))).encode()
 
-    def _said(self, told: end_reason.Told | None) -> str:
+    def _said(self, told: end_reason.SqueueRow | None) -> str:
         """Give what the batch job has said, with srun's word on a lost node if that is still to come."""
         give_up = time.monotonic() + SAID_TIME
         expected = told is not None and told.restarts > self._restarts and not told.preempted

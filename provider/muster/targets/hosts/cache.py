@@ -14,7 +14,7 @@ from muster.core.errors import EnvironmentUnsolvable, RequestError
 from muster.core.plan import EnvironmentRef
 from muster.targets.contract import Log
 from muster.targets.hosts import host_files
-from muster.targets.hosts.host_files import DEFAULT_PYTHON, Ground
+from muster.targets.hosts.host_files import DEFAULT_PYTHON, HostInfo
 from muster.targets.hosts.shell import Shell
 
 BUILD_TIME = 1800.0  # seconds for installing an environment's packages
@@ -63,7 +63,7 @@ def agent_name() -> str:
     return "agents/" + agent_pack.agent_digest({**agent_pack.agent_files(), **agent_pack.library_versions()})
 
 
-async def put_agent(shell: Shell, seen: Ground) -> None:
+async def put_agent(shell: Shell, seen: HostInfo) -> None:
     """Put the agent on a host that was asked for it, unless it is there."""
     from muster.packaging import agent_pack
 
@@ -83,7 +83,7 @@ async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = D
     return f"{seen.root}/{name}"
 
 
-async def put_archive(shell: Shell, seen: Ground, name: str, archive: Path) -> None:
+async def put_archive(shell: Shell, seen: HostInfo, name: str, archive: Path) -> None:
     """Put packed code on a host, whole."""
     size = await asyncio.to_thread(os.path.getsize, archive)
     await host_files.store(shell, seen.python, seen.root, name, size, host_files.pieces_of(archive))
@@ -114,7 +114,7 @@ def environment_name(ref: EnvironmentRef) -> str:
     return f"environments/{ref.digest.removeprefix('sha256:')[:16]}" if ref.digest else ""
 
 
-async def _build(shell: Shell, seen: Ground, name: str, ref: EnvironmentRef, log: Log) -> None:
+async def _build(shell: Shell, seen: HostInfo, name: str, ref: EnvironmentRef, log: Log) -> None:
     python = await _python_for(shell, seen, ref.python)
     log(f"building environment {ref.digest[:19]} on {shell.where}")
     packages = f"packages/{name.rpartition('/')[2]}-{secrets.token_hex(4)}"
@@ -129,7 +129,7 @@ async def _build(shell: Shell, seen: Ground, name: str, ref: EnvironmentRef, log
         raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built on host {shell.where}: {text}")
 
 
-async def _python_for(shell: Shell, seen: Ground, version: str) -> str:
+async def _python_for(shell: Shell, seen: HostInfo, version: str) -> str:
     """Give a Python of the host that has the version which the lock was made for."""
     if version in ("", seen.version):
         return seen.python
@@ -143,7 +143,7 @@ async def _python_for(shell: Shell, seen: Ground, version: str) -> str:
     return f"python{version}"
 
 
-async def _download(folder: Path, seen: Ground, ref: EnvironmentRef, log: Log) -> None:
+async def _download(folder: Path, seen: HostInfo, ref: EnvironmentRef, log: Log) -> None:
     """Download an environment's packages for a host into a folder."""
     from muster.packaging.environment.lock import pinned
     from muster.packaging.image.build_context import Context, Platform

@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 from muster.core.errors import MusterError, TargetError
 from muster.targets.hosts import cache, host_files
-from muster.targets.hosts.host_files import Ground
-from muster.targets.hosts.log_frames import Frames
-from muster.targets.hosts.reconnect import Reentry
-from muster.targets.hosts.shell import Lost, Shell, Stream
+from muster.targets.hosts.host_files import HostInfo
+from muster.targets.hosts.log_frames import FrameReader
+from muster.targets.hosts.reconnect import ReconnectPolicy
+from muster.targets.hosts.shell import ConnectionLost, Shell, Stream
 from muster.targets.hosts.ssh_errors import Unreachable
 
 T = TypeVar("T")
@@ -26,33 +26,33 @@ TALKS = 4  # conversations at once; each keeps a channel, of which there are CHA
 IDLE = 20.0  # seconds after which a connection that nobody uses is closed
 
 
-class KeptShell(Shell, Protocol):
+class PersistentShell(Shell, Protocol):
     """A shell that is kept for many callers; ``lost`` says that another must be opened."""
 
     @property
     def lost(self) -> bool: ...
 
 
-class Opens(Protocol):
+class ShellFactory(Protocol):
     """What gives a shell: a login."""
 
-    async def open(self) -> KeptShell: ...
+    async def open(self) -> PersistentShell: ...
 
 
-class Place(Protocol):
+class RemoteHost(Protocol):
     """What a link needs to know of its host."""
 
     @property
     def name(self) -> str: ...
     @property
-    def login(self) -> Opens: ...
+    def login(self) -> ShellFactory: ...
     @property
     def root(self) -> str: ...
     @property
     def python(self) -> str: ...
 
 
-class Sink(Protocol):
+class LogListener(Protocol):
     """Who is told of one watched node, always in the loop of the links."""
 
     def take(self, data: bytes) -> bool:
@@ -75,10 +75,10 @@ class NodeWatch:
     ``outside``: whether it lives is not to be seen on that host; whoever knows says so by :meth:`Link.over`.
     """
 
-    link: Link
+    connection: HostConnection
     folder: str
     offset: int
-    sink: Sink
+    sink: LogListener
     quiet: bool = False
     outside: bool = False
     over: bool = False
@@ -89,19 +89,19 @@ class NodeWatch:
         """Go on after there was no room."""
         if self.paused:
             self.paused = False
-            self.link.tell_hub(self)
+            self.connection.tell_hub(self)
 
 
-class Link:
+class HostConnection:
     """One host of an inventory; lives in the background loop only."""
 
-    def __init__(self, host: Place) -> None:
+    def __init__(self, host: RemoteHost) -> None:
         self.host = host
         self.lost_since = 0.0  # by time.monotonic(); 0 while connected or not needed
-        self._shell: KeptShell | None = None
+        self._shell: PersistentShell | None = None
         self._connecting = asyncio.Lock()
-        self._reentry = Reentry()
-        self._seen: Ground | None = None
+        self._reentry = ReconnectPolicy()
+        self._seen: HostInfo | None = None
         self._heard = 0.0
         self._busy = 0
         self._talks = asyncio.Semaphore(TALKS)
@@ -114,7 +114,7 @@ class Link:
 
     # -- commands
 
-    async def shell(self) -> KeptShell:
+    async def shell(self) -> PersistentShell:
         """Give the connection, made now if there is none.
 
         :raises MusterError: it can't be made; see :meth:`Login.open`.
@@ -127,21 +127,21 @@ class Link:
             self._close_when_idle()
             return self._shell
 
-    async def use(self, work: Callable[[KeptShell], Coroutine[Any, Any, T]]) -> T:
+    async def use(self, work: Callable[[PersistentShell], Coroutine[Any, Any, T]]) -> T:
         """Do something that may be repeated over the connection; once more over a new one if that turns out to be lost."""
         self._busy += 1
         try:
             try:
                 return await work(await self.shell())
-            except Lost:
+            except ConnectionLost:
                 return await work(await self.shell())
-        except Lost as lost:
+        except ConnectionLost as lost:
             raise Unreachable(f"{lost}; look whether the host is up") from lost
         finally:
             self._busy -= 1
             self._used = time.monotonic()
 
-    async def ground(self, *names: str) -> Ground:
+    async def inspect(self, *names: str) -> HostInfo:
         """Look at the host, and put the agent there unless it is; ``have`` tells which names are there."""
         shell = await self.shell()
         seen = await host_files.look(shell, self.host.root, self.host.python, cache.agent_name(), *names)
@@ -149,21 +149,23 @@ class Link:
         self._seen = seen
         return seen
 
-    async def known(self) -> Ground:
+    async def info(self) -> HostInfo:
         """Give what the host is, from the last look at it."""
-        return self._seen or await self.ground()
+        return self._seen or await self.inspect()
 
     async def ask(self, part: str, request: dict[str, Any], *, tail: bytes = b"", limit: float = 60.0) -> dict[str, Any]:
         """Ask the keeper or the steward there; ``tail`` follows the request on its input."""
         return await self.use(lambda shell: self._ask(shell, part, request, tail, limit))
 
-    async def _ask(self, shell: KeptShell, part: str, request: dict[str, Any], tail: bytes, limit: float) -> dict[str, Any]:
-        seen = self._seen or await self.ground()
+    async def _ask(
+        self, shell: PersistentShell, part: str, request: dict[str, Any], tail: bytes, limit: float
+    ) -> dict[str, Any]:
+        seen = self._seen or await self.inspect()
         argv = [seen.python, "-I", "-S", _start(seen), part, seen.root]
         done = await shell.run(argv, stdin=json.dumps(request).encode() + b"\n" + tail, limit=limit)
         if done.code == 2 and "can't open file" in done.said:  # somebody has emptied the host's root folder
             self._seen = None
-            seen = await self.ground()
+            seen = await self.inspect()
             done = await shell.run(argv, stdin=json.dumps(request).encode() + b"\n" + tail, limit=limit)
         if done.code:
             raise host_files.refusal(done, shell.where, f"asking the {part} ({request['do']})", seen.python)
@@ -182,14 +184,14 @@ class Link:
 
     async def talk(self, part: str) -> Stream:
         """Start a part of the agent that is spoken to until its input ends."""
-        seen = await self.known()
+        seen = await self.info()
         return await self.use(lambda shell: shell.open([seen.python, "-I", "-S", _start(seen), part, seen.root]))
 
     # -- the hub
 
-    def watch(self, folder: str, offset: int, sink: Sink, *, quiet: bool = False, outside: bool = False) -> NodeWatch:
+    def watch(self, folder: str, offset: int, sink: LogListener, *, quiet: bool = False, outside: bool = False) -> NodeWatch:
         """Have a node's log pushed to ``sink``, over as many connections as it takes; ``quiet``: only its end."""
-        watch = NodeWatch(link=self, folder=folder, offset=offset, sink=sink, quiet=quiet, outside=outside)
+        watch = NodeWatch(connection=self, folder=folder, offset=offset, sink=sink, quiet=quiet, outside=outside)
         self.tell_hub(watch)
         return watch
 
@@ -238,11 +240,11 @@ class Link:
 
     async def _serve_once(self) -> None:
         shell = await self.shell()
-        seen = await self.ground()
-        hub = await shell.open([seen.python, "-I", "-S", _start(seen), "hub"])
+        seen = await self.inspect()
+        hub = await shell.open([seen.python, "-I", "-S", _start(seen), "log-stream"])
         teller = asyncio.get_running_loop().create_task(self._tell(hub))
         try:
-            frames = Frames(hub)
+            frames = FrameReader(hub)
             while self._watches and (frame := await frames.next()):
                 self._heard, self.lost_since = time.monotonic(), 0.0
                 self._hear(*frame)
@@ -256,7 +258,7 @@ class Link:
         while not self._asking.empty():
             self._asking.get_nowait()
         wishes = [self._wish(watch) for watch in self._watches.values() if not watch.paused]
-        with contextlib.suppress(Lost):
+        with contextlib.suppress(ConnectionLost):
             await hub.write(b"".join(json.dumps(wish).encode() + b"\n" for wish in wishes))
             while True:
                 await hub.write(json.dumps(await self._asking.get()).encode() + b"\n")
@@ -294,5 +296,5 @@ class Link:
                 await shell.close()
 
 
-def _start(seen: Ground) -> str:
+def _start(seen: HostInfo) -> str:
     return f"{seen.root}/{cache.agent_name()}/{cache.START}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.errors import RequestError, TargetError
-from muster.targets.hosts.shell import Done, Shell, send
+from muster.targets.hosts.shell import CommandResult, Shell, send
 
 PIECE = 1 << 20
 LOOK_TIME = 60.0  # seconds for a host to say what it has
@@ -21,7 +21,7 @@ TOO_OLD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class HostInfo:
     """What a host says of itself. ``root`` and ``python`` are absolute; ``version`` as ``3.11``; ``glibc`` the minor version,
     0 for another C library; ``boot`` the id of this boot; ``have`` those of the names asked for that are there.
     """
@@ -35,7 +35,7 @@ class Ground:
     have: tuple[str, ...] = ()
 
 
-async def look(shell: Shell, root: str, python: str, *names: str) -> Ground:
+async def look(shell: Shell, root: str, python: str, *names: str) -> HostInfo:
     """Ask a host what it is and which of the names below ``root`` are there.
 
     :raises RequestError: it has no usable Python, or ``root`` can't be written.
@@ -44,10 +44,10 @@ async def look(shell: Shell, root: str, python: str, *names: str) -> Ground:
     if done.code:
         raise refusal(done, shell.where, f"looking for what is below {root}", python)
     data = answer_of(done, shell.where)
-    return Ground(**{**data, "have": tuple(data["have"])})
+    return HostInfo(**{**data, "have": tuple(data["have"])})
 
 
-def answer_of(done: Done, where: str) -> dict[str, Any]:
+def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
     """Give what a command of ours answered: JSON, in the last line.
 
     :raises TargetError: it is none.
@@ -110,7 +110,7 @@ def pieces_of(file: Path) -> Iterator[bytes]:
             yield piece
 
 
-def refusal(done: Done, where: str, what: str, python: str) -> TargetError | RequestError:
+def refusal(done: CommandResult, where: str, what: str, python: str) -> TargetError | RequestError:
     """Give the error for a command of ours that failed on a host."""
     said = done.said
     if done.code in (126, 127):
@@ -126,7 +126,7 @@ def refusal(done: Done, where: str, what: str, python: str) -> TargetError | Req
     return TargetError(f"{what} on host {where} failed (exit {done.code}): {said or 'it did not say why'}")
 
 
-def _check(done: Done, where: str, what: str, python: str) -> None:
+def _check(done: CommandResult, where: str, what: str, python: str) -> None:
     if done.code:
         raise refusal(done, where, what, python)
 

@@ -12,7 +12,7 @@ SILENCE = 20.0  # seconds without a word of the hub, not even a beat, after whic
 READ = 1 << 18
 
 
-class Frames:
+class FrameReader:
     """The frames that a hub says, in order."""
 
     def __init__(self, stream: Stream) -> None:

@@ -16,16 +16,16 @@ from muster.core.errors import TargetError
 CHUNK = 1 << 18  # bytes written to a stream before we look whether the other end keeps up
 
 
-class Lost(TargetError):
+class ConnectionLost(TargetError):
     """The connection to a machine was lost; what was being done there may or may not have been done."""
 
 
-class TooSlow(TargetError):
+class CommandTimeout(TargetError):
     """A command did not end within its limit; it has been left alone or ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class CommandResult:
     """How a command ended; ``code`` is 128 + signal where one ended it."""
 
     code: int
@@ -60,7 +60,7 @@ class Stream(Protocol):
         """Close both directions; a command that does not end by itself is ended."""
         ...
 
-    async def wait(self) -> Done:
+    async def wait(self) -> CommandResult:
         """Wait for the command's end; gives its exit status and what it said on its standard error."""
         ...
 
@@ -71,7 +71,7 @@ class Shell(Protocol):
     @property
     def where(self) -> str: ...
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         """Run a command to its end.
 
         :raises TooSlow: it took longer than ``limit`` seconds.
@@ -91,21 +91,21 @@ class Shell(Protocol):
         ...
 
 
-async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | AsyncIterable[bytes]) -> Done:
+async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | AsyncIterable[bytes]) -> CommandResult:
     """Run a command that is fed more than is kept in memory."""
     stream = await shell.open(argv)
     try:
         async for piece in _each(pieces):
             try:
                 await stream.write(piece)
-            except Lost:  # it says itself why it would not read on
+            except ConnectionLost:  # it says itself why it would not read on
                 break
         await stream.end()
         out = b""
         while data := await stream.read(CHUNK):
             out += data
         done = await stream.wait()
-        return Done(code=done.code, out=out, err=done.err)
+        return CommandResult(code=done.code, out=out, err=done.err)
     finally:
         await stream.close()
 
@@ -128,16 +128,16 @@ class LocalShell:
 
     where: str = "this machine"
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         """Run a command to its end; see :class:`Shell`."""
         process = await _spawn(argv, self.where)
         try:
             out, err = await asyncio.wait_for(process.communicate(stdin), limit)
         except TimeoutError:
-            raise TooSlow(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
+            raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
         finally:
             _end(process)
-        return Done(code=exit_code(process.returncode), out=out, err=err)
+        return CommandResult(code=exit_code(process.returncode), out=out, err=err)
 
     async def open(self, argv: Sequence[str]) -> Stream:
         """Start a command; see :class:`Shell`."""
@@ -164,7 +164,7 @@ class LocalStream:
             self._in.write(data)
             await self._in.drain()
         except OSError as error:
-            raise Lost(f"the command on {self._where} takes no more input: {error}") from error
+            raise ConnectionLost(f"the command on {self._where} takes no more input: {error}") from error
 
     async def end(self) -> None:
         """Close its input."""
@@ -183,10 +183,10 @@ class LocalStream:
         await self._process.wait()
         await asyncio.gather(self._errors, return_exceptions=True)
 
-    async def wait(self) -> Done:
+    async def wait(self) -> CommandResult:
         """Wait for its end."""
         err = await self._errors
-        return Done(code=exit_code(await self._process.wait()), out=b"", err=err)
+        return CommandResult(code=exit_code(await self._process.wait()), out=b"", err=err)
 
 
 async def _spawn(argv: Sequence[str], where: str) -> asyncio.subprocess.Process:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster.core.errors import MusterError, RequestError, TargetError
-from muster.targets.hosts.shell import Lost
+from muster.targets.hosts.shell import ConnectionLost
 
 if TYPE_CHECKING:
     import asyncssh
@@ -21,20 +21,20 @@ class Unreachable(TargetError):
     """A host does not answer now; it may later."""
 
 
-class Busy(Unreachable):
+class HostBusy(Unreachable):
     """A host's sshd hung up before the login; it does so when too many log in at once."""
 
 
-class Unknown(RequestError):
+class UnknownHost(RequestError):
     """A host has no address."""
 
 
-class Refused(RequestError):
+class LoginRefused(RequestError):
     """A host refuses the login."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys:
+class HostKeys:
     """What a host showed and what was expected, as ``ssh-ed25519 SHA256:…``; ``source`` says where the expected ones stand."""
 
     shown: str = ""
@@ -42,7 +42,7 @@ class Keys:
     source: str = ""
 
 
-class Bad(Exception):
+class BadHosts(Exception):
     """Hosts that could not be used, each with its error."""
 
     def __init__(self, hosts: dict[str, MusterError]) -> None:
@@ -50,7 +50,7 @@ class Bad(Exception):
         self.hosts = hosts
 
 
-async def together(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_hosts(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Do something on every host.
 
     :raises Bad: it failed on some, all of which are named.
@@ -61,11 +61,11 @@ async def together(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]])
         if isinstance(result, BaseException) and not isinstance(result, MusterError):
             raise result
     if bad:
-        raise Bad(bad)
+        raise BadHosts(bad)
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterError:
+def error_for(error: Exception, where: str, user: str, keys: HostKeys) -> MusterError:
     """Give the error for a connection that could not be made to ``where``."""
     import asyncssh
 
@@ -74,7 +74,7 @@ def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterErr
     if isinstance(error, asyncssh.HostKeyNotVerifiable) or (keys.expected and "host key algorithm" in str(error)):
         return _untrusted(where, keys)
     if isinstance(error, asyncssh.PermissionDenied):
-        return Refused(
+        return LoginRefused(
             f"host {where} refused the login of user {user!r}: {_reason(error)}; put the public key into that user's "
             "authorized_keys there, or correct user, key or password of the connection"
         )
@@ -85,12 +85,12 @@ def meaning_of(error: Exception, where: str, user: str, keys: Keys) -> MusterErr
     return _of_system(error, where)
 
 
-def lost(reason: object, where: str) -> Lost:
+def connection_lost(reason: object, where: str) -> ConnectionLost:
     """Give the error for a connection that was there and broke."""
-    return Lost(f"the connection to host {where} was lost: {_reason(reason)}")
+    return ConnectionLost(f"the connection to host {where} was lost: {_reason(reason)}")
 
 
-def _untrusted(where: str, keys: Keys) -> RequestError:
+def _untrusted(where: str, keys: HostKeys) -> RequestError:
     shown = f"it shows {keys.shown}" if keys.shown else "it has no key of a known kind"
     if keys.expected:
         return RequestError(
@@ -107,7 +107,7 @@ def _of_protocol(error: asyncssh.Error, where: str) -> MusterError:
     import asyncssh
 
     if isinstance(error, asyncssh.ConnectionLost):
-        return Busy(
+        return HostBusy(
             f"host {where} hung up before the login: {_reason(error)}; it may be starting, or its sshd limits new connections "
             "(MaxStartups)"
         )
@@ -120,7 +120,7 @@ def _of_system(error: Exception, where: str) -> MusterError:
     if isinstance(error, ConnectionRefusedError):
         return Unreachable(f"host {where} refused the connection: no sshd listens there; start it, or correct host and port")
     if isinstance(error, ConnectionResetError):
-        return Busy(f"host {where} reset the connection; its sshd may limit new connections (MaxStartups)")
+        return HostBusy(f"host {where} reset the connection; its sshd may limit new connections (MaxStartups)")
     if isinstance(error, TimeoutError):
         return Unreachable(f"host {where} did not answer in time; look whether it is up and reachable from here")
     if isinstance(error, OSError):
@@ -131,7 +131,7 @@ def _of_system(error: Exception, where: str) -> MusterError:
 def _of_name(error: socket.gaierror, where: str) -> MusterError:
     """Give the error for a name: there is none like it, or whoever knows names does not answer now."""
     if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
-        return Unknown(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
+        return UnknownHost(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
     return Unreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
-from muster.targets.hosts.ssh_errors import Busy, Keys, meaning_of
+from muster.targets.hosts.ssh_errors import HostBusy, HostKeys, error_for
 from muster.targets.hosts.ssh_shell import SshShell
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FIELDS = ("host", "port", "user", "key", "key_file", "passphrase", "password", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Login:
+class SshLogin:
     """One user on one host. ``key``: the private key's text. ``known_hosts``: lines as of that file; they and ``host_key``
     (``ssh-ed25519 AAAA…``) come before ``known_hosts_file``, whose default is the user's own. Empty key and password: what
     the user's agent and ``~/.ssh`` have.
@@ -46,7 +46,7 @@ class Login:
     host_key_check: bool = True
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any], *, name: str = "", host_key_check: bool = True) -> Login:
+    def from_fields(cls, fields: Mapping[str, Any], *, name: str = "", host_key_check: bool = True) -> SshLogin:
         """Make a login of plain fields; those that it doesn't know are left alone.
 
         :raises RequestError: no host, or a port that is none.
@@ -75,7 +75,7 @@ class Login:
         for _ in range(TRIES - 1):
             try:
                 return await self._open()
-            except Busy:  # many log in at once, and sshd drops some by chance
+            except HostBusy:  # many log in at once, and sshd drops some by chance
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause *= 2
         return await self._open()
@@ -99,7 +99,7 @@ class Login:
                     login_timeout=CONNECT_TIME,
                 )
         except Exception as error:
-            raise meaning_of(error, self.where, self.user, self._keys("".join(shown[-1:]))) from error
+            raise error_for(error, self.where, self.user, self._keys("".join(shown[-1:]))) from error
         return SshShell(connection, self.where)
 
     def _who(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Login:
         host = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
         return " ".join([host, *kind_and_key]) + "\n"
 
-    def _keys(self, shown: str) -> Keys:
+    def _keys(self, shown: str) -> HostKeys:
         import asyncssh
 
         try:
@@ -163,7 +163,7 @@ class Login:
                 expected = asyncssh.match_known_hosts(known, self.host, "", None)[0]
         except (RequestError, ValueError):
             expected = ()
-        return Keys(shown=shown, expected=tuple(_print_of(key) for key in expected), source=self._source)
+        return HostKeys(shown=shown, expected=tuple(_print_of(key) for key in expected), source=self._source)
 
 
 def _quieten() -> None:

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from muster.targets.hosts.shell import CHUNK, Done, Stream, TooSlow, exit_code
-from muster.targets.hosts.ssh_errors import lost
+from muster.targets.hosts.shell import CHUNK, CommandResult, CommandTimeout, Stream, exit_code
+from muster.targets.hosts.ssh_errors import connection_lost
 
 if TYPE_CHECKING:
     import asyncssh
@@ -31,7 +31,7 @@ class SshShell:
         """Whether the connection is gone."""
         return self._connection.is_closed()
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         """Run a command to its end; see :class:`Shell`."""
         async with self._channels:
             process = await self._start(argv)
@@ -41,9 +41,9 @@ class SshShell:
                     process.stdin.write_eof()  # also of nothing
                 out, err = await asyncio.wait_for(process.communicate(), limit)
             except TimeoutError:
-                raise TooSlow(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
+                raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
             except breaks() as error:
-                raise lost(error, self.where) from error
+                raise connection_lost(error, self.where) from error
             finally:
                 process.close()
         return _done(process, self.where, bytes(out or b""), bytes(err or b""))
@@ -76,9 +76,9 @@ class SshShell:
                 return await self._connection.create_process(shlex.join(argv), encoding=None)
             except asyncssh.ChannelOpenError as error:
                 if self.lost or left == 0:
-                    raise lost(error, self.where) from error
+                    raise connection_lost(error, self.where) from error
             except breaks() as error:
-                raise lost(error, self.where) from error
+                raise connection_lost(error, self.where) from error
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("unreachable")
@@ -101,7 +101,7 @@ class SshStream:
                 self._process.stdin.write(bytes(view[at : at + CHUNK]))
                 await self._process.stdin.drain()
         except breaks() as error:
-            raise lost(error, self._shell.where) from error
+            raise connection_lost(error, self._shell.where) from error
 
     async def end(self) -> None:
         """Close its input."""
@@ -129,7 +129,7 @@ class SshStream:
         finally:
             self._shell.freed()
 
-    async def wait(self) -> Done:
+    async def wait(self) -> CommandResult:
         """Wait for its end."""
         err = await self._errors
         with contextlib.suppress(*breaks()):
@@ -155,7 +155,7 @@ def breaks() -> tuple[type[Exception], ...]:
     return (asyncssh.Error, OSError, TimeoutError)
 
 
-def _done(process: asyncssh.SSHClientProcess[bytes], where: str, out: bytes, err: bytes) -> Done:
+def _done(process: asyncssh.SSHClientProcess[bytes], where: str, out: bytes, err: bytes) -> CommandResult:
     if process.returncode is None:
-        raise lost("it was closed before the command had ended", where)
-    return Done(code=exit_code(process.returncode), out=out, err=err)
+        raise connection_lost("it was closed before the command had ended", where)
+    return CommandResult(code=exit_code(process.returncode), out=out, err=err)

@@ -54,8 +54,8 @@ def take_over(paths: JobPaths, claim: Claim, nodes: list[NodePaths]) -> None:
     """Move what the ranks left, in whatever attempt it is, into the one that commits it."""
     for node, here in enumerate(nodes):
         try:
-            handover.take_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
-        except (handover.Gone, OSError) as error:
+            handover.hand_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
+        except (handover.OutputsGone, OSError) as error:
             left = f"what node {node} of run {claim.job_id} left can't be had: {error}"
             raise TargetError(f"{left}; it can't be committed, clear the task to train anew") from error
 

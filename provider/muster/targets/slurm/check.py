@@ -14,12 +14,12 @@ UP = ("idle", "mixed", "allocated", "completing", "planned")
 async def check(cluster: Cluster) -> tuple[Finding, ...]:
     """Look at a cluster; what can't be looked at is a finding as well."""
     try:
-        seen = await cluster.link.ground()
+        seen = await cluster.connection.inspect()
     except MusterError as error:
         return (
             Finding(what="login node", fine=False, text=str(error), remedy="correct login, host or python of the connection"),
         )
-    name = cluster.link.host.name
+    name = cluster.connection.host.name
     found = [Finding(what="login node", fine=True, text=f"{name}: Python {seen.version}, Muster below {seen.root}")]
     try:
         version = (await cluster.asked(["sinfo", "--version"])).strip()
@@ -44,8 +44,8 @@ async def check_mounts(cluster: Cluster, mounts: tuple[Mount, ...], target: str)
                 "under one name; use the same path for both, or bind it in the connection's wrapper"
             )
         argv = ["test", "-d", mount.source]
-        if (await cluster.link.use(lambda shell, argv=argv: shell.run(argv))).code:  # type: ignore[misc]
-            where = cluster.link.host.name
+        if (await cluster.connection.use(lambda shell, argv=argv: shell.run(argv))).code:  # type: ignore[misc]
+            where = cluster.connection.host.name
             raise RequestError(f"mounts: there is no folder {mount.source!r} on the login node {where}; mount or make it first")
 
 

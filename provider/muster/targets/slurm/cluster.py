@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from muster.core.errors import MusterError, RequestError, TargetError
-from muster.targets.hosts.connection import Link
-from muster.targets.hosts.shell import Done
+from muster.targets.hosts.connection import HostConnection
+from muster.targets.hosts.shell import CommandResult
 from muster.targets.slurm import query
 from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
-from muster.targets.slurm.query import Told
+from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import LOST_NODE
 
 FASTEST = 1.0  # seconds between two questions while something happens
 COMMAND_TIME = 60.0
-DESK = "slurm-desk"
+DESK = "slurm-job-control"
 UNKNOWN = "Invalid job id"
 
 
@@ -32,37 +32,37 @@ class Away:
     reason: str
 
 
-Tell = Callable[[Told | Away], None]
+Tell = Callable[[SlurmJobStatus | Away], None]
 
 
 class Cluster:
     """Lives in the background loop only; made once for a login node and its options."""
 
     def __init__(self, node: LoginNode, options: Options) -> None:
-        self.link = Link(node)
+        self.connection = HostConnection(node)
         self.options = options
         self._listeners: dict[object, tuple[str, Tell]] = {}
         self._polling: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._last: dict[str, Told] = {}
+        self._last: dict[str, SlurmJobStatus] = {}
         self._away_since = 0.0
 
     # -- asking
 
     async def desk(self, do: str, *, limit: float = COMMAND_TIME, **fields: Any) -> dict[str, Any]:
         """Have Muster's program on the login node do something with the shared folder."""
-        root = (await self.link.known()).root
-        return await self.link.ask(DESK, {"do": do, "root": root, **fields}, limit=limit)
+        root = (await self.connection.info()).root
+        return await self.connection.ask(DESK, {"do": do, "root": root, **fields}, limit=limit)
 
-    async def command(self, argv: Sequence[str]) -> Done:
+    async def command(self, argv: Sequence[str]) -> CommandResult:
         """Run one of Slurm's commands on the login node.
 
         :raises RequestError: it is not there.
         """
         full = [self.options.command(argv[0]), *argv[1:]]
-        done = await self.link.use(lambda shell: shell.run(full, limit=COMMAND_TIME))
+        done = await self.connection.use(lambda shell: shell.run(full, limit=COMMAND_TIME))
         if done.code in (126, 127):
-            where = f"the login node {self.link.host.name}"
+            where = f"the login node {self.connection.host.name}"
             raise RequestError(f"{where} can't run {full[0]} ({done.said}); name the folder of Slurm's commands by bin")
         return done
 
@@ -73,14 +73,14 @@ class Cluster:
         """
         done = await self.command(argv)
         if done.code:
-            raise TargetError(f"{argv[0]} on {self.link.host.name} failed: {done.said or f'exit {done.code}'}")
+            raise TargetError(f"{argv[0]} on {self.connection.host.name} failed: {done.said or f'exit {done.code}'}")
         return done.out.decode(errors="replace")
 
-    async def told(self, job: str) -> Told:
+    async def told(self, job: str) -> SlurmJobStatus:
         """Ask for one job; of one that Slurm has forgotten, accounting."""
         done = await self.command(query.squeue([job]))
         if done.code and UNKNOWN not in done.said:
-            raise TargetError(f"squeue on {self.link.host.name} failed: {done.said}")
+            raise TargetError(f"squeue on {self.connection.host.name} failed: {done.said}")
         found = query.queued(done.out.decode(errors="replace")).get(job)
         return found or (await self._accounted([job]))[job]
 
@@ -128,7 +128,7 @@ class Cluster:
         changed, self._last = told != self._last, told
         return changed
 
-    async def _states(self, wanted: set[str]) -> dict[str, Told]:
+    async def _states(self, wanted: set[str]) -> dict[str, SlurmJobStatus]:
         found = query.queued(await self.asked(query.squeue()))
         states = {job: found[job] for job in wanted if job in found}
         missing = sorted(wanted - states.keys())
@@ -136,13 +136,13 @@ class Cluster:
             states.update(await self._accounted(missing))
         return {job: await self._with_lost_nodes(told) for job, told in states.items()}
 
-    async def _accounted(self, jobs: list[str]) -> dict[str, Told]:
+    async def _accounted(self, jobs: list[str]) -> dict[str, SlurmJobStatus]:
         """Ask accounting; a cluster without any knows nothing."""
         done = await self.command(query.sacct(jobs))
         found = query.accounted(done.out.decode(errors="replace")) if done.code == 0 else {}
-        return {job: found.get(job) or Told(job=job, name="") for job in jobs}
+        return {job: found.get(job) or SlurmJobStatus(job=job, name="") for job in jobs}
 
-    async def _with_lost_nodes(self, told: Told) -> Told:
+    async def _with_lost_nodes(self, told: SlurmJobStatus) -> SlurmJobStatus:
         if told.name not in LOST_NODE or not told.nodes:
             return told
         before = self._last.get(told.job)

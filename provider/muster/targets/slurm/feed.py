@@ -13,7 +13,7 @@ from muster.core.errors import MusterError
 from muster.targets.hosts.background import background
 from muster.targets.hosts.connection import NodeWatch
 from muster.targets.slurm.cluster import Away, Cluster
-from muster.targets.slurm.query import Told
+from muster.targets.slurm.query import SlurmJobStatus
 
 MOST, FEW = 4 << 20, 1 << 20  # bytes of one node's log that may wait for whoever watches; below which more is fetched
 
@@ -36,7 +36,7 @@ class Silence:
     node: int
 
 
-News = Lines | Silence | Told | Away | MusterError
+News = Lines | Silence | SlurmJobStatus | Away | MusterError
 
 
 class Feed:
@@ -81,16 +81,16 @@ class Feed:
         self._forget()
         for node, (folder, offset) in enumerate(zip(folders, offsets, strict=True)):
             sink = NodeSink(attempt, node, self._news)
-            sink.watch = self._cluster.link.watch(str(folder), offset, sink, outside=True)
+            sink.watch = self._cluster.connection.watch(str(folder), offset, sink, outside=True)
             self._watches.append(sink.watch)
 
     def _over(self) -> None:
         for watch in self._watches:
-            self._cluster.link.over(watch)
+            self._cluster.connection.over(watch)
 
     def _forget(self) -> None:
         for watch in self._watches:
-            self._cluster.link.forget(watch)
+            self._cluster.connection.forget(watch)
         self._watches = []
 
     def _close(self) -> None:

@@ -13,16 +13,16 @@ from muster.targets.claim import Claim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class JobRecord:
     """``data`` as ``slurm-desk look`` gives it. The ``base`` of an attempt is that which its batch job was submitted for."""
 
     job_id: str
     data: dict[str, Any]
 
     @property
-    def turn(self) -> int:
+    def next_number(self) -> int:
         """The number of the next claim."""
-        return int(self.data["turn"])
+        return int(self.data["number"])
 
     @property
     def claim(self) -> Claim | None:

@@ -25,8 +25,8 @@ from muster.targets.hosts import cache
 from muster.targets.slurm import query
 from muster.targets.slurm.batch_script import Batch, comment_of
 from muster.targets.slurm.cluster import Cluster
-from muster.targets.slurm.job_record import Known
-from muster.targets.slurm.query import Partition, Told
+from muster.targets.slurm.job_record import JobRecord
+from muster.targets.slurm.query import Partition, SlurmJobStatus
 from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
 
 SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
@@ -55,9 +55,9 @@ class Jobs:
     cluster: Cluster
     target: str
 
-    async def known(self, job_id: str) -> Known:
+    async def known(self, job_id: str) -> JobRecord:
         """Give what the shared folder has of a job."""
-        return Known(job_id=job_id, data=(await self.cluster.desk("look", jobs=[job_id]))[job_id])
+        return JobRecord(job_id=job_id, data=(await self.cluster.desk("look", jobs=[job_id]))[job_id])
 
     async def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job."""
@@ -112,7 +112,7 @@ class Jobs:
 
     # -- what became of an attempt
 
-    async def became(self, known: Known) -> Became | None:
+    async def became(self, known: JobRecord) -> Became | None:
         """Say what became of the owner: liveness first, then its END, never the other way round. None if there is no owner."""
         if known.claim is None:
             return None
@@ -126,7 +126,7 @@ class Jobs:
         found = found_of(running=not told.state.over, end=end, commit=known.claim.commit)
         return Became(found=found, number=number, end=end)
 
-    async def _number(self, known: Known) -> str:
+    async def _number(self, known: JobRecord) -> str:
         """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
         claim, base, give_up = known.owner, known.owner_base, time.monotonic() + ANSWER_TIME - float(known.data["age"])
         while (submitted := known.submitted) is None:
@@ -134,7 +134,7 @@ class Jobs:
             asked.update(generation=claim.generation, base=base, comment=comment_of(replace(claim, attempt=base)))
             found = await self.cluster.desk("adopt", job_id=claim.job_id, **asked)
             if found["failed"]:
-                raise TargetError(f"squeue on {self.cluster.link.host.name} failed: {found['failed']}")
+                raise TargetError(f"squeue on {self.cluster.connection.host.name} failed: {found['failed']}")
             if found["job"]:
                 return str(found["job"])
             if time.monotonic() > give_up:
@@ -145,7 +145,7 @@ class Jobs:
                 return ""
         return submitted["job"]
 
-    async def _left(self, number: str, limit: float) -> Told:
+    async def _left(self, number: str, limit: float) -> SlurmJobStatus:
         """Wait until Slurm has let go of a job."""
         give_up, pause = time.monotonic() + limit, PAUSE
         while not (told := await self.cluster.told(number)).state.over and time.monotonic() < give_up:
@@ -155,7 +155,7 @@ class Jobs:
 
     # -- the end
 
-    async def end(self, known: Known, number: str, reason: str) -> None:
+    async def end(self, known: JobRecord, number: str, reason: str) -> None:
         """Have the agents end the run; a job that waits is withdrawn, one that does not leave is ended by Slurm.
 
         :raises TargetError: it is still there after that.
@@ -178,7 +178,7 @@ class Jobs:
             )
         await self.forget(claim)
 
-    async def _wish(self, known: Known, reason: str) -> None:
+    async def _wish(self, known: JobRecord, reason: str) -> None:
         """Leave the wish to end where the owner's nodes look for it, those too that are only starting."""
         why = {"cause": Cause.CANCEL.value, "reason": reason}
         await self.cluster.desk("wish", why=why, base=known.owner_base, **_names(known.owner))
@@ -189,39 +189,39 @@ class Jobs:
 
     # -- launching
 
-    async def _launch(self, known: Known, claim: Claim, submission: Submission, *, commit: bool) -> bool:
+    async def _launch(self, known: JobRecord, claim: Claim, submission: Submission, *, commit: bool) -> bool:
         """Claim and submit; False if somebody was faster.
 
         :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
         :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
         """
-        ground, link = await self.cluster.link.known(), self.cluster.link
-        paths = JobPaths(root=Path(ground.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
+        host, connection = await self.cluster.connection.info(), self.cluster.connection
+        paths = JobPaths(root=Path(host.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
         batch = Batch(
             claim=claim,
             plan=submission.plan,
             paths=paths,
             options=self.cluster.options,
-            start=f"{ground.root}/{cache.agent_name()}/{cache.START}",
-            python=link.host.python,
+            start=f"{host.root}/{cache.agent_name()}/{cache.START}",
+            python=connection.host.python,
             commit=commit,
         )
         archive = ""
         if submission.archive is not None:
             packed = submission.archive
-            archive = await link.use(lambda shell: cache.ensure_archive(shell, ground.root, packed, ground.python))
-        files = _files(batch, submission, self._template(batch, submission, archive, ground.root))
+            archive = await connection.use(lambda shell: cache.ensure_archive(shell, host.root, packed, host.python))
+        files = _files(batch, submission, self._template(batch, submission, archive, host.root))
         entry = {"claim": json.loads(canonical(claim)), "base": claim.attempt}
-        names = {"job_id": claim.job_id, "turn": known.turn, "entry": entry, "files": files, "argv": batch.argv()}
+        names = {"job_id": claim.job_id, "number": known.next_number, "entry": entry, "files": files, "argv": batch.argv()}
         answer = await self.cluster.desk("launch", limit=SUBMIT_TIME, **names)
         if not answer["won"]:
             return False
         if answer["outcome"] != submit_outcome.TAKEN:
             raise submit_outcome.error_of(claim.job_id, answer["outcome"], answer["said"])
-        await self._refuse_hopeless(claim, known.turn + 1, answer["job"])
+        await self._refuse_hopeless(claim, known.next_number + 1, answer["job"])
         return True
 
-    async def _refuse_hopeless(self, claim: Claim, turn: int, number: str) -> None:
+    async def _refuse_hopeless(self, claim: Claim, next_number: int, number: str) -> None:
         told = await self._first_look(number)
         why = HOPELESS.get(told.reason) if told.state.waits else None
         partition = await self._partition() if why else None
@@ -230,13 +230,13 @@ class Jobs:
         await self.cluster.command(["scancel", number])
         await self._left(number, HARD_END)
         await self.forget(claim)
-        if turn == 1:
-            await self.cluster.desk("remove", job_id=claim.job_id, turn=turn)
+        if next_number == 1:
+            await self.cluster.desk("remove", job_id=claim.job_id, number=next_number)
         what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
         has = f"; {partition}" if partition is not None else ""
         raise RequestError(f"{what}{has}; ask for less, or choose another partition")
 
-    async def _first_look(self, number: str) -> Told:
+    async def _first_look(self, number: str) -> SlurmJobStatus:
         """Give what Slurm says of a new job, once its scheduler has looked at it."""
         give_up = time.monotonic() + FIRST_LOOK
         while (told := await self.cluster.told(number)).state.waits and told.reason in UNSEEN and time.monotonic() < give_up:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from muster.core.errors import RequestError
-from muster.targets.hosts.connection import Opens
+from muster.targets.hosts.connection import ShellFactory
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
 from muster.targets.hosts.shell import LocalShell
 from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
-from muster.targets.hosts.ssh_login import Login
+from muster.targets.hosts.ssh_login import SshLogin
 
 LOCAL = "local"
 DEFAULT_ROOT = "~/.muster"
@@ -38,7 +38,7 @@ class ThisMachine:
 class LoginNode:
     """Where Slurm's commands are called. ``root`` is a folder that login and compute nodes share; ``python`` is on all."""
 
-    login: Opens
+    login: ShellFactory
     name: str = LOCAL
     root: str = DEFAULT_ROOT
     python: str = DEFAULT_PYTHON
@@ -60,5 +60,5 @@ class LoginNode:
                 raise RequestError("login is 'ssh', but no host is given; name the login node, or use login = 'local'")
             return cls(login=ThisMachine(), **where)
         check = str(fields.get("host_key_check", True)).lower() not in ("false", "0", "no")
-        login = Login.from_fields(fields, name=str(host), host_key_check=check)
-        return cls(login=cast("Opens", login), name=str(host), **where)
+        login = SshLogin.from_fields(fields, name=str(host), host_key_check=check)
+        return cls(login=cast("ShellFactory", login), name=str(host), **where)

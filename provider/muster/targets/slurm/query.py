@@ -13,7 +13,7 @@ NOTHING = frozenset({"", "None assigned", "(null)", "N/A"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class SlurmJobStatus:
     """What Slurm says of one job. ``restarts``: how often it has started the job again by itself, -1 if it does not say."""
 
     job: str
@@ -36,11 +36,11 @@ def squeue(jobs: Sequence[str] = ()) -> list[str]:
     return ["squeue", "--noheader", "--states=all", *whose, f"--Format={fields}"]
 
 
-def queued(out: str) -> dict[str, Told]:
+def queued(out: str) -> dict[str, SlurmJobStatus]:
     """Read what squeue prints, by job."""
     rows = [_cells(line) for line in out.splitlines() if line.strip()]
     return {
-        row["JobID"]: Told(
+        row["JobID"]: SlurmJobStatus(
             job=row["JobID"],
             name=row["State"],
             restarts=int(row["RestartCnt"] or 0),
@@ -56,13 +56,13 @@ def sacct(jobs: Iterable[str]) -> list[str]:
     return ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={SACCT}"]
 
 
-def accounted(out: str) -> dict[str, Told]:
+def accounted(out: str) -> dict[str, SlurmJobStatus]:
     """Read what sacct prints, by job; of one that was started several times the last."""
     found = {}
     for line in out.splitlines():
         job, name, _, nodes = [*line.split("|"), "", "", ""][:4]
         if job:
-            found[job] = Told(job=job, name=name, nodes=_or_nothing(nodes))
+            found[job] = SlurmJobStatus(job=job, name=name, nodes=_or_nothing(nodes))
     return found
 
 

@@ -11,11 +11,11 @@ from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.targets.hosts.background import background
 from muster.targets.hosts.connection import FIRST_PAUSE, LONGEST_PAUSE
-from muster.targets.hosts.shell import Lost, TooSlow
+from muster.targets.hosts.shell import CommandTimeout, ConnectionLost
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.feed import News
-from muster.targets.slurm.job_record import Known
+from muster.targets.slurm.job_record import JobRecord
 from muster.targets.slurm.watch import SlurmWatch
 
 T = TypeVar("T")
@@ -55,9 +55,9 @@ class SlurmSession:
     async def _watches(self, cluster: Cluster, cursors: Mapping[JobHandle, Cursor]) -> list[SlurmWatch]:
         jobs = sorted({handle.job_id for handle in cursors})
         known = await _patiently(lambda: cluster.desk("look", jobs=jobs))
-        root = (await _patiently(cluster.link.known)).root
+        root = (await _patiently(cluster.connection.info)).root
         return [
-            SlurmWatch(handle, cursor, Known(job_id=handle.job_id, data=known[handle.job_id]), root)
+            SlurmWatch(handle, cursor, JobRecord(job_id=handle.job_id, data=known[handle.job_id]), root)
             for handle, cursor in cursors.items()
         ]
 
@@ -67,7 +67,7 @@ class SlurmSession:
             return watch.conclusion(None, "")
         handle = watch.handle
         looked = await _patiently(lambda: cluster.desk("look", jobs=[handle.job_id]))
-        known = Known(job_id=handle.job_id, data=looked[handle.job_id])
+        known = JobRecord(job_id=handle.job_id, data=looked[handle.job_id])
         return watch.conclusion(known.wish(handle), known.said(handle))
 
 
@@ -77,7 +77,7 @@ async def _patiently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     while True:
         try:
             return await background().do(ask())
-        except (Unreachable, Lost, TooSlow):
+        except (Unreachable, ConnectionLost, CommandTimeout):
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -61,12 +61,12 @@ class SlurmTarget:
         bare_metal.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
 
         async def ready(jobs: Jobs) -> None:
-            link = jobs.cluster.link
-            seen = await link.ground()
+            connection = jobs.cluster.connection
+            seen = await connection.inspect()
             await check_mounts(jobs.cluster, mounts, self.name)
             if cache.environment_name(plan.environment):
                 where = (seen.root, seen.python, plan.environment, log)
-                await link.use(lambda shell: cache.ensure_environment(shell, *where))
+                await connection.use(lambda shell: cache.ensure_environment(shell, *where))
 
         self._do(ready)
 
@@ -112,7 +112,7 @@ class SlurmTarget:
             became = await jobs.became(known)
             if became is not None and became.found is Found.RUNNING:
                 raise TargetError(f"run {handle.job_id} is still running; cancel it first")
-            await jobs.cluster.desk("remove", job_id=handle.job_id, turn=known.turn)
+            await jobs.cluster.desk("remove", job_id=handle.job_id, number=known.next_number)
 
         self._do(remove)
 

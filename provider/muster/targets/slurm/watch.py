@@ -18,8 +18,8 @@ from muster.core.verdict import Cause, Verdict
 from muster.targets.job_watch import JobWatch
 from muster.targets.slurm.cluster import Away, Cluster
 from muster.targets.slurm.feed import Feed, Lines, News, Silence
-from muster.targets.slurm.job_record import Known
-from muster.targets.slurm.query import Told
+from muster.targets.slurm.job_record import JobRecord
+from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import OUT_OF_MEMORY, waiting_for
 
 COMPLETING = "COMPLETING"  # processes of the job may still be there, also where Slurm queues it again
@@ -35,7 +35,7 @@ class SlurmWatch:
     Slurm may start a job again by itself: then the next attempt is watched by the same watch, and only the last END counts.
     """
 
-    def __init__(self, handle: JobHandle, cursor: Cursor, known: Known, root: str) -> None:
+    def __init__(self, handle: JobHandle, cursor: Cursor, known: JobRecord, root: str) -> None:
         self.handle = handle
         self.number = known.number(handle)
         self.over = False
@@ -46,7 +46,7 @@ class SlurmWatch:
             known.latest(self._base, handle.generation), handle.attempt
         )  # that Slurm has started, as far as known
         self._feed: Feed | None = None
-        self._told: Told | None = None
+        self._told: SlurmJobStatus | None = None
         self._doubts = 0
         self._shown = ""  # what of Slurm's own was shown last
         self._state = ""  # the last state of the run's own
@@ -76,7 +76,7 @@ class SlurmWatch:
             raise news
         if isinstance(news, Away):
             yield from self._not_responding(news)
-        elif isinstance(news, Told):
+        elif isinstance(news, SlurmJobStatus):
             yield from self._hear_slurm(news)
         elif news.attempt == self._attempt:
             yield from self._hear_node(news)
@@ -123,7 +123,7 @@ class SlurmWatch:
 
     # -- Slurm
 
-    def _hear_slurm(self, told: Told) -> Iterator[Event]:
+    def _hear_slurm(self, told: SlurmJobStatus) -> Iterator[Event]:
         doubtful = self._told is not None and self._told.name == told.name and told.state.doubtful
         self._doubts = self._doubts + 1 if doubtful else 0
         self._told = told
@@ -159,7 +159,7 @@ class SlurmWatch:
         killed = verdict is not None and verdict.signal == signal.SIGKILL and not verdict.out_of_memory
         return verdict is None or (verdict.cause is not Cause.NODE and not (killed and not self._is_over))
 
-    def _show_state(self, told: Told) -> Iterator[Event]:
+    def _show_state(self, told: SlurmJobStatus) -> Iterator[Event]:
         """Show what the job waits for, once per change; when it waits no more and its nodes are to speak, nothing."""
         shown = ""
         if told.state.waits and not (self._superseded and not self._log.concluded):
@@ -216,7 +216,7 @@ class SlurmWatch:
         ended = Event(time=end.time if end else time.time(), kind=END, node=0, data=data)
         return _out_of_memory(ended, told, said)
 
-    def _slurms_verdict(self, told: Told | None, wish: dict[str, str] | None, said: str) -> Verdict:
+    def _slurms_verdict(self, told: SlurmJobStatus | None, wish: dict[str, str] | None, said: str) -> Verdict:
         """Give why the run ended, as Slurm has it; a wish of ours comes before that."""
         if wish:
             return Verdict(cause=Cause(wish["cause"]), detail=wish["reason"])
@@ -240,7 +240,7 @@ def _may_lack_memory(verdict: Verdict | None) -> bool:
     return verdict is not None and not (verdict.cause is Cause.RANK and verdict.signal != signal.SIGKILL)
 
 
-def _out_of_memory(end: Event, told: Told | None, said: str) -> Event:
+def _out_of_memory(end: Event, told: SlurmJobStatus | None, said: str) -> Event:
     """Add that Slurm ended the job for lack of memory, where it did; some releases only say so in words."""
     verdict = _verdict(end)
     by_slurm = (told is not None and told.name == OUT_OF_MEMORY) or _NO_MEMORY.search(said)

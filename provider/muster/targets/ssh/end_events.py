@@ -11,7 +11,7 @@ from muster.core.event import END, Event
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node.agent.finalizer import commit_hint
-from muster.targets.ssh.queue_client import Entry
+from muster.targets.ssh.queue_client import QueueEntry
 
 
 def cancelled(reason: str) -> Event:
@@ -19,15 +19,15 @@ def cancelled(reason: str) -> Event:
     return end_of(RunState.CANCELED, Verdict(cause=Cause.CANCEL, detail=reason))
 
 
-def unplaced(entry: Entry, reasons: Mapping[str, str]) -> Event:
+def unplaced(entry: QueueEntry, reasons: Mapping[str, str]) -> Event:
     """Give the end of an attempt for which too few hosts are left; the first bad one is named."""
     host, reason = next(iter(reasons.items()))
-    place = next((node for node, place in enumerate(entry.places) if place.host == host), None)
+    allocation = next((node for node, allocation in enumerate(entry.allocations) if allocation.host == host), None)
     if entry.is_fixed:
         detail = f"training has completed, but its outputs are still not stored: {reason}"
-        verdict = Verdict(cause=Cause.STORE, node=place, host=host, detail=detail, hint=commit_hint(entry.job))
+        verdict = Verdict(cause=Cause.STORE, node=allocation, host=host, detail=detail, hint=commit_hint(entry.job))
         return end_of(RunState.FAILED, verdict)
-    return end_of(RunState.FAILED, Verdict(cause=Cause.PREFLIGHT, node=place, host=host, detail=reason))
+    return end_of(RunState.FAILED, Verdict(cause=Cause.PREFLIGHT, node=allocation, host=host, detail=reason))
 
 
 def lost(node: int, host: str, how: str) -> Verdict:

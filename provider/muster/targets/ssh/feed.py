@@ -14,12 +14,12 @@ from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.node.host.gang_scheduler import LAUNCHED, WAITING
 from muster.targets.hosts.connection import NodeWatch
-from muster.targets.hosts.shell import TooSlow
+from muster.targets.hosts.shell import CommandTimeout
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.node_restart import start_again
-from muster.targets.ssh.queue_client import Entry, Seen
-from muster.targets.ssh.queue_watch import what_for
+from muster.targets.ssh.queue_client import QueuedJob, QueueEntry
+from muster.targets.ssh.queue_watch import waiting_reason
 
 NOT_RESPONDING = 30.0  # seconds without a host after which the job counts as not responding
 GIVEN_UP = 60.0  # seconds without a host after which its node counts as lost, once other nodes of the job have ended
@@ -70,7 +70,7 @@ class Follower:
         self._cursor = cursor
         self._inbox = inbox
         self._nodes: list[NodeSink] = []
-        self._entry: Entry | None = None
+        self._entry: QueueEntry | None = None
         self._count = 0
         self._task: asyncio.Task[None] | None = None
         self._returning: set[asyncio.Task[None]] = set()
@@ -90,7 +90,7 @@ class Follower:
         self._jobs.waiting.leave(self._key, self._hear_queue)
         for node in self._nodes:
             if node.watch is not None:
-                node.watch.link.forget(node.watch)
+                node.watch.connection.forget(node.watch)
 
     @property
     def _key(self) -> tuple[str, int, int]:
@@ -111,13 +111,13 @@ class Follower:
         except Exception as error:  # a bug of ours must not leave the one who watches waiting for ever
             self._tell(error=TargetError(f"run {self._handle.job_id} can't be followed: {type(error).__name__}: {error}"))
 
-    async def _patiently(self) -> Seen:
+    async def _patiently(self) -> QueuedJob:
         """Look at the claim place; one that is away is waited for."""
         pause, since = 0.2, time.monotonic()
         while True:
             try:
                 seen = await self._jobs.seen(*self._key)
-            except (Unreachable, TooSlow):
+            except (Unreachable, CommandTimeout):
                 self._note_silence([self._jobs.inventory.hosts[0].name] if time.monotonic() > since + NOT_RESPONDING else [])
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -134,7 +134,7 @@ class Follower:
         finally:
             self._jobs.waiting.leave(self._key, self._hear_queue)
 
-    def _hear_queue(self, entry: Entry | MusterError | str | None, entries: list[Entry]) -> None:
+    def _hear_queue(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
         waiting = self._turn is not None and not self._turn.done()
         if isinstance(entry, str):
             if entry != self._noted:
@@ -145,7 +145,7 @@ class Follower:
             if self._turn is not None and waiting:
                 self._turn.set_exception(entry)
         elif entry is not None and entry.state == WAITING:
-            text = what_for(entry, entries)
+            text = waiting_reason(entry, entries)
             if text != self._told:
                 state = None if self._told else RunState.QUEUED
                 self._told = text
@@ -155,13 +155,13 @@ class Follower:
 
     # -- its nodes
 
-    async def _follow(self, entry: Entry) -> None:
-        self._entry, self._count = entry, len(entry.places)
-        self._tell(hosts=tuple(place.host for place in entry.places))
-        for node, place in enumerate(entry.places):
-            sink = NodeSink(follower=self, node=node, host=place.host)
+    async def _follow(self, entry: QueueEntry) -> None:
+        self._entry, self._count = entry, len(entry.allocations)
+        self._tell(hosts=tuple(allocation.host for allocation in entry.allocations))
+        for node, allocation in enumerate(entry.allocations):
+            sink = NodeSink(follower=self, node=node, host=allocation.host)
             self._nodes.append(sink)
-            sink.listen(self._jobs.link(place.host).watch(place.folder, self._cursor.offset(node), sink))
+            sink.listen(self._jobs.connection(allocation.host).watch(allocation.folder, self._cursor.offset(node), sink))
         while any(not node.over for node in self._nodes):
             await asyncio.sleep(LOOK)
             self._look_at_connections()
@@ -202,7 +202,7 @@ class Follower:
                 if await start_again(self._jobs, self._handle, node.node):
                     self._follow_again(node)
                 return
-            except (Unreachable, TooSlow):
+            except (Unreachable, CommandTimeout):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
             except Exception as error:  # also of a bug of ours: the run goes on without the node
@@ -212,7 +212,7 @@ class Follower:
     def _follow_again(self, node: NodeSink) -> None:
         assert node.watch is not None
         self._tell(node=node.node, again=True)
-        node.listen(node.watch.link.watch(node.watch.folder, node.watch.offset, node))
+        node.listen(node.watch.connection.watch(node.watch.folder, node.watch.offset, node))
 
     def _tell(self, **what: Any) -> bool:
         return self._inbox.put(News(handle=self._handle, **what))
@@ -247,7 +247,7 @@ class NodeSink:
     @property
     def away_since(self) -> float:
         """Since when its host is away, by time.monotonic(); 0 if it is not."""
-        return self.watch.link.lost_since if self.watch is not None else 0.0
+        return self.watch.connection.lost_since if self.watch is not None else 0.0
 
     def listen(self, watch: NodeWatch) -> None:
         """Hear from now on what is watched for it."""
@@ -267,7 +267,7 @@ class NodeSink:
             self.over = True
             self.is_gone = "silent" in ending
             if self.watch is not None:
-                self.watch.link.forget(self.watch)
+                self.watch.connection.forget(self.watch)
             self.follower.settle()
             self.follower.hear(self, ending=ending)
 

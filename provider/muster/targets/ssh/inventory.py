@@ -11,7 +11,7 @@ from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
 from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
-from muster.targets.hosts.ssh_login import Login
+from muster.targets.hosts.ssh_login import SshLogin
 
 DEFAULT_ROOT = "~/.muster"
 OWN = ("name", "slots", "gpus", "address", "root", "python", "spare", "host_key_check", "ssh_conn_id")
@@ -29,7 +29,7 @@ class Host:
     """
 
     name: str
-    login: Login
+    login: SshLogin
     slots: int = 0
     gpus: tuple[str, ...] = ()
     address: str = ""
@@ -139,7 +139,7 @@ def _host(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Host:
         raise RequestError(f"host {name!r}: {CONN_ID} names a connection of Airflow, which is not here; give user and key_file")
     fields.setdefault("host", name)
     check = _switch(name, "host_key_check", fields.get("host_key_check", True))
-    login = Login.from_fields(fields, name=name, host_key_check=check)
+    login = SshLogin.from_fields(fields, name=name, host_key_check=check)
     return Host(
         name=name,
         login=login,

@@ -22,15 +22,15 @@ from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_
 from muster.targets.contract import Log, Submission
 from muster.targets.hosts import cache
 from muster.targets.hosts.background import Background
-from muster.targets.hosts.connection import Link
+from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Host, Inventory, slots_of
-from muster.targets.ssh.launch import Launch, Unsettled
-from muster.targets.ssh.launch_bundle import Parcel
-from muster.targets.ssh.queue_client import ClaimPlace, Entry, Place, Seen
-from muster.targets.ssh.queue_watch import WaitingRoom
-from muster.targets.ssh.uncommitted import left_by
+from muster.targets.ssh.launch import Launch, LaunchUncertain
+from muster.targets.ssh.launch_bundle import LaunchBundle
+from muster.targets.ssh.queue_client import Allocation, QueueClient, QueuedJob, QueueEntry
+from muster.targets.ssh.queue_watch import QueueWatcher
+from muster.targets.ssh.uncommitted import uncommitted_outputs
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LAUNCH_TIME = 600.0  # seconds for another launcher to come to an end, with environments to be built
@@ -42,7 +42,7 @@ class Became:
     """What became of the claimed attempt; ``end`` of one that has ended."""
 
     claim: Claim | None = None
-    entry: Entry | None = None
+    entry: QueueEntry | None = None
     live: bool = False
     found: Found | None = None
     end: Event | None = None
@@ -54,16 +54,16 @@ class SshJobs:
     def __init__(self, inventory: Inventory, shared: Background) -> None:
         self.inventory = inventory
         # inventories may differ in what they say of a host, and still share the connection to it
-        self._links = {host.name: _link(host, shared) for host in inventory.hosts}
-        self.place = ClaimPlace(inventory, self._links[inventory.hosts[0].name])
-        self.waiting = WaitingRoom(self.place, self.link)
+        self._connections = {host.name: _connection(host, shared) for host in inventory.hosts}
+        self.queue = QueueClient(inventory, self._connections[inventory.hosts[0].name])
+        self.waiting = QueueWatcher(self.queue, self.connection)
 
-    def link(self, name: str) -> Link:
+    def connection(self, name: str) -> HostConnection:
         """Give the link to a host.
 
         :raises RequestError: the inventory has no such host (any more).
         """
-        return self._links[self.inventory.host(name).name]
+        return self._connections[self.inventory.host(name).name]
 
     # -- before a job
 
@@ -71,7 +71,7 @@ class SshJobs:
         """Make sure of agent and environment on the hosts; one that can't be reached is told, unless too few are left."""
         hosts = [host for host in self.inventory.hosts if not host.spare]
         if not cache.environment_name(plan.environment):
-            await self.place.link.use(lambda shell: self.place.link.ground())
+            await self.queue.connection.use(lambda shell: self.queue.connection.inspect())
             return
         done = await asyncio.gather(*(self._prepare(host.name, plan, log) for host in hosts), return_exceptions=True)
         failed = [error for error in done if isinstance(error, BaseException)]
@@ -81,9 +81,9 @@ class SshJobs:
             log(f"{error}; jobs can't run there")
 
     async def _prepare(self, name: str, plan: JobPlan, log: Log) -> None:
-        link, host = self.link(name), self.inventory.host(name)
-        await link.use(lambda shell: link.ground())
-        await link.use(lambda shell: cache.ensure_environment(shell, host.root, host.python, plan.environment, log))
+        connection, host = self.connection(name), self.inventory.host(name)
+        await connection.use(lambda shell: connection.inspect())
+        await connection.use(lambda shell: cache.ensure_environment(shell, host.root, host.python, plan.environment, log))
 
     # -- submit
 
@@ -105,37 +105,37 @@ class SshJobs:
 
     async def _claim(self, claim: Claim, before: Became, submission: Submission, target: str, *, commit: bool) -> bool:
         """Claim an attempt and launch it if its turn has come; False if the job has another owner by now."""
-        left = await left_by(before.claim, self.place) if commit and before.claim else ()
-        files = Parcel.files_of(submission, target, tuple(node.folders for node in left))
+        left = await uncommitted_outputs(before.claim, self.queue) if commit and before.claim else ()
+        files = LaunchBundle.files_of(submission, target, tuple(node.folders for node in left))
         if submission.archive is not None:
             await self._store_archive(submission)
-        parcel = await self.place.put_parcel(claim.job_id, files)
-        entry = await self.place.claim(claim, before.claim, _wish(submission.plan, parcel, [node.host for node in left]))
+        bundle = await self.queue.put_bundle(claim.job_id, files)
+        entry = await self.queue.claim(claim, before.claim, _wish(submission.plan, bundle, [node.host for node in left]))
         if entry is None:
-            await self.place.drop_parcel(parcel)
+            await self.queue.delete_bundle(bundle)
             return False
-        with contextlib.suppress(Unsettled):  # it is ours all the same, and whoever watches goes on with it
+        with contextlib.suppress(LaunchUncertain):  # it is ours all the same, and whoever watches goes on with it
             while entry is not None and entry.state == GRANTED:
-                entry = await Launch(self.place, self.link, lambda line: None, files).run(entry)
+                entry = await Launch(self.queue, self.connection, lambda line: None, files).run(entry)
         return True
 
     async def _store_archive(self, submission: Submission) -> None:
         """Put the packed code to the claim place, whence other hosts get it."""
-        archive, link = submission.archive, self.place.link
+        archive, connection = submission.archive, self.queue.connection
         assert archive is not None
         name = f"snapshots/{archive.name}"
-        seen = await link.use(lambda shell: link.ground(name))
+        seen = await connection.use(lambda shell: connection.inspect(name))
         if name not in seen.have:
-            await link.use(lambda shell: cache.put_archive(shell, seen, name, archive))
+            await connection.use(lambda shell: cache.put_archive(shell, seen, name, archive))
 
     # -- what became of an attempt
 
-    async def seen(self, job_id: str, generation: int = 0, attempt: int = 0) -> Seen:
+    async def seen(self, job_id: str, generation: int = 0, attempt: int = 0) -> QueuedJob:
         """Give what the claim place knows of a job.
 
         :raises UnknownRun: nothing.
         """
-        seen = await self.place.look(job_id, generation, attempt)
+        seen = await self.queue.look(job_id, generation, attempt)
         if seen.claim is None or seen.entry is None:
             host = self.inventory.hosts[0].name
             which = f"attempt {attempt} of run {job_id!r}" if attempt else f"run {job_id!r}"
@@ -143,7 +143,7 @@ class SshJobs:
         return seen
 
     async def _became(self, job_id: str) -> Became:
-        seen = await self.place.look(job_id)
+        seen = await self.queue.look(job_id)
         if seen.claim is None or seen.entry is None:
             lost = found_of(running=False, end=None, commit=seen.claim.commit) if seen.claim else None
             return Became(claim=seen.claim, found=lost)
@@ -151,7 +151,7 @@ class SshJobs:
         found = found_of(running=running, end=end, commit=seen.claim.commit)
         return Became(claim=seen.claim, entry=seen.entry, live=seen.live, found=found, end=end)
 
-    async def _standing(self, seen: Seen) -> tuple[bool, Event | None]:
+    async def _standing(self, seen: QueuedJob) -> tuple[bool, Event | None]:
         """Say whether an attempt waits or runs, and else its END if there is one."""
         entry = seen.entry
         assert entry is not None
@@ -159,29 +159,30 @@ class SshJobs:
             return True, None
         if seen.end is not None:
             return False, seen.end
-        nodes = await self._look(entry.places)
+        nodes = await self._look(entry.allocations)
         if any(node["alive"] for node in nodes.values() if node):
             return True, None
         if nodes.get(0) is None and not entry.is_over:
-            host = entry.places[0].host if entry.places else "?"
+            host = entry.allocations[0].host if entry.allocations else "?"
             raise Unreachable(
                 f"host {host}, which led run {entry.job}, can't be asked how it stands; bring it up, and try again"
             )
         line = nodes[0]["end"] if nodes[0] else ""
         return False, Event.from_line(line) if line else None
 
-    async def _look(self, places: Iterable[Place]) -> dict[int, dict[str, Any] | None]:
+    async def _look(self, allocations: Iterable[Allocation]) -> dict[int, dict[str, Any] | None]:
         """Ask the hosts of an attempt how its nodes are; None for a host that does not answer."""
 
-        async def look(place: Place) -> dict[str, Any] | None:
+        async def look(allocation: Allocation) -> dict[str, Any] | None:
+            request = {"do": "look", "folders": [allocation.folder]}
             try:
-                answer = await self.link(place.host).ask("steward", {"do": "look", "folders": [place.folder]})
+                answer = await self.connection(allocation.host).ask("node-control", request)
             except TargetError:
                 return None
             node: dict[str, Any] = answer["nodes"][0]
             return node
 
-        return dict(enumerate(await asyncio.gather(*(look(place) for place in places))))
+        return dict(enumerate(await asyncio.gather(*(look(allocation) for allocation in allocations))))
 
     # -- the end
 
@@ -209,29 +210,31 @@ class SshJobs:
             if not seen.live:
                 return
         await self._end_nodes(entry, reason, patience)
-        await self.place.turn([], [entry.key])
+        await self.queue.turn([], [entry.key])
         self.waiting.wake()
 
-    async def _end_unlaunched(self, entry: Entry, reason: str, patience: float) -> bool:
+    async def _end_unlaunched(self, entry: QueueEntry, reason: str, patience: float) -> bool:
         """End an attempt that nobody launches, or whose launcher has died; False if somebody is at it."""
         end = cancelled(reason)
-        withdrawn, leased = await self.place.withdraw(entry, end)
+        withdrawn, leased = await self.queue.withdraw(entry, end)
         if withdrawn or leased:
             return withdrawn
-        ender = Launch(self.place, self.link, lambda line: None)
+        ender = Launch(self.queue, self.connection, lambda line: None)
         return await ender.end(entry, end, lambda taken: self._end_nodes(taken, reason, patience, launch=taken.launch))
 
-    async def _end_nodes(self, entry: Entry, reason: str, patience: float, launch: int = 0) -> None:
-        async def end(place: Place) -> str:
-            request = {"do": "end", "folders": [place.folder], "reason": reason, "cause": Cause.CANCEL.value, "launch": launch}
+    async def _end_nodes(self, entry: QueueEntry, reason: str, patience: float, launch: int = 0) -> None:
+        async def end(allocation: Allocation) -> str:
+            request: dict[str, Any] = {"do": "end", "folders": [allocation.folder], "reason": reason}
+            request.update(cause=Cause.CANCEL.value, launch=launch)
             try:
-                link = self.link(place.host)
-                answer = await link.ask("steward", {**request, "patience": patience}, limit=patience + 60.0)
+                connection = self.connection(allocation.host)
+                answer = await connection.ask("node-control", {**request, "patience": patience}, limit=patience + 60.0)
             except MusterError as error:
-                return f"host {place.host} can't be asked to end it ({error})"
-            return f"host {place.host} has processes that could not be ended" if answer["left"] else ""
+                return f"host {allocation.host} can't be asked to end it ({error})"
+            return f"host {allocation.host} has processes that could not be ended" if answer["left"] else ""
 
-        failed = [text for text in await asyncio.gather(*(end(place) for place in entry.places if place.folder)) if text]
+        started = [allocation for allocation in entry.allocations if allocation.folder]
+        failed = [text for text in await asyncio.gather(*map(end, started)) if text]
         if failed:
             raise TargetError(f"run {entry.job}: {failed[0]}; its ranks end when they miss the others; look at the host")
 
@@ -242,8 +245,8 @@ class SshJobs:
             raise TargetError(
                 f"run {handle.job_id} has nothing to commit: it is {before.found.value if before.found else 'unknown'}"
             )
-        first = (await left_by(before.claim, self.place))[0]
-        told = await self.link(first.host).ask("steward", {"do": "assignment", "folder": first.folders[-1]})
+        first = (await uncommitted_outputs(before.claim, self.queue))[0]
+        told = await self.connection(first.host).ask("node-control", {"do": "assignment", "folder": first.folders[-1]})
         if told["assignment"] is None:
             raise TargetError(f"run {handle.job_id} has nothing to commit: {first.folders[-1]} is gone from host {first.host}")
         submission = Submission(
@@ -264,23 +267,23 @@ class SshJobs:
         became = await self._became(job_id)
         if became.found is Found.RUNNING:
             raise TargetError(f"run {job_id} is still running; cancel it first")
-        for entry in await self.place.attempts(job_id):
-            for place in entry.places:
-                if place.folder:
-                    answer = await self.link(place.host).ask("steward", {"do": "remove", "folders": [place.folder]})
-                    if answer["alive"]:
-                        raise TargetError(f"run {job_id} still has processes on host {place.host}; cancel it, and try again")
-        await self.place.forget(job_id)
+        for entry in await self.queue.attempts(job_id):
+            for allocation in entry.allocations:
+                request = {"do": "remove", "folders": [allocation.folder]}
+                if allocation.folder and (await self.connection(allocation.host).ask("node-control", request))["alive"]:
+                    where = f"on host {allocation.host}"
+                    raise TargetError(f"run {job_id} still has processes {where}; cancel it, and try again")
+        await self.queue.forget(job_id)
 
 
-def _link(host: Host, shared: Background) -> Link:
-    return shared.once((host.login, host.root, host.python), lambda: Link(host))
+def _connection(host: Host, shared: Background) -> HostConnection:
+    return shared.once((host.login, host.root, host.python), lambda: HostConnection(host))
 
 
-def _wish(plan: JobPlan, parcel: str, left: list[str]) -> dict[str, Any]:
+def _wish(plan: JobPlan, bundle: str, left: list[str]) -> dict[str, Any]:
     """Give what a plan asks of the queue; what only stores the work of earlier ranks goes where that lies, taking nothing."""
-    wish: dict[str, Any] = {"parcel": parcel, "nodes": len(plan.nodes)}
+    wish: dict[str, Any] = {"bundle": bundle, "nodes": len(plan.nodes)}
     if left:
-        places = [{"host": host, "gpus": [], "folder": ""} for host in left]
-        return {**wish, "slots": 0, "gpus": 0, "state": GRANTED, "places": places, "granted": time.time()}
+        allocations = [{"host": host, "gpus": [], "folder": ""} for host in left]
+        return {**wish, "slots": 0, "gpus": 0, "state": GRANTED, "allocations": allocations, "granted": time.time()}
     return {**wish, "slots": slots_of(plan), "gpus": plan.needs.gpus, "state": WAITING}

@@ -15,16 +15,16 @@ from muster.core.plan import JobPlan
 from muster.node.assignment import Assignment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
-from muster.targets.hosts.connection import Link
-from muster.targets.hosts.host_files import Ground
-from muster.targets.ssh.queue_client import Entry
+from muster.targets.hosts.connection import HostConnection
+from muster.targets.hosts.host_files import HostInfo
+from muster.targets.ssh.queue_client import QueueEntry
 
-PARCEL, ACCESS, SECRETS, CA = "parcel.json", "access.json", "secrets.json", "store-ca.pem"
+BUNDLE, ACCESS, SECRETS, CA = "bundle.json", "access.json", "secrets.json", "store-ca.pem"
 Files = dict[str, tuple[bytes, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class LaunchBundle:
     """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
 
     ``earlier``: of each node the folders of attempts before, the newest first, for an attempt that only commits what ranks left
@@ -42,7 +42,7 @@ class Parcel:
     def files_of(cls, submission: Submission, target: str, earlier: tuple[tuple[str, ...], ...]) -> Files:
         """Give the files of a parcel; all of them private."""
         archive = f"snapshots/{submission.archive.name}" if submission.archive else ""
-        parcel = cls(
+        bundle = cls(
             plan=submission.plan,
             target=target,
             requested=submission.requested,
@@ -50,7 +50,7 @@ class Parcel:
             before=tuple(folders[0] for folders in earlier),
             earlier=earlier,
         )
-        files = {PARCEL: canonical(parcel), ACCESS: canonical(submission.access)}
+        files = {BUNDLE: canonical(bundle), ACCESS: canonical(submission.access)}
         if submission.secrets:
             files[SECRETS] = json.dumps(submission.secrets).encode()
         if submission.access.verify:
@@ -70,12 +70,12 @@ class Parcel:
 
 
 @dataclass(kw_only=True)
-class Ready:
+class PreparedHost:
     """A host made ready for one node; ``address`` is where the other nodes reach it."""
 
-    link: Link
+    connection: HostConnection
     address: str
-    ground: Ground
+    info: HostInfo
     interpreter: str
     archive: str
 
@@ -84,11 +84,11 @@ class Ready:
 class Attempt:
     """All that is known once every host is ready. ``waited``: seconds in the queue; ``claim_host`` has the claim's file."""
 
-    entry: Entry
+    entry: QueueEntry
     claim: Claim
-    parcel: Parcel
+    bundle: LaunchBundle
     files: Files
-    ready: tuple[Ready, ...]
+    ready: tuple[PreparedHost, ...]
     folders: tuple[str, ...]
     waited: float
     claim_host: str
@@ -108,27 +108,27 @@ class Attempt:
         return result
 
     def _assignment(self, node: int, now: float) -> Assignment:
-        claim, plan, host, place = self.claim, self.parcel.plan, self.ready[node], self.entry.places[node]
+        claim, plan, host, allocation = self.claim, self.bundle.plan, self.ready[node], self.entry.allocations[node]
         return Assignment(
             job_id=claim.job_id,
             generation=self.entry.generation,
             attempt=self.entry.attempt,
             node=node,
-            target=self.parcel.target,
+            target=self.bundle.target,
             store=claim.store,
             plan=plan,
             plan_digest=claim.plan_digest,
             addresses=tuple(ready.address for ready in self.ready),
             deadline=claim.deadline(plan.limits.max_run_duration) + self.waited,
-            requested=self.parcel.requested or claim.submitted,
+            requested=self.bundle.requested or claim.submitted,
             submitted=now,
             interpreter=host.interpreter,
-            muster_python=host.ground.python,
-            gpus=place.gpus,
-            claim=f"{host.ground.root}/jobs/{claim.job_id}/claim.json" if place.host == self.claim_host else "",
+            muster_python=host.info.python,
+            gpus=allocation.gpus,
+            claim=f"{host.info.root}/jobs/{claim.job_id}/claim.json" if allocation.host == self.claim_host else "",
             archive=host.archive if node == 0 else "",
             history=claim.history,
-            commit_only=self.parcel.commits,
+            commit_only=self.bundle.commits,
             notes=tuple(f"host {name} was replaced: {reason}" for name, reason in self.entry.excluded.items()),
         )
 

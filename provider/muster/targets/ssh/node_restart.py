@@ -21,9 +21,11 @@ async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
     owns = (claim.generation, claim.attempt) == (handle.generation, handle.attempt)
     if not owns or not seen.live or entry.state != LAUNCHED:
         return False
-    leader, lost = entry.places[0], entry.places[node]
-    [told] = (await jobs.link(leader.host).ask("steward", {"do": "look", "folders": [leader.folder]}))["nodes"]
+    leader, lost = entry.allocations[0], entry.allocations[node]
+    [told] = (await jobs.connection(leader.host).ask("node-control", {"do": "look", "folders": [leader.folder]}))["nodes"]
     if not told["alive"] or told["ending"] or told["end"]:
         return False
-    answer = await jobs.link(lost.host).ask("steward", {"do": "again", "folder": lost.folder, "launch": entry.launch})
+    answer = await jobs.connection(lost.host).ask(
+        "node-control", {"do": "again", "folder": lost.folder, "launch": entry.launch}
+    )
     return bool(answer["lives"])

@@ -16,10 +16,10 @@ from muster.node import mesh
 from muster.node.preflight.preflight import Fitting, Refused
 from muster.node.preflight.reachability import Door
 from muster.targets.hosts import host_files
-from muster.targets.hosts.shell import Lost, Stream, TooSlow
-from muster.targets.hosts.ssh_errors import Bad, together
-from muster.targets.ssh.launch_bundle import Ready
-from muster.targets.ssh.queue_client import Entry
+from muster.targets.hosts.shell import CommandTimeout, ConnectionLost, Stream
+from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
+from muster.targets.ssh.launch_bundle import PreparedHost
+from muster.targets.ssh.queue_client import QueueEntry
 
 LOOK_TIME = 300.0  # seconds for a first look, with the code to unpack
 ANSWER_TIME = 60.0
@@ -27,19 +27,19 @@ END_TIME = 5.0  # seconds for a scout to leave; one that hangs leaves when it ca
 READ = 1 << 18
 
 
-async def inspect(entry: Entry, ready: Sequence[Ready], plan: JobPlan) -> None:
+async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPlan) -> None:
     """Have a scout on every host do what preflight asks of agents.
 
     :raises Bad: hosts that don't fit, or can't be asked.
     """
-    hosts = [place.host for place in entry.places]
+    hosts = [allocation.host for allocation in entry.allocations]
     async with _scouts(hosts, ready) as scouts:
         door = await scouts.look(entry, plan)
         try:
             await Fitting(plan=plan, nodes=scouts, submitter=scouts.submitter, tell=_say_nothing, doors=(door,)).run()
         except Refused as refused:
             misfits = {hosts[misfit.node]: misfit.reason for misfit in refused.verdict.misfits}
-            raise Bad({h: RequestError(f"host {h} does not fit: {why}") for h, why in misfits.items()}) from None
+            raise BadHosts({h: RequestError(f"host {h} does not fit: {why}") for h, why in misfits.items()}) from None
 
 
 def _say_nothing(level: str, text: str) -> None:
@@ -47,10 +47,10 @@ def _say_nothing(level: str, text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _scouts(hosts: Sequence[str], ready: Sequence[Ready]) -> AsyncIterator[Scouts]:
+async def _scouts(hosts: Sequence[str], ready: Sequence[PreparedHost]) -> AsyncIterator[Scouts]:
     async with contextlib.AsyncExitStack() as rooms:
-        for link in sorted({host.link for host in ready}, key=id):
-            await rooms.enter_async_context(link.room())
+        for connection in sorted({host.connection for host in ready}, key=id):
+            await rooms.enter_async_context(connection.room())
         scouts = Scouts(hosts, ready)
         try:
             await scouts.begin()
@@ -62,7 +62,7 @@ async def _scouts(hosts: Sequence[str], ready: Sequence[Ready]) -> AsyncIterator
 class Scouts:
     """A scout on each host, asked as a gang of agents is: :class:`muster.node.preflight.preflight.Nodes`."""
 
-    def __init__(self, hosts: Sequence[str], ready: Sequence[Ready]) -> None:
+    def __init__(self, hosts: Sequence[str], ready: Sequence[PreparedHost]) -> None:
         self._hosts = hosts
         self._ready = ready
         self._streams: dict[int, Stream] = {}
@@ -73,23 +73,23 @@ class Scouts:
         """Start them all."""
 
         async def begin(node: int) -> None:
-            self._streams[node] = await self._ready[node].link.talk("scout")
+            self._streams[node] = await self._ready[node].connection.talk("scout")
 
-        await together(self._hosts, [begin(node) for node in range(len(self._hosts))])
+        await gather_hosts(self._hosts, [begin(node) for node in range(len(self._hosts))])
 
-    async def look(self, entry: Entry, plan: JobPlan) -> Door:
+    async def look(self, entry: QueueEntry, plan: JobPlan) -> Door:
         """Have all look at their hosts; gives the door that the mesh would have."""
         data, marker = to_data(plan), f"{entry.job}/g{entry.generation}/a{entry.attempt}"
 
-        async def look(node: int, host: Ready) -> int:
+        async def look(node: int, host: PreparedHost) -> int:
             request = {"plan": data, "node": node, "address": host.address, "interpreter": host.interpreter}
-            request |= {"devices": list(entry.places[node].gpus), "archive": host.archive}
+            request |= {"devices": list(entry.allocations[node].gpus), "archive": host.archive}
             answer = await self._ask(node, "look", LOOK_TIME, **request, mesh=[] if node else mesh.ports_of(marker))
             self._ahead[node] = answer["clock"] - time.time()
             self.facts[node] = answer["facts"]
             return int(answer["door"])
 
-        doors = await together(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
+        doors = await gather_hosts(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
         return Door(node=0, address=self.facts[0]["address"], ports=(doors[0],) if doors[0] else ())
 
     # -- what a gang can do
@@ -105,28 +105,28 @@ class Scouts:
 
     async def ask(self, node: int, do: str, **fields: Any) -> Any:
         """Ask one of them."""
-        return (await together([self._hosts[node]], [self._ask(node, do, ANSWER_TIME, **fields)]))[0]
+        return (await gather_hosts([self._hosts[node]], [self._ask(node, do, ANSWER_TIME, **fields)]))[0]
 
     async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
         """Ask all of them."""
         asked = [self._ask(node, do, ANSWER_TIME, **fields) for node in range(len(self._hosts))]
-        return dict(enumerate(await together(self._hosts, asked)))
+        return dict(enumerate(await gather_hosts(self._hosts, asked)))
 
     async def _ask(self, number: int, do: str, limit: float, **fields: Any) -> Any:
         try:
             return await asyncio.wait_for(self._exchange(number, do, fields), limit)
         except TimeoutError:
-            raise TooSlow(f"host {self._hosts[number]} did not answer within {limit:g} s ({do})") from None
+            raise CommandTimeout(f"host {self._hosts[number]} did not answer within {limit:g} s ({do})") from None
 
     async def _exchange(self, node: int, do: str, fields: dict[str, Any]) -> Any:
         stream, said = self._streams[node], b""
-        with contextlib.suppress(Lost):  # its end says why it would not read on
+        with contextlib.suppress(ConnectionLost):  # its end says why it would not read on
             await stream.write(json.dumps({"do": do, **fields}).encode() + b"\n")
         while not said.endswith(b"\n"):
             data = await stream.read(READ)
             if not data:
                 done = await stream.wait()
-                raise host_files.refusal(done, self._hosts[node], f"looking at it ({do})", self._ready[node].ground.python)
+                raise host_files.refusal(done, self._hosts[node], f"looking at it ({do})", self._ready[node].info.python)
             said += data
         return json.loads(said)
 

@@ -15,12 +15,12 @@ from muster.node.host import gang_scheduler
 from muster.node.host.gang_scheduler import GRANTED, STARTING, WAITING
 from muster.targets.claim import Claim
 from muster.targets.hosts import host_files
-from muster.targets.hosts.connection import Link
+from muster.targets.hosts.connection import HostConnection
 from muster.targets.ssh.inventory import Inventory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Allocation:
     """One node's part of what an attempt holds; ``folder`` is "" until its agent is about to be started."""
 
     host: str
@@ -29,7 +29,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class QueueEntry:
     """An attempt in the queue; the fields are the keeper's."""
 
     number: int
@@ -40,8 +40,8 @@ class Entry:
     slots: int
     gpus: int
     state: str
-    parcel: str = ""
-    places: tuple[Place, ...] = ()
+    bundle: str = ""
+    allocations: tuple[Allocation, ...] = ()
     held: tuple[str, ...] = ()
     excluded: dict[str, str]
     launch: int = 0
@@ -74,27 +74,27 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class QueuedJob:
     """What the claim place knows of a job. ``live``: the entry is still in the queue; ``end``: of one that never had agents."""
 
     claim: Claim | None = None
-    entry: Entry | None = None
+    entry: QueueEntry | None = None
     live: bool = False
     end: Event | None = None
 
 
-class ClaimPlace:
+class QueueClient:
     """Lives in the background loop."""
 
-    def __init__(self, inventory: Inventory, link: Link) -> None:
+    def __init__(self, inventory: Inventory, connection: HostConnection) -> None:
         self.inventory = inventory
-        self.link = link
-        self._wanted: dict[tuple[str, int, int], list[asyncio.Future[Seen]]] = {}
+        self.connection = connection
+        self._wanted: dict[tuple[str, int, int], list[asyncio.Future[QueuedJob]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def look(self, job: str, generation: int = 0, attempt: int = 0) -> Seen:
+    async def look(self, job: str, generation: int = 0, attempt: int = 0) -> QueuedJob:
         """Give what is known of a job's claimed attempt, or of another one; asked together with whatever else is asked now."""
-        answer: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[QueuedJob] = asyncio.get_running_loop().create_future()
         self._wanted.setdefault((job, generation, attempt), []).append(answer)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
@@ -110,25 +110,27 @@ class ClaimPlace:
                 continue
             _settle(wanted, [_seen(data) for data in found])
 
-    async def claim(self, claim: Claim, before: Claim | None, wish: Mapping[str, Any]) -> Entry | None:
+    async def claim(self, claim: Claim, before: Claim | None, wish: Mapping[str, Any]) -> QueueEntry | None:
         """Claim an attempt if the job is still owned as ``before``; None if it is not."""
         expected = [before.generation, before.attempt] if before else None
         answer = await self._ask(
             "claim", job=claim.job_id, expected=expected, claim=to_data(claim), wish=dict(wish), hosts=self.inventory.data
         )
-        return from_data(Entry, answer["entry"]) if answer["taken"] else None
+        return from_data(QueueEntry, answer["entry"]) if answer["taken"] else None
 
-    async def turn(self, wanted: list[tuple[str, int, int]], settled: list[tuple[str, int, int]]) -> tuple[list[Entry], float]:
+    async def turn(
+        self, wanted: list[tuple[str, int, int]], settled: list[tuple[str, int, int]]
+    ) -> tuple[list[QueueEntry], float]:
         """Have the queue go on; gives its entries and what time it is there."""
         keys = {"wanted": [list(key) for key in wanted], "settled": [list(key) for key in settled]}
         answer = await self._ask("turn", hosts=self.inventory.data, **keys)
-        return [from_data(Entry, entry) for entry in answer["entries"]], answer["now"]
+        return [from_data(QueueEntry, entry) for entry in answer["entries"]], answer["now"]
 
-    async def attempts(self, job: str) -> list[Entry]:
+    async def attempts(self, job: str) -> list[QueueEntry]:
         """Give the entries of all attempts of a job."""
-        return [from_data(Entry, entry) for entry in (await self._ask("attempts", job=job))["entries"]]
+        return [from_data(QueueEntry, entry) for entry in (await self._ask("attempts", job=job))["entries"]]
 
-    async def withdraw(self, entry: Entry, end: Event, launcher: str = "") -> tuple[bool, bool]:
+    async def withdraw(self, entry: QueueEntry, end: Event, launcher: str = "") -> tuple[bool, bool]:
         """End an attempt that nobody has begun to launch; says whether that was so, and if not, whether somebody is at it.
 
         ``launcher``: who has it, and has ended whatever was begun.
@@ -143,30 +145,30 @@ class ClaimPlace:
         """Remove all that is known of a job."""
         await self._ask("forget", job=job)
 
-    async def as_launcher(self, do: str, entry: Entry, launcher: str, **fields: Any) -> dict[str, Any]:
+    async def as_launcher(self, do: str, entry: QueueEntry, launcher: str, **fields: Any) -> dict[str, Any]:
         """Ask something that only the one who launches an attempt may ask."""
         job, generation, attempt = entry.key
         return await self._ask(do, job=job, generation=generation, attempt=attempt, launcher=launcher, **fields)
 
-    async def put_parcel(self, job: str, files: Mapping[str, tuple[bytes, int]]) -> str:
+    async def put_bundle(self, job: str, files: Mapping[str, tuple[bytes, int]]) -> str:
         """Store what an attempt is launched with; gives the folder."""
-        seen = await self.link.known()
-        folder = f"{seen.root}/jobs/{job}/parcel-{secrets.token_hex(6)}"
-        await self.link.use(lambda shell: host_files.write_files(shell, folder, files, seen.python))
+        seen = await self.connection.info()
+        folder = f"{seen.root}/jobs/{job}/bundle-{secrets.token_hex(6)}"
+        await self.connection.use(lambda shell: host_files.write_files(shell, folder, files, seen.python))
         return folder
 
-    async def drop_parcel(self, folder: str) -> None:
+    async def delete_bundle(self, folder: str) -> None:
         """Remove a parcel that nobody will launch."""
-        await self.link.use(lambda shell: shell.run(["rm", "-rf", "--", folder]))
+        await self.connection.use(lambda shell: shell.run(["rm", "-rf", "--", folder]))
 
     async def _ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        return await self.link.ask("keeper", {"do": do, **fields})
+        return await self.connection.ask("queue-control", {"do": do, **fields})
 
 
-def _seen(data: dict[str, Any]) -> Seen:
-    return Seen(
+def _seen(data: dict[str, Any]) -> QueuedJob:
+    return QueuedJob(
         claim=from_data(Claim, data["claim"]) if data["claim"] else None,
-        entry=from_data(Entry, data["entry"]) if data["entry"] else None,
+        entry=from_data(QueueEntry, data["entry"]) if data["entry"] else None,
         live=bool(data["live"]),
         end=_event(data["end"]),
     )
@@ -179,7 +181,7 @@ def _event(data: dict[str, Any] | None) -> Event | None:
     return Event(time=data["t"], kind=data["k"], node=data["n"], data=rest)
 
 
-def _settle(wanted: dict[tuple[str, int, int], list[asyncio.Future[Seen]]], found: list[Seen] | Exception) -> None:
+def _settle(wanted: dict[tuple[str, int, int], list[asyncio.Future[QueuedJob]]], found: list[QueuedJob] | Exception) -> None:
     for number, futures in enumerate(wanted.values()):
         for future in futures:
             if future.done():

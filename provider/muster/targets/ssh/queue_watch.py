@@ -14,44 +14,44 @@ from typing import Any
 from muster.core.errors import MusterError, TargetError
 from muster.node.host.gang_scheduler import LAUNCHED, WAITING
 from muster.targets.hosts.connection import NodeWatch
-from muster.targets.hosts.shell import TooSlow
+from muster.targets.hosts.shell import CommandTimeout
 from muster.targets.hosts.ssh_errors import Unreachable
-from muster.targets.ssh.launch import Launch, Links, Unsettled
-from muster.targets.ssh.queue_client import ClaimPlace, Entry
+from muster.targets.ssh.launch import Connections, Launch, LaunchUncertain
+from muster.targets.ssh.queue_client import QueueClient, QueueEntry
 
 TURN = 2.0  # seconds between two questions to the queue, unless something happens
 PATIENCE = 60.0  # seconds in which the queue may fail to answer before those who wait are told
 Key = tuple[str, int, int]
-Tell = Callable[["Entry | MusterError | str | None", list[Entry]], None]
+Tell = Callable[["QueueEntry | MusterError | str | None", list[QueueEntry]], None]
 
 
 @dataclass(kw_only=True)
 class Holder:
     """An attempt that holds hosts; told by their hubs when its nodes are gone."""
 
-    room: WaitingRoom
-    entry: Entry
+    room: QueueWatcher
+    entry: QueueEntry
     gone: set[int] = field(default_factory=set)
     watches: list[NodeWatch] = field(default_factory=list)
 
-    def watch(self, links: Links) -> None:
+    def watch(self, connections: Connections) -> None:
         """Have all hosts tell when nothing is left on them."""
-        for node, place in enumerate(self.entry.places):
+        for node, allocation in enumerate(self.entry.allocations):
             sink = HolderSink(holder=self, node=node)
             try:
-                self.watches.append(links(place.host).watch(place.folder, 0, sink, quiet=True))
+                self.watches.append(connections(allocation.host).watch(allocation.folder, 0, sink, quiet=True))
             except MusterError:  # of a host that the inventory has no more, nothing is to be given away
                 self.gone.add(node)
 
     def leave(self) -> None:
         """Watch no more."""
         for watch in self.watches:
-            watch.link.forget(watch)
+            watch.connection.forget(watch)
 
     @property
     def ended(self) -> bool:
         """Whether all its hosts said so."""
-        return len(self.gone) == len(self.entry.places)
+        return len(self.gone) == len(self.entry.allocations)
 
 
 @dataclass(kw_only=True)
@@ -75,16 +75,16 @@ class HolderSink:
         """A host that can't be asked keeps what is held on it."""
 
 
-class WaitingRoom:
+class QueueWatcher:
     """Lives in the background loop.
 
     ``tell(entry, queue)`` hears how an attempt stands, None once it has left the queue, the error that ends all asking, or why
     a launch goes on only later.
     """
 
-    def __init__(self, place: ClaimPlace, links: Links) -> None:
-        self._place = place
-        self._links = links
+    def __init__(self, queue: QueueClient, connections: Connections) -> None:
+        self._queue = queue
+        self._connections = connections
         self._waiting: dict[Key, list[Tell]] = {}
         self._holders: dict[Key, Holder] = {}
         self._launching: dict[Key, asyncio.Task[None]] = {}
@@ -138,7 +138,7 @@ class WaitingRoom:
         try:
             await self._turn()
             self._answered = time.monotonic()
-        except (Unreachable, TooSlow):
+        except (Unreachable, CommandTimeout):
             pass  # the claim place is away, and may come back
         except Exception as error:
             if not isinstance(error, TargetError) or time.monotonic() > self._answered + PATIENCE:
@@ -146,7 +146,7 @@ class WaitingRoom:
 
     async def _turn(self) -> None:
         ended = self._ended | {key for key, holder in self._holders.items() if holder.ended}
-        entries, now = await self._place.turn(list(self._waiting), list(ended))
+        entries, now = await self._queue.turn(list(self._waiting), list(ended))
         self._ended -= ended
         if not self._waiting:
             return
@@ -159,28 +159,28 @@ class WaitingRoom:
             if entry is None or entry.state in (WAITING, LAUNCHED):
                 self._tell(key, entry, entries)
 
-    def _watch_holders(self, holding: list[Entry]) -> None:
+    def _watch_holders(self, holding: list[QueueEntry]) -> None:
         keys = {entry.key for entry in holding}
         for key in [key for key in self._holders if key not in keys]:
             self._holders.pop(key).leave()
         for entry in holding:
             if entry.key not in self._holders:
                 self._holders[entry.key] = Holder(room=self, entry=entry)
-                self._holders[entry.key].watch(self._links)
+                self._holders[entry.key].watch(self._connections)
 
-    async def _launch(self, entry: Entry) -> None:
+    async def _launch(self, entry: QueueEntry) -> None:
         try:
-            launched = await Launch(self._place, self._links, lambda line: None).run(entry)
+            launched = await Launch(self._queue, self._connections, lambda line: None).run(entry)
             if launched is not None and launched.state == LAUNCHED:
                 self._tell(entry.key, launched, [])
-        except Unsettled as unsettled:
+        except LaunchUncertain as unsettled:
             self._tell(entry.key, str(unsettled), [])
         except MusterError:
             self.wake()  # it has left the queue, with its end beside the claim
         finally:
             self._launching.pop(entry.key, None)
 
-    def _tell(self, key: Key, entry: Entry | MusterError | str | None, entries: list[Entry]) -> None:
+    def _tell(self, key: Key, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
         for tell in list(self._waiting.get(key, [])):
             tell(entry, entries)
 
@@ -190,12 +190,12 @@ class WaitingRoom:
             self._tell(key, error, [])
 
 
-def what_for(entry: Entry, entries: list[Entry]) -> str:
+def waiting_reason(entry: QueueEntry, entries: list[QueueEntry]) -> str:
     """Say what a gang waits for, and who has it."""
     gpus = f" with {entry.gpus} free GPU{'s' if entry.gpus > 1 else ''}" if entry.gpus else " with free slots"
     wish = f"{entry.nodes} host{'s' if entry.nodes > 1 else ''}{gpus}" + (" each" if entry.nodes > 1 else "")
     before = [other for other in entries if other.state == WAITING and other.number < entry.number]
-    holders = [o.job for o in entries if o.state != WAITING and {p.host for p in o.places} & set(entry.held)]
+    holders = [o.job for o in entries if o.state != WAITING and {p.host for p in o.allocations} & set(entry.held)]
     held = f" ({', '.join(entry.held)})" if entry.held else ""
     taken = f"; taken by {_listed(holders)}" if holders else ""
     ahead = f"; {len(before)} before it" if before else ""

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 from muster.core.errors import TargetError
 from muster.targets.claim import Claim
-from muster.targets.ssh.queue_client import ClaimPlace
+from muster.targets.ssh.queue_client import QueueClient
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class UncommittedOutputs:
     """Of one node. ``folders``: of attempts on its host, the newest first; any of them may have what its ranks left."""
 
     host: str
     folders: tuple[str, ...]
 
 
-async def left_by(claim: Claim, place: ClaimPlace) -> tuple[Left, ...]:
+async def uncommitted_outputs(claim: Claim, queue: QueueClient) -> tuple[UncommittedOutputs, ...]:
     """Say where what the ranks of a job left may lie: with their attempt, or one that should have stored it since.
 
     :raises TargetError: nobody knows.
     """
-    entries = [e for e in await place.attempts(claim.job_id) if e.generation == claim.generation and e.attempt <= claim.attempt]
+    entries = [e for e in await queue.attempts(claim.job_id) if e.generation == claim.generation and e.attempt <= claim.attempt]
     entries.sort(key=lambda entry: -entry.attempt)
     trained = next((number for number, entry in enumerate(entries) if not entry.is_fixed), -1)
-    if trained < 0 or not all(node.folder for node in entries[trained].places):
+    if trained < 0 or not all(node.folder for node in entries[trained].allocations):
         raise TargetError(f"nobody knows where run {claim.job_id} left its outputs; clear the task to train anew")
-    nodes = zip(*(entry.places for entry in entries[: trained + 1] if entry.places), strict=True)
-    return tuple(Left(host=node[-1].host, folders=tuple(p.folder for p in node if p.folder)) for node in nodes)
+    nodes = zip(*(entry.allocations for entry in entries[: trained + 1] if entry.allocations), strict=True)
+    return tuple(UncommittedOutputs(host=node[-1].host, folders=tuple(p.folder for p in node if p.folder)) for node in nodes)

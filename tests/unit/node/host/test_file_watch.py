@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muster.node.host import file_watch
-from muster.node.host.file_watch import Changes
+from muster.node.host.file_watch import FileWatch
 
 LONG = 200.0
 
@@ -23,7 +23,7 @@ def grow(file: Path) -> None:
 def test_it_wakes_when_the_file_grows(tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.touch()
-    watched = Changes(file)
+    watched = FileWatch(file)
     writer = threading.Timer(0.05, grow, [file])
     began = time.monotonic()
     writer.start()
@@ -36,7 +36,7 @@ def test_it_wakes_when_the_file_grows(tmp_path: Path) -> None:
 def test_growth_before_the_wait_is_not_missed(tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.touch()
-    watched = Changes(file)
+    watched = FileWatch(file)
     grow(file)
     began = time.monotonic()
     watched.wait([], LONG)
@@ -47,14 +47,14 @@ def test_it_gives_the_others_that_are_readable(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     readable, writable = os.pipe()
     os.write(writable, b"!")
-    assert Changes(tmp_path / "log").wait([readable], LONG) == [readable]
+    assert FileWatch(tmp_path / "log").wait([readable], LONG) == [readable]
     os.close(readable)
     os.close(writable)
 
 
 def test_without_the_kernels_help_it_looks_again_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_watch, "_watched", lambda file: -1)
-    watched, waits = Changes(tmp_path / "log"), []
+    watched, waits = FileWatch(tmp_path / "log"), []
     for _ in range(4):
         began = time.monotonic()
         watched.wait([], LONG)

@@ -20,11 +20,11 @@ from store_server import wait_until
 START = Path(__file__).parents[4] / "provider" / "muster" / "node" / "start.py"
 
 
-class Hub:
+class LogStreamer:
     """A running hub, and what it has said."""
 
     def __init__(self) -> None:
-        argv = [sys.executable, "-I", "-S", str(START), "hub"]
+        argv = [sys.executable, "-I", "-S", str(START), "log-stream"]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.logs: dict[Any, bytes] = {}
         self.endings: dict[Any, dict[str, Any]] = {}
@@ -61,12 +61,12 @@ class Hub:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    hub = Hub()
-    yield hub
-    assert hub.process.stdin is not None
-    hub.process.stdin.close()
-    assert hub.process.wait(timeout=60) == 0, "a hub ends with its input"
+def streamer() -> Iterator[LogStreamer]:
+    streamer = LogStreamer()
+    yield streamer
+    assert streamer.process.stdin is not None
+    streamer.process.stdin.close()
+    assert streamer.process.wait(timeout=60) == 0, "a hub ends with its input"
 
 
 def node(folder: Path, pid: int = 0, text: str = "") -> Path:
@@ -80,122 +80,122 @@ def node(folder: Path, pid: int = 0, text: str = "") -> Path:
     return folder
 
 
-def test_logs_are_pushed_as_they_grow_from_where_the_reader_was(hub: Hub, tmp_path: Path) -> None:
+def test_logs_are_pushed_as_they_grow_from_where_the_reader_was(streamer: LogStreamer, tmp_path: Path) -> None:
     one, two = node(tmp_path / "one", text="a\nb\n"), node(tmp_path / "two", text="x\n")
-    hub.tell(do="watch", key=1, folder=str(one), offset=2)
-    hub.tell(do="watch", key="two", folder=str(two), offset=0)
-    hub.until(lambda: hub.logs == {1: b"b\n", "two": b"x\n"})
+    streamer.tell(do="watch", key=1, folder=str(one), offset=2)
+    streamer.tell(do="watch", key="two", folder=str(two), offset=0)
+    streamer.until(lambda: streamer.logs == {1: b"b\n", "two": b"x\n"})
     with (one / "events.jsonl").open("a") as log:
         log.write("c\nhalf")
         log.flush()
-        hub.until(lambda: hub.logs[1] == b"b\nc\n")
+        streamer.until(lambda: streamer.logs[1] == b"b\nc\n")
         log.write(" done\n")
-    hub.until(lambda: hub.logs[1] == b"b\nc\nhalf done\n")
-    assert hub.endings == {}
+    streamer.until(lambda: streamer.logs[1] == b"b\nc\nhalf done\n")
+    assert streamer.endings == {}
 
 
-def test_a_node_is_silent_once_its_last_word_is_read_and_its_guardian_left(hub: Hub, tmp_path: Path) -> None:
+def test_a_node_is_silent_once_its_last_word_is_read_and_its_guardian_left(streamer: LogStreamer, tmp_path: Path) -> None:
     sleeper = subprocess.Popen(["sleep", "600"])
     folder = node(tmp_path / "n", pid=sleeper.pid, text="{}\n")
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
     with (folder / "events.jsonl").open("a") as log:
         log.write('{"t": 1, "k": "node_end", "n": 0}\n')
-    hub.until(lambda: b"node_end" in hub.logs.get(1, b""))
-    assert hub.endings == {}
+    streamer.until(lambda: b"node_end" in streamer.logs.get(1, b""))
+    assert streamer.endings == {}
     sleeper.kill()
     sleeper.wait()
-    hub.until(lambda: 1 in hub.endings)
-    assert hub.endings[1] == {"key": 1, "silent": True, "orderly": True, "rebooted": False}
+    streamer.until(lambda: 1 in streamer.endings)
+    assert streamer.endings[1] == {"key": 1, "silent": True, "orderly": True, "rebooted": False}
 
 
-def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(hub: Hub, tmp_path: Path) -> None:
+def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(streamer: LogStreamer, tmp_path: Path) -> None:
     marked = {**os.environ, "MUSTER_JOB": "none/g1/a1"}
     guardian = subprocess.Popen(["sleep", "600"])
     rank = subprocess.Popen(["sleep", "600"], env=marked)
     folder = node(tmp_path / "n", pid=guardian.pid, text="last\n")
     guardian.kill()
     guardian.wait()
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
     wait_until(lambda: rank.poll() is not None, what="the rank is ended")
-    hub.until(lambda: 1 in hub.endings)
-    assert hub.logs[1] == b"last\n"
-    assert not hub.endings[1]["orderly"]
+    streamer.until(lambda: 1 in streamer.endings)
+    assert streamer.logs[1] == b"last\n"
+    assert not streamer.endings[1]["orderly"]
 
 
-def test_what_somebody_starts_again_is_not_ended(hub: Hub, tmp_path: Path) -> None:
+def test_what_somebody_starts_again_is_not_ended(streamer: LogStreamer, tmp_path: Path) -> None:
     rank = subprocess.Popen(["sleep", "600"], env={**os.environ, "MUSTER_JOB": "none/g1/a1"})
     folder, other = node(tmp_path / "n"), node(tmp_path / "o", text="x\n")
     born = (folder / "guardian.json").read_text()
     (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
     with liveness.alone(str(folder), patient=True):
-        hub.tell(do="watch", key=1, folder=str(folder), offset=0)
-        hub.tell(do="watch", key=2, folder=str(other), offset=0)
-        hub.until(lambda: 2 in hub.logs)
+        streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+        streamer.tell(do="watch", key=2, folder=str(other), offset=0)
+        streamer.until(lambda: 2 in streamer.logs)
         (folder / "guardian.json").write_text(born)
     (folder / "events.jsonl").write_text("back\n")
-    hub.until(lambda: hub.logs.get(1) == b"back\n")
-    assert hub.endings == {}
+    streamer.until(lambda: streamer.logs.get(1) == b"back\n")
+    assert streamer.endings == {}
     assert rank.poll() is None
     rank.kill()
     rank.wait()
 
 
-def test_a_reboot_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_reboot_is_told(streamer: LogStreamer, tmp_path: Path) -> None:
     folder = node(tmp_path / "n")
     (folder / liveness.BOOT).write_text("another boot")
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
-    hub.until(lambda: 1 in hub.endings)
-    assert hub.endings[1]["rebooted"]
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.until(lambda: 1 in streamer.endings)
+    assert streamer.endings[1]["rebooted"]
 
 
-def test_a_folder_that_is_not_there_is_silent(hub: Hub, tmp_path: Path) -> None:
-    hub.tell(do="watch", key=1, folder=str(tmp_path / "none"), offset=0)
-    hub.until(lambda: 1 in hub.endings)
+def test_a_folder_that_is_not_there_is_silent(streamer: LogStreamer, tmp_path: Path) -> None:
+    streamer.tell(do="watch", key=1, folder=str(tmp_path / "none"), offset=0)
+    streamer.until(lambda: 1 in streamer.endings)
 
 
-def test_one_whose_life_is_known_outside_is_silent_when_that_is_said(hub: Hub, tmp_path: Path) -> None:
+def test_one_whose_life_is_known_outside_is_silent_when_that_is_said(streamer: LogStreamer, tmp_path: Path) -> None:
     folder = tmp_path / "n"
     folder.mkdir()
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0, outside=True)
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0, outside=True)
     (folder / "events.jsonl").write_text("late\n")
-    hub.until(lambda: hub.logs.get(1) == b"late\n")
-    assert hub.endings == {}
-    hub.tell(do="over", key=1)
-    hub.until(lambda: 1 in hub.endings)
+    streamer.until(lambda: streamer.logs.get(1) == b"late\n")
+    assert streamer.endings == {}
+    streamer.tell(do="over", key=1)
+    streamer.until(lambda: 1 in streamer.endings)
 
 
-def test_a_quiet_one_tells_only_its_end(hub: Hub, tmp_path: Path) -> None:
+def test_a_quiet_one_tells_only_its_end(streamer: LogStreamer, tmp_path: Path) -> None:
     sleeper = subprocess.Popen(["sleep", "600"])
     folder = node(tmp_path / "n", pid=sleeper.pid, text="many\nlines\n")
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0, quiet=True)
-    hub.tell(do="watch", key=2, folder=str(folder), offset=0)
-    hub.until(lambda: 2 in hub.logs)
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0, quiet=True)
+    streamer.tell(do="watch", key=2, folder=str(folder), offset=0)
+    streamer.until(lambda: 2 in streamer.logs)
     sleeper.kill()
     sleeper.wait()
-    hub.until(lambda: 1 in hub.endings and 2 in hub.endings)
-    assert 1 not in hub.logs
+    streamer.until(lambda: 1 in streamer.endings and 2 in streamer.endings)
+    assert 1 not in streamer.logs
 
 
-def test_what_is_forgotten_says_nothing_more(hub: Hub, tmp_path: Path) -> None:
+def test_what_is_forgotten_says_nothing_more(streamer: LogStreamer, tmp_path: Path) -> None:
     folder, other = node(tmp_path / "n", text="a\n"), node(tmp_path / "o", text="x\n")
-    hub.tell(do="watch", key=1, folder=str(folder), offset=0)
-    hub.until(lambda: 1 in hub.logs)
-    hub.tell(do="forget", key=1)
-    hub.tell(do="watch", key=2, folder=str(other), offset=0)
-    hub.until(lambda: 2 in hub.logs)  # it has read what it was told
+    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.until(lambda: 1 in streamer.logs)
+    streamer.tell(do="forget", key=1)
+    streamer.tell(do="watch", key=2, folder=str(other), offset=0)
+    streamer.until(lambda: 2 in streamer.logs)  # it has read what it was told
     for log in (folder, other):
         with (log / "events.jsonl").open("a") as file:
             file.write("b\n")
-    hub.until(lambda: hub.logs[2] == b"x\nb\n")
-    assert hub.logs[1] == b"a\n"
+    streamer.until(lambda: streamer.logs[2] == b"x\nb\n")
+    assert streamer.logs[1] == b"a\n"
 
 
-def test_a_slow_reader_does_not_make_it_grow(hub: Hub, tmp_path: Path) -> None:
+def test_a_slow_reader_does_not_make_it_grow(streamer: LogStreamer, tmp_path: Path) -> None:
     line = b"x" * 1023 + b"\n"
     for number in range(4):
         (node(tmp_path / str(number)) / "events.jsonl").write_bytes(line * 32_000)
-        hub.tell(do="watch", key=number, folder=str(tmp_path / str(number)), offset=0)
-    status = Path(f"/proc/{hub.process.pid}/status")
+        streamer.tell(do="watch", key=number, folder=str(tmp_path / str(number)), offset=0)
+    status = Path(f"/proc/{streamer.process.pid}/status")
 
     def megabytes() -> int:
         return int(status.read_text().split("VmRSS:")[1].split()[0]) >> 10
@@ -205,20 +205,20 @@ def test_a_slow_reader_does_not_make_it_grow(hub: Hub, tmp_path: Path) -> None:
     while time.monotonic() < deadline:  # nobody reads; what would grow without a bound would have grown by then
         most = max(most, megabytes())
     assert most < 40
-    hub.until(lambda: sum(map(len, hub.logs.values())) == 4 * 32_000 * 1024)
-    assert all(data == line * 32_000 for data in hub.logs.values())
+    streamer.until(lambda: sum(map(len, streamer.logs.values())) == 4 * 32_000 * 1024)
+    assert all(data == line * 32_000 for data in streamer.logs.values())
 
 
-def test_hundreds_of_idle_folders_cost_little(hub: Hub, tmp_path: Path) -> None:
+def test_hundreds_of_idle_folders_cost_little(streamer: LogStreamer, tmp_path: Path) -> None:
     for number in range(300):
-        hub.tell(do="watch", key=number, folder=str(node(tmp_path / str(number))), offset=0)
-    stat = Path(f"/proc/{hub.process.pid}/stat")
+        streamer.tell(do="watch", key=number, folder=str(node(tmp_path / str(number))), offset=0)
+    stat = Path(f"/proc/{streamer.process.pid}/stat")
 
     def cpu() -> float:
         fields = stat.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    hub.until(lambda: hub.beats == 2)
+    streamer.until(lambda: streamer.beats == 2)
     before, began = cpu(), time.monotonic()
-    hub.until(lambda: hub.beats == 3)
+    streamer.until(lambda: streamer.beats == 3)
     assert (cpu() - before) / (time.monotonic() - began) < 0.15

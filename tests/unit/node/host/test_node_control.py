@@ -15,7 +15,7 @@ import pytest
 
 from muster.node import processes
 from muster.node.host import liveness, node_control
-from muster.node.host.node_control import Steward
+from muster.node.host.node_control import NodeControl
 from muster.node.host.node_folder import LAUNCH, launch_of
 from muster.targets.hosts import host_files
 
@@ -33,7 +33,7 @@ def node(tmp_path: Path) -> Path:
 
 
 def again(root: Path, node: Path, launch: int = 2) -> bool:
-    return bool(Steward(root).do_again(folder=str(node), launch=launch)["lives"])
+    return bool(NodeControl(root).do_again(folder=str(node), launch=launch)["lives"])
 
 
 def test_one_that_lives_is_left_alone(tmp_path: Path, node: Path) -> None:
@@ -57,7 +57,7 @@ class Host:
     """A host's root folder, whose steward starts guardians that only say that they were born."""
 
     def __init__(self, root: Path) -> None:
-        self.steward = Steward(root)
+        self.control = NodeControl(root)
         self.jobs = root / "jobs" / "job"
         self.started: list[Path] = []
 
@@ -73,10 +73,10 @@ class Host:
         files = io.BytesIO(host_files.tar_of({"assignment.json": (told, 0o600)}))
         earlier = [str(self.node(number)) for number in before]
         told_to = {"folder": str(self.node(attempt)), "launch": launch, "marker": "job", "mounts": [], "archive": ""}
-        return self.steward.do_start(**told_to, before=earlier, files=files)
+        return self.control.do_start(**told_to, before=earlier, files=files)
 
     def give_up(self, attempt: int, launch: int = 1, keep: bool = True) -> dict[str, Any]:
-        return self.steward.do_give_up(folder=str(self.node(attempt)), launch=launch, keep=keep)
+        return self.control.do_give_up(folder=str(self.node(attempt)), launch=launch, keep=keep)
 
     def outputs(self) -> list[str]:
         return [str(file.relative_to(self.jobs)) for file in self.jobs.glob("g1-a*/node-0/work/outputs/*")]
@@ -186,5 +186,5 @@ def test_a_guardian_may_be_about_to_be_born_as_soon_as_there_is_an_assignment(ho
 
 def test_a_node_that_is_removed_leaves_nothing(host: Host) -> None:
     host.give_up(2, keep=False)
-    host.steward.do_remove([str(host.node(1)), str(host.node(2))])
+    host.control.do_remove([str(host.node(1)), str(host.node(2))])
     assert not host.jobs.exists()

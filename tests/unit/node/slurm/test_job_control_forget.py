@@ -8,10 +8,10 @@ from muster.core.paths import BatchPaths, JobPaths
 from muster.node.slurm import claim_chain, job_control
 
 
-def laid_out(paths: JobPaths, turn: int, generation: int, attempt: int, base: int) -> BatchPaths:
+def laid_out(paths: JobPaths, number: int, generation: int, attempt: int, base: int) -> BatchPaths:
     """Let an attempt own the job, with credentials for its nodes."""
     paths.job.mkdir(parents=True, exist_ok=True)
-    assert claim_chain.take(paths, turn, {"claim": {"generation": generation, "attempt": attempt}, "base": base})
+    assert claim_chain.take(paths, number, {"claim": {"generation": generation, "attempt": attempt}, "base": base})
     batch = paths.batch(generation, base)
     batch.root.mkdir(parents=True, exist_ok=True)
     for file in (batch.access, batch.secrets):

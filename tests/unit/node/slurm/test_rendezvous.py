@@ -13,7 +13,7 @@ from lab import assignment_of, plan_of
 from muster.core.paths import JobPaths
 from muster.node.assignment import Assignment
 from muster.node.slurm import claim_chain, end_reason, rendezvous
-from muster.node.slurm.rendezvous import Refused
+from muster.node.slurm.rendezvous import StartRefused
 
 
 def entry(attempt: int = 1, generation: int = 1) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def test_of_many_that_take_a_turn_one_gets_it(paths: JobPaths) -> None:
     for thread in threads:
         thread.join()
     assert len(won) == 1
-    assert [found["who"] for found in claim_chain.all_of(paths)] == won
+    assert [found["who"] for found in claim_chain.entries(paths)] == won
     assert json.loads(paths.claim.read_text())["attempt"] == 1
-    assert [path.name for path in paths.turns.iterdir()] == ["00000000.json"]
+    assert [path.name for path in paths.claim_chain.iterdir()] == ["00000000.json"]
 
 
 def test_a_restart_becomes_the_next_attempt_with_its_history(paths: JobPaths) -> None:
@@ -69,7 +69,7 @@ def test_a_restart_becomes_the_next_attempt_with_its_history(paths: JobPaths) ->
 def test_a_restart_of_a_run_that_has_ended_is_refused(paths: JobPaths, cause: str) -> None:
     claim_chain.take(paths, 0, entry())
     ended(paths, cause)
-    with pytest.raises(Refused, match="has ended") as caught:
+    with pytest.raises(StartRefused, match="has ended") as caught:
         rendezvous.own(paths, template(), restarts=1)
     assert caught.value.harmless
 
@@ -79,14 +79,14 @@ def test_a_start_whose_run_another_owns_is_refused_and_the_others_hear_of_it(pat
     claim_chain.take(paths, 1, entry(attempt=2))
     meeting = paths.batch(1, 1).leader("12")
     meeting.parent.mkdir(parents=True)
-    with pytest.raises(Refused, match="attempt 2 of generation 1 owns"):
+    with pytest.raises(StartRefused, match="attempt 2 of generation 1 owns"):
         rendezvous.lead(paths, meeting, template(), restarts=0)
-    with pytest.raises(Refused, match="attempt 2 of generation 1 owns"):
+    with pytest.raises(StartRefused, match="attempt 2 of generation 1 owns"):
         rendezvous.follow(meeting, "job", 1, limit=60.0)
 
 
 def test_a_leader_that_says_nothing_is_not_waited_for_for_ever(paths: JobPaths, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="do all nodes see it"):
+    with pytest.raises(StartRefused, match="do all nodes see it"):
         rendezvous.follow(tmp_path / "leader-1.json", "job", 1, limit=0.1)
 
 
@@ -96,9 +96,9 @@ def test_the_first_start_of_a_generation_counts_for_its_deadline(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["g1.started"]
 
 
-def told(**said: str) -> end_reason.Told:
+def told(**said: str) -> end_reason.SqueueRow:
     cells = {"State": "COMPLETING", "RestartCnt": "0", **said}
-    return end_reason.told_by("".join(cells.get(name, "").ljust(width) for name, width in end_reason.WIDTHS.items()))
+    return end_reason.parse_row("".join(cells.get(name, "").ljust(width) for name, width in end_reason.WIDTHS.items()))
 
 
 def test_why_slurm_ends_a_job_is_told_apart() -> None:

@@ -14,7 +14,7 @@ from muster.core.codec import canonical
 from muster.core.paths import JobPaths, NodePaths
 from muster.node.assignment import AttemptRecord
 from muster.node.slurm import claim_chain, end_reason
-from muster.node.slurm.rendezvous import Refused, first_start
+from muster.node.slurm.rendezvous import StartRefused, first_start
 from muster.node.slurm.task import Task
 
 
@@ -31,7 +31,7 @@ def submitted(paths: JobPaths, attempt: int, **others: Any) -> None:
     batch.root.mkdir(parents=True)
     batch.template.write_bytes(canonical(replace(template, history=history, **others)))
     claim = {"job_id": "job", "generation": 1, "attempt": attempt, "history": [], "submitted": 1.0}
-    claim_chain.take(paths, claim_chain.following(paths), {"claim": claim, "base": attempt})
+    claim_chain.take(paths, claim_chain.next_number(paths), {"claim": claim, "base": attempt})
 
 
 def task(paths: JobPaths, base: int, restarts: int = 0, node: int = 0) -> Task:
@@ -76,7 +76,7 @@ def test_a_start_that_is_lost_while_it_takes_over_loses_nothing(paths: JobPaths,
 def test_a_commit_of_what_is_gone_is_refused(paths: JobPaths) -> None:
     trained(paths, 1, node=0)
     submitted(paths, 2, commit_only=True)
-    with pytest.raises(Refused, match=r"what node 1 of run job left is gone: .*g1-a1"):
+    with pytest.raises(StartRefused, match=r"what node 1 of run job left is gone: .*g1-a1"):
         task(paths, 2, node=1)._lay_out()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from muster.core.errors import TargetError
 from muster.targets.hosts import host_files
-from muster.targets.hosts.shell import LocalShell, Lost
+from muster.targets.hosts.shell import ConnectionLost, LocalShell
 
 SHELL = LocalShell()
 
@@ -26,9 +26,9 @@ async def test_a_file_is_there_once_all_of_it_has_come(tmp_path: Path) -> None:
 async def test_a_sender_that_is_lost_itself_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"half"
-        raise Lost("the source is away")
+        raise ConnectionLost("the source is away")
 
-    with pytest.raises(Lost, match="the source is away"):
+    with pytest.raises(ConnectionLost, match="the source is away"):
         await host_files.store(SHELL, sys.executable, str(tmp_path), "snapshots/a.tar.gz", 10, pieces())
     assert not (tmp_path / "snapshots" / "a.tar.gz").exists()
 

@@ -9,7 +9,7 @@ import pytest
 
 from lab import HOSTILE
 from muster.core.errors import TargetError
-from muster.targets.hosts.shell import LocalShell, Lost, TooSlow, send
+from muster.targets.hosts.shell import CommandTimeout, ConnectionLost, LocalShell, send
 
 SHELL = LocalShell()
 
@@ -29,7 +29,7 @@ async def test_input_is_read_to_its_end_and_a_signal_is_told() -> None:
 
 async def test_what_takes_too_long_is_ended_with_all_that_it_started() -> None:
     began = time.monotonic()
-    with pytest.raises(TooSlow, match=r"did not end within 0.3 s"):
+    with pytest.raises(CommandTimeout, match=r"did not end within 0.3 s"):
         await SHELL.run(["sh", "-c", "sleep 600 & sleep 600"], limit=0.3)
     assert time.monotonic() - began < 60
 
@@ -61,6 +61,6 @@ async def test_much_is_sent_piece_by_piece_and_a_refusal_says_why() -> None:
 async def test_writing_to_one_that_has_ended_is_told() -> None:
     stream = await SHELL.open(["true"])
     await stream.wait()
-    with pytest.raises(Lost, match="takes no more input"):
+    with pytest.raises(ConnectionLost, match="takes no more input"):
         await stream.write(b"x" * 10_000_000)
     await stream.close()

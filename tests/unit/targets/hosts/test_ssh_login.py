@@ -10,40 +10,48 @@ import pytest
 
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.targets.hosts import reconnect
-from muster.targets.hosts.ssh_errors import Busy, Keys, Refused, Unknown, Unreachable, lost, meaning_of
-from muster.targets.hosts.ssh_login import Login
+from muster.targets.hosts.ssh_errors import (
+    HostBusy,
+    HostKeys,
+    LoginRefused,
+    UnknownHost,
+    Unreachable,
+    connection_lost,
+    error_for,
+)
+from muster.targets.hosts.ssh_login import SshLogin
 
-KEYS = Keys(shown="ssh-ed25519 SHA256:new", expected=("ssh-ed25519 SHA256:old",), source="~/.ssh/known_hosts")
+KEYS = HostKeys(shown="ssh-ed25519 SHA256:new", expected=("ssh-ed25519 SHA256:old",), source="~/.ssh/known_hosts")
 
 
 @pytest.mark.parametrize(
     ("error", "keys", "kind", "words"),
     [
-        (socket.gaierror(-2, "Name or service not known"), Keys(), Unknown, "host gpu is unknown: Name or service"),
-        (socket.gaierror(-3, "Temporary failure"), Keys(), Unreachable, "can't be looked up now: Temporary failure"),
-        (ConnectionRefusedError(), Keys(), Unreachable, "no sshd listens there; start it"),
-        (TimeoutError(), Keys(), Unreachable, "did not answer in time"),
-        (OSError(113, "No route to host"), Keys(), Unreachable, "can't be reached: No route to host"),
-        (ConnectionResetError(), Keys(), Busy, "MaxStartups"),
-        (asyncssh.ConnectionLost("Connection lost"), Keys(), Busy, "hung up before the login"),
-        (asyncssh.PermissionDenied("no more"), Keys(), Refused, "refused the login of user 'me': no more"),
+        (socket.gaierror(-2, "Name or service not known"), HostKeys(), UnknownHost, "host gpu is unknown: Name or service"),
+        (socket.gaierror(-3, "Temporary failure"), HostKeys(), Unreachable, "can't be looked up now: Temporary failure"),
+        (ConnectionRefusedError(), HostKeys(), Unreachable, "no sshd listens there; start it"),
+        (TimeoutError(), HostKeys(), Unreachable, "did not answer in time"),
+        (OSError(113, "No route to host"), HostKeys(), Unreachable, "can't be reached: No route to host"),
+        (ConnectionResetError(), HostKeys(), HostBusy, "MaxStartups"),
+        (asyncssh.ConnectionLost("Connection lost"), HostKeys(), HostBusy, "hung up before the login"),
+        (asyncssh.PermissionDenied("no more"), HostKeys(), LoginRefused, "refused the login of user 'me': no more"),
         (
             asyncssh.HostKeyNotVerifiable("x"),
             KEYS,
             RequestError,
             "has CHANGED: ~/.ssh/known_hosts expects ssh-ed25519 SHA256:old",
         ),
-        (asyncssh.HostKeyNotVerifiable("x"), Keys(source="f"), RequestError, "is not known .* add it to f"),
+        (asyncssh.HostKeyNotVerifiable("x"), HostKeys(source="f"), RequestError, "is not known .* add it to f"),
         (asyncssh.KeyExchangeFailed("no matching host key algorithm"), KEYS, RequestError, "has CHANGED"),
-        (asyncssh.KeyImportError("bad"), Keys(), RequestError, "private key for host gpu can't be used: bad"),
-        (asyncssh.ProtocolError("odd"), Keys(), TargetError, "host gpu: odd; look at its sshd's log"),
-        (ValueError("odd"), Keys(), TargetError, "host gpu: ValueError: odd"),
+        (asyncssh.KeyImportError("bad"), HostKeys(), RequestError, "private key for host gpu can't be used: bad"),
+        (asyncssh.ProtocolError("odd"), HostKeys(), TargetError, "host gpu: odd; look at its sshd's log"),
+        (ValueError("odd"), HostKeys(), TargetError, "host gpu: ValueError: odd"),
     ],
 )
 def test_every_error_names_the_host_and_says_what_to_do(
-    error: Exception, keys: Keys, kind: type[MusterError], words: str
+    error: Exception, keys: HostKeys, kind: type[MusterError], words: str
 ) -> None:
-    meant = meaning_of(error, "gpu", "me", keys)
+    meant = error_for(error, "gpu", "me", keys)
     assert type(meant) is kind
     with pytest.raises(kind, match=words):
         raise meant
@@ -52,19 +60,19 @@ def test_every_error_names_the_host_and_says_what_to_do(
 
 def test_our_own_errors_stay_what_they_are_and_a_loss_is_named() -> None:
     ours = RequestError("ours")
-    assert meaning_of(ours, "gpu", "me", Keys()) is ours
-    assert str(lost(OSError(104, "Connection reset by peer"), "gpu")).startswith(
+    assert error_for(ours, "gpu", "me", HostKeys()) is ours
+    assert str(connection_lost(OSError(104, "Connection reset by peer"), "gpu")).startswith(
         "the connection to host gpu was lost: Connection"
     )
 
 
 def test_fields_become_a_login_and_what_can_not_be_is_refused() -> None:
-    login = Login.from_fields({"host": "h", "port": "2222", "user": "me", "other": "left alone"}, name="gpu")
+    login = SshLogin.from_fields({"host": "h", "port": "2222", "user": "me", "other": "left alone"}, name="gpu")
     assert (login.port, login.user, login.where, login.host_key_check) == (2222, "me", "gpu (h:2222)", True)
-    assert Login.from_fields({"host": "h"}).where == "h"
+    assert SshLogin.from_fields({"host": "h"}).where == "h"
     for fields, words in (({}, "has no address"), ({"host": "h", "port": "0"}, "port = '0' is no port")):
         with pytest.raises(RequestError, match=words):
-            Login.from_fields(fields, name="gpu")
+            SshLogin.from_fields(fields, name="gpu")
 
 
 async def test_keys_that_can_not_be_used_are_named_before_anything_is_sent(tmp_path: Path) -> None:
@@ -74,7 +82,7 @@ async def test_keys_that_can_not_be_used_are_named_before_anything_is_sent(tmp_p
         ({"known_hosts_file": str(tmp_path / "none")}, "which has the key of host h, can't be read"),
     ):
         with pytest.raises(RequestError, match=words):
-            await Login.from_fields({"host": "h", **fields}).open()
+            await SshLogin.from_fields({"host": "h", **fields}).open()
 
 
 async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +91,8 @@ async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(mon
             raise error
         return "shell"
 
-    wrong = (Unknown("no such host"), Refused("wrong key"))
-    entry = reconnect.Reentry()
+    wrong = (UnknownHost("no such host"), LoginRefused("wrong key"))
+    entry = reconnect.ReconnectPolicy()
     for error in wrong:
         with pytest.raises(type(error)):
             await entry.through(opened(error))
@@ -95,5 +103,5 @@ async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(mon
     monkeypatch.setattr(reconnect, "PATIENCE", -1.0)
     with pytest.raises(Unreachable, match="no such host"):
         await entry.through(opened(wrong[0]))
-    with pytest.raises(Refused):
+    with pytest.raises(LoginRefused):
         await entry.through(opened(wrong[1]))

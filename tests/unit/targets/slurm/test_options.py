@@ -23,10 +23,10 @@ from muster.targets.slurm import query, target
 from muster.targets.slurm.batch_script import Batch
 from muster.targets.slurm.cluster import Away
 from muster.targets.slurm.feed import Lines, Silence
-from muster.targets.slurm.job_record import Known
+from muster.targets.slurm.job_record import JobRecord
 from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
-from muster.targets.slurm.query import Told
+from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import HOPELESS, STATES, state_of, waiting_for
 from muster.targets.slurm.watch import SlurmWatch
 
@@ -142,7 +142,7 @@ def test_answers_of_slurm_are_read() -> None:
     line = "".join(
         text.ljust(width) for text, width in zip(("12", "PENDING", "1", "Resources", ""), query.COLUMNS.values(), strict=True)
     )
-    assert query.queued(line) == {"12": Told(job="12", name="PENDING", restarts=1, reason="Resources")}
+    assert query.queued(line) == {"12": SlurmJobStatus(job="12", name="PENDING", restarts=1, reason="Resources")}
     told = query.accounted("12|CANCELLED by 0|0:0|None assigned\n13|FAILED|7:0|node[1-2]\n")
     assert (told["12"].nodes, told["13"].nodes) == ("", "node[1-2]")
     assert (
@@ -156,7 +156,7 @@ def test_answers_of_slurm_are_read() -> None:
 # -- a watch
 
 
-def known(attempts: int = 1) -> Known:
+def known(attempts: int = 1) -> JobRecord:
     claims = [{"claim": {**CLAIM.__dict__, "attempt": attempt, "history": []}, "base": 1} for attempt in range(1, attempts + 1)]
     data = {
         "turn": attempts,
@@ -167,7 +167,7 @@ def known(attempts: int = 1) -> Known:
         "age": 0,
         "end": None,
     }
-    return Known(job_id="job", data=data)
+    return JobRecord(job_id="job", data=data)
 
 
 def lines_of(attempt: int, node: int, *events: Event) -> Lines:
@@ -186,8 +186,8 @@ def hear(watch: SlurmWatch, *news: object) -> list[Event]:
     return [found for item in news for found in watch.hear(item)]  # type: ignore[arg-type]
 
 
-def slurm(name: str, restarts: int = 0, reason: str = "") -> Told:
-    return Told(job="12", name=name, restarts=restarts, reason=reason)
+def slurm(name: str, restarts: int = 0, reason: str = "") -> SlurmJobStatus:
+    return SlurmJobStatus(job="12", name=name, restarts=restarts, reason=reason)
 
 
 def test_an_attempt_that_nobody_submitted_is_unknown() -> None:

@@ -17,7 +17,7 @@ from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
 from muster.core.store_access import StoreAccess
 from muster.targets.contract import Submission
-from muster.targets.hosts.shell import Done, Lost
+from muster.targets.hosts.shell import CommandResult, ConnectionLost
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.slurm.cluster import DESK
 from muster.targets.slurm.login_node import LoginNode, OwnShell
@@ -45,7 +45,7 @@ class Cut(OwnShell):
 
     looks: list[Exception | None]
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> Done:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         error = self.looks.pop(0) if DESK in argv and self.looks else None
         if error is not None:
             raise error
@@ -101,7 +101,7 @@ def test_a_connection_that_is_lost_after_the_end_of_a_completed_run_does_not_mat
     slurm = FakeSlurm.of(tmp_path / "bin")
     handle = submitted(tmp_path, slurm)
     ended(tmp_path, slurm, handle, {"state": "Completed", "verdict": None})
-    away = Away(looks=[None, Lost("cut"), Lost("cut")])
+    away = Away(looks=[None, ConnectionLost("cut"), ConnectionLost("cut")])
     events = watched(target(tmp_path, slurm, away), handle)
     assert events[-1].data["state"] == "Completed"
     assert len(away.looks) == 2, "nothing was asked that need not be known"
@@ -111,7 +111,7 @@ def test_what_is_to_be_known_of_an_end_is_waited_for(tmp_path: Path) -> None:
     slurm = FakeSlurm.of(tmp_path / "bin")
     handle = submitted(tmp_path, slurm)
     ended(tmp_path, slurm, handle, {"state": "Failed", "verdict": {"cause": "node", "detail": "node 0 was lost"}})
-    away = Away(looks=[None, Lost("cut"), Lost("cut")])
+    away = Away(looks=[None, ConnectionLost("cut"), ConnectionLost("cut")])
     events = watched(target(tmp_path, slurm, away), handle)
     assert events[-1].data["verdict"]["detail"] == "node 0 was lost"
     assert away.looks == []

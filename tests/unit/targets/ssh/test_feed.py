@@ -13,13 +13,13 @@ from muster.core.handle import JobHandle
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.feed import Follower, News, NodeSink
 from muster.targets.ssh.jobs import SshJobs
-from muster.targets.ssh.queue_client import Entry, Place, Seen
+from muster.targets.ssh.queue_client import Allocation, QueuedJob, QueueEntry
 
 HANDLE = JobHandle(target="ssh", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
-ENTRY = Entry(
+ENTRY = QueueEntry(
     **{"number": 1, "job": "job", "generation": 1, "attempt": 1, "nodes": 2, "slots": 1, "gpus": 0, "excluded": {}},
     state="launched",
-    places=(Place(host="a", folder="/f0"), Place(host="b", folder="/f1")),
+    allocations=(Allocation(host="a", folder="/f0"), Allocation(host="b", folder="/f1")),
 )
 
 
@@ -27,7 +27,7 @@ class Away:
     """A watch, its link, and the settling room: hosts that have not been heard for an hour."""
 
     def __init__(self) -> None:
-        self.link = self.waiting = self
+        self.connection = self.waiting = self
         self.lost_since = time.monotonic() - 3600.0
 
     def forget(self, watch: object) -> None:
@@ -54,7 +54,7 @@ def endings(over: float) -> list[str]:
     inbox, away = Inbox(), cast(Any, Away())
     follower = Follower(away, HANDLE, Cursor(), inbox)
     follower._entry, follower._count = replace(ENTRY, over=over), 2
-    follower._nodes = [NodeSink(follower=follower, node=n, host=p.host, watch=away) for n, p in enumerate(ENTRY.places)]
+    follower._nodes = [NodeSink(follower=follower, node=n, host=p.host, watch=away) for n, p in enumerate(ENTRY.allocations)]
     follower._look_at_connections()
     return [str(news.ending["how"]) for news in inbox.news if news.ending]
 
@@ -75,12 +75,12 @@ class NobodyAnswers(SshJobs):
     def __init__(self) -> None:
         """There are no hosts."""
 
-    async def _look(self, places: object) -> dict[int, dict[str, Any] | None]:
+    async def _look(self, allocations: object) -> dict[int, dict[str, Any] | None]:
         return {0: None, 1: None}
 
 
 async def test_its_id_can_be_used_again_then_and_not_before() -> None:
     jobs = NobodyAnswers()
     with pytest.raises(Unreachable, match="host a, which led run job, can't be asked how it stands"):
-        await jobs._standing(Seen(entry=ENTRY, live=True))
-    assert await jobs._standing(Seen(entry=replace(ENTRY, over=1.0), live=True)) == (False, None)
+        await jobs._standing(QueuedJob(entry=ENTRY, live=True))
+    assert await jobs._standing(QueuedJob(entry=replace(ENTRY, over=1.0), live=True)) == (False, None)

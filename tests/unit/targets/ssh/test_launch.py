@@ -9,57 +9,57 @@ import pytest
 from muster.core.codec import to_data
 from muster.core.errors import RequestError, TargetError
 from muster.targets.claim import Claim
-from muster.targets.hosts.connection import Link
-from muster.targets.hosts.shell import Done
-from muster.targets.hosts.ssh_errors import Bad, Unreachable
+from muster.targets.hosts.connection import HostConnection
+from muster.targets.hosts.shell import CommandResult
+from muster.targets.hosts.ssh_errors import BadHosts, Unreachable
 from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Inventory
-from muster.targets.ssh.launch import Launch, NotOurs, Unsettled
-from muster.targets.ssh.queue_client import ClaimPlace, Entry, Place, Seen
+from muster.targets.ssh.launch import Launch, LaunchUncertain, LeaseLost
+from muster.targets.ssh.queue_client import Allocation, QueueClient, QueuedJob, QueueEntry
 
 CLAIM = Claim(
     job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none", nodes=2, submitted=1.0, first_started=1.0
 )
 
 
-def entry_of(state: str, folder: str = "", slots: int = 1) -> Entry:
-    places = tuple(Place(host=host, folder=folder) for host in ("a", "b"))
+def entry_of(state: str, folder: str = "", slots: int = 1) -> QueueEntry:
+    allocations = tuple(Allocation(host=host, folder=folder) for host in ("a", "b"))
     fields: dict[str, Any] = {"number": 1, "job": "job", "generation": 1, "attempt": 1, "nodes": 2, "slots": slots, "gpus": 0}
-    return Entry(**fields, state=state, places=places, excluded={}, launch=3, parcel="/parcel")
+    return QueueEntry(**fields, state=state, allocations=allocations, excluded={}, launch=3, bundle="/parcel")
 
 
 class Hosts:
     """A claim place and two hosts that note what they are asked; those that are ``away`` don't answer."""
 
-    def __init__(self, entry: Entry, able: tuple[str, ...] = ("a", "b"), away: tuple[str, ...] = ()) -> None:
+    def __init__(self, entry: QueueEntry, able: tuple[str, ...] = ("a", "b"), away: tuple[str, ...] = ()) -> None:
         self.inventory = Inventory.from_fields({"hosts": "a\nb"})
-        self.link = self
+        self.connection = self
         self.live = True
         self.asked: list[tuple[str, str]] = []
         self._entry, self._able, self._away = entry, able, away
 
-    async def as_launcher(self, do: str, entry: Entry, launcher: str, **fields: Any) -> dict[str, Any]:
+    async def as_launcher(self, do: str, entry: QueueEntry, launcher: str, **fields: Any) -> dict[str, Any]:
         self.asked.append(("place", do))
         return {
             "taken": {"taken": True, "entry": to_data(self._entry), "claim": to_data(CLAIM), "waited": 0.0},
             "refuse": {"held": True, "entry": to_data(entry_of("waiting")), "able": list(self._able)},
         }["taken" if do == "take" else do]
 
-    async def withdraw(self, entry: Entry, end: Any, launcher: str = "") -> tuple[bool, bool]:
+    async def withdraw(self, entry: QueueEntry, end: Any, launcher: str = "") -> tuple[bool, bool]:
         self.asked.append(("place", "withdraw as launcher" if launcher else "withdraw"))
         return True, False
 
-    async def look(self, job: str, generation: int, attempt: int) -> Seen:
-        return Seen(entry=self._entry, live=self.live)
+    async def look(self, job: str, generation: int, attempt: int) -> QueuedJob:
+        return QueuedJob(entry=self._entry, live=self.live)
 
-    async def use(self, work: Any) -> Done:
-        return Done(code=2, out=b"", err=b"tar: no such folder")
+    async def use(self, work: Any) -> CommandResult:
+        return CommandResult(code=2, out=b"", err=b"tar: no such folder")
 
-    def links(self, name: str) -> Link:
-        return cast(Link, Host(self, name, away=name in self._away))
+    def connections(self, name: str) -> HostConnection:
+        return cast(HostConnection, Host(self, name, away=name in self._away))
 
     def launch(self) -> Launch:
-        return Launch(cast(ClaimPlace, self), self.links, lambda line: None)
+        return Launch(cast(QueueClient, self), self.connections, lambda line: None)
 
 
 class Host:
@@ -78,15 +78,15 @@ class Host:
 def breaks(monkeypatch: pytest.MonkeyPatch, error: Exception, begun: bool = True) -> None:
     """Have launches fail, with agents started or without."""
 
-    async def failing(self: Launch, entry: Entry, claim: Claim, waited: float) -> Entry:
+    async def failing(self: Launch, entry: QueueEntry, claim: Claim, waited: float) -> QueueEntry:
         if begun:
-            self._begun = entry.places
+            self._begun = entry.allocations
         raise error
 
     monkeypatch.setattr(Launch, "_launch", failing)
 
 
-@pytest.mark.parametrize("error", [Bad({"b": RequestError("b: no such mount")}), ValueError("a bug")])
+@pytest.mark.parametrize("error", [BadHosts({"b": RequestError("b: no such mount")}), ValueError("a bug")])
 async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     breaks(monkeypatch, error)
     hosts = Hosts(entry_of("granted"))
@@ -96,15 +96,17 @@ async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch
 
 
 async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, Bad({"b": Unreachable("host b was lost")}))
+    breaks(monkeypatch, BadHosts({"b": Unreachable("host b was lost")}))
     hosts = Hosts(entry_of("granted"), away=("b",))
-    with pytest.raises(Unsettled, match=r"broken off \(host b was lost\); it is tried again once b can say what lives there"):
+    with pytest.raises(
+        LaunchUncertain, match=r"broken off \(host b was lost\); it is tried again once b can say what lives there"
+    ):
         await hosts.launch().run(entry_of("granted"))
     assert ("place", "refuse") not in hosts.asked
 
 
 async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, Bad({"b": Unreachable("host b does not answer")}), begun=False)
+    breaks(monkeypatch, BadHosts({"b": Unreachable("host b does not answer")}), begun=False)
     hosts = Hosts(entry_of("starting", folder="/f"))
     await hosts.launch().run(entry_of("starting"))
     assert hosts.asked[1:3] == [("a", "give_up 3"), ("b", "give_up 3")]
@@ -123,7 +125,7 @@ async def test_what_can_not_be_read_any_more_ends_the_run_and_is_not_launched_fo
 
 
 async def test_somebody_else_s_launch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, NotOurs())
+    breaks(monkeypatch, LeaseLost())
     hosts = Hosts(entry_of("granted"))
     assert await hosts.launch().run(entry_of("granted")) is None
     assert hosts.asked == [("place", "take")]
@@ -132,7 +134,7 @@ async def test_somebody_else_s_launch_is_left_alone(monkeypatch: pytest.MonkeyPa
 async def test_who_ends_a_launch_that_died_has_its_place_until_it_has_left_the_queue() -> None:
     hosts = Hosts(entry_of("starting", folder="/f"))
 
-    async def end_nodes(taken: Entry) -> None:
+    async def end_nodes(taken: QueueEntry) -> None:
         hosts.asked.append(("nodes", f"end {taken.launch}"))
 
     assert await hosts.launch().end(entry_of("starting"), cancelled("enough"), end_nodes)

@@ -9,7 +9,7 @@ from lab import plan_of
 from muster.core.codec import from_data, to_data
 from muster.core.store_access import StoreAccess
 from muster.targets.contract import Submission
-from muster.targets.ssh.launch_bundle import PARCEL, Parcel
+from muster.targets.ssh.launch_bundle import BUNDLE, LaunchBundle
 
 ACCESS = StoreAccess()
 
@@ -19,19 +19,19 @@ def stored(earlier: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
     submission = Submission(
         job_id="job", generation=1, plan=plan_of("", "s3://none"), archive=None, access=ACCESS, requested=1.0
     )
-    data: dict[str, Any] = json.loads(Parcel.files_of(submission, "ssh", earlier)[PARCEL][0])
+    data: dict[str, Any] = json.loads(LaunchBundle.files_of(submission, "ssh", earlier)[BUNDLE][0])
     return data
 
 
 def test_a_commit_finds_what_ranks_left_also_by_a_parcel_of_the_release_before() -> None:
     data = stored((("/a3", "/a2"), ("/b2",)))
-    parcel = from_data(Parcel, data)
-    assert (parcel.commits, parcel.left(0), parcel.left(1)) == (True, ("/a3", "/a2"), ("/b2",))
+    bundle = from_data(LaunchBundle, data)
+    assert (bundle.commits, bundle.left(0), bundle.left(1)) == (True, ("/a3", "/a2"), ("/b2",))
     assert data.pop("earlier")
-    old = from_data(Parcel, data)
+    old = from_data(LaunchBundle, data)
     assert (old.commits, old.left(0), old.left(1)) == (True, ("/a3",), ("/b2",))
 
 
 def test_an_attempt_with_ranks_of_its_own_takes_nothing_over() -> None:
-    parcel = from_data(Parcel, to_data(stored(())))
-    assert (parcel.commits, parcel.left(0)) == (False, ())
+    bundle = from_data(LaunchBundle, to_data(stored(())))
+    assert (bundle.commits, bundle.left(0)) == (False, ())

@@ -6,17 +6,17 @@ import asyncio
 import time
 from typing import Any, cast
 
-from muster.targets.ssh.queue_client import ClaimPlace, Entry
-from muster.targets.ssh.queue_watch import Key, WaitingRoom
+from muster.targets.ssh.queue_client import QueueClient, QueueEntry
+from muster.targets.ssh.queue_watch import Key, QueueWatcher
 
 
-class Place:
+class EmptyQueue:
     """A claim place whose queue is empty."""
 
     def __init__(self) -> None:
         self.turns = 0
 
-    async def turn(self, waiting: list[Key], ended: list[Key]) -> tuple[list[Entry], float]:
+    async def turn(self, waiting: list[Key], ended: list[Key]) -> tuple[list[QueueEntry], float]:
         """Count the question."""
         self.turns += 1
         return [], time.time()
@@ -28,14 +28,14 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[Any] = []
 
-    def hear(self, entry: Any, entries: list[Entry]) -> None:
+    def hear(self, entry: Any, entries: list[QueueEntry]) -> None:
         """Note it."""
         self.heard.append(entry)
 
 
 def test_it_rests_once_all_have_left() -> None:
     async def enter_and_leave() -> None:
-        room = WaitingRoom(cast(ClaimPlace, place), cast(Any, None))
+        room = QueueWatcher(cast(QueueClient, queue), cast(Any, None))
         room.enter(key, first.hear)
         room.enter(key, second.hear)
         while not second.heard:
@@ -47,7 +47,7 @@ def test_it_rests_once_all_have_left() -> None:
         assert room._task is not None
         await asyncio.wait_for(room._task, 60.0)
 
-    place, first, second, key = Place(), Listener(), Listener(), ("job", 1, 1)
+    queue, first, second, key = EmptyQueue(), Listener(), Listener(), ("job", 1, 1)
     asyncio.run(enter_and_leave())
-    assert place.turns == 1
+    assert queue.turns == 1
     assert first.heard == second.heard == [None]
