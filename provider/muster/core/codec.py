@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_PLAIN = (str, int, float, bool, type(None))
 
 
 def to_data(value: Any) -> Any:
@@ -55,16 +56,24 @@ def _build(hint: Any, data: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _build_union(typing.get_args(hint), data)
-    if origin is tuple:
-        return _build_tuple(typing.get_args(hint), data)
+    if origin in (tuple, list):
+        return _build_sequence(origin, typing.get_args(hint), data)
     if origin in (dict, Mapping):
         item = typing.get_args(hint)[1]
-        return {key: _build(item, value) for key, value in data.items()}
+        return {key: _build(item, value) for key, value in _of_type(dict, data).items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, data)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(data)
-    return float(data) if hint is float and isinstance(data, int) else data
+    return _of_type(hint, data) if hint in _PLAIN else data
+
+
+def _of_type(kind: type[T], data: Any) -> T:
+    if kind is float and type(data) is int:
+        data = float(data)
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+        raise ValueError(f"{kind.__name__} expected, got {data!r}")
+    return data
 
 
 def _build_union(options: tuple[Any, ...], data: Any) -> Any:
@@ -88,17 +97,23 @@ def _has_fields(option: Any, data: Mapping[str, Any]) -> bool:
     return dataclasses.is_dataclass(option) and {f.name for f in dataclasses.fields(option)} == set(data)
 
 
-def _build_tuple(args: tuple[Any, ...], data: Any) -> tuple[Any, ...]:
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_build(args[0], item) for item in data)
-    return tuple(_build(arg, item) for arg, item in zip(args, data, strict=True))
+def _build_sequence(kind: type[Any], args: tuple[Any, ...], data: Any) -> Any:
+    if not isinstance(data, (list, tuple)):
+        raise ValueError(f"{kind.__name__} expected, got {data!r}")
+    if kind is list or (len(args) == 2 and args[1] is Ellipsis):
+        return kind(_build(args[0], item) for item in data)
+    return kind(_build(arg, item) for arg, item in zip(args, data, strict=True))
 
 
 def _build_dataclass(kind: type, data: Any) -> Any:
     if not isinstance(data, Mapping):
         raise ValueError(f"{kind.__name__} wants an object, got {data!r}")
-    hints = _hints(kind)
-    known = {f.name: _build(hints[f.name], data[f.name]) for f in dataclasses.fields(kind) if f.name in data}
+    hints, known = _hints(kind), {}
+    for name in (f.name for f in dataclasses.fields(kind) if f.name in data):
+        try:
+            known[name] = _build(hints[name], data[name])
+        except ValueError as error:
+            raise ValueError(f"{kind.__name__}.{name}: {error}") from error
     try:
         return kind(**known)
     except TypeError as error:
