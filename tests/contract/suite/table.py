@@ -88,6 +88,16 @@ def cases() -> list[str]:
     return [name for file in files for name in re.findall(r'^@case\("(.+)"\)$', file.read_text("utf-8"), re.MULTILINE)]
 
 
+def complete(seen: Mapping[tuple[str, str], Row]) -> list[Row]:
+    """Return the rows that were seen, case by case in the order of the tests, with all that targets don't offer."""
+    rows = dict(seen)
+    for target in TARGETS if seen else ():
+        for case, reason in not_offered(target).items():
+            rows[case, target] = Row(case=case, target=target, outcome=NOT_OFFERED, reason=reason)
+    wanted = ((case, target) for case in cases() for target in TARGETS)
+    return [rows[row] for row in wanted if row in rows]
+
+
 def document() -> list[str]:
     """Give the table of what each target offers as the documents show it."""
     lines = [f"| case | {' | '.join(TARGETS)} |", "| --- |" + " --- |" * len(TARGETS)]
