@@ -91,7 +91,7 @@ def test_a_host_that_refuses_everyone_is_the_only_one_named(net_lab: Lab, rack: 
     middle = rack.hosts[1]
     middle.filter("-A", "-p", "tcp", "--syn", "-j", "REJECT")
     verdict = run(net_lab)
-    assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(1, middle.name)]
+    assert [(violation.node, violation.host) for violation in verdict.violations] == [(1, middle.name)]
     assert "can't reach port" in verdict.detail
     assert "refused" in verdict.detail
     assert "(and so with 1 more nodes)" in verdict.detail
@@ -101,7 +101,7 @@ def test_a_missing_route_is_named(net_lab: Lab, rack: Rack) -> None:
     _, middle, last = rack.hosts[:NODES]
     inside(last, "ip", "route", "add", "unreachable", f"{middle.address}/32")
     verdict = run(net_lab)
-    assert [(misfit.node, misfit.host) for misfit in verdict.misfits] == [(2, last.name)]
+    assert [(violation.node, violation.host) for violation in verdict.violations] == [(2, last.name)]
     assert "it can't reach port" in verdict.detail
     assert f"of {middle.address}, node 1 ({middle.name}): no route to it" in verdict.detail
 
@@ -110,7 +110,7 @@ def test_a_node_that_can_not_reach_the_leader_tells_why(net_lab: Lab, rack: Rack
     first, middle, _ = rack.hosts[:NODES]
     first.filter("-A", "-s", middle.address, "-p", "tcp", "--syn", "-j", "DROP")
     verdict = run(net_lab)
-    assert [misfit.node for misfit in verdict.misfits] == [1]
+    assert [violation.node for violation in verdict.violations] == [1]
     assert f"it can't reach node 0 at {first.address}: no answer on ports" in verdict.detail
 
 
@@ -118,5 +118,5 @@ def test_a_node_that_is_cut_off_both_ways_is_named(net_lab: Lab, rack: Rack) -> 
     first, middle, _ = rack.hosts[:NODES]
     first.filter("-A", "-s", middle.address, "-j", "DROP")
     verdict = run(net_lab)
-    assert [misfit.node for misfit in verdict.misfits] == [1]
+    assert [violation.node for violation in verdict.violations] == [1]
     assert f"node 0 can't reach it at {middle.address}: no answer" in verdict.detail

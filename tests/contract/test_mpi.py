@@ -218,7 +218,7 @@ def test_a_shim_that_is_killed_is_mpiruns_to_tell(lab: Lab, environment: Environ
     os.kill(shim, signal.SIGKILL)
     outcome, _ = lab.wait(handle)
     assert outcome.verdict is not None
-    assert outcome.verdict.cause is Cause.STARTER
+    assert outcome.verdict.cause is Cause.SPAWNER
     assert outcome.verdict.detail.startswith("mpirun on node 0")
 
 
@@ -226,7 +226,7 @@ def test_too_few_slots_are_told_in_mpiruns_own_words(lab: Lab, environment: Envi
     plan = mpi_plan(LEAVE, lab.store.uri, 2, 1, environment=environment, mpi_arguments=("-np", "9"))
     outcome, events = lab.wait(lab.submit(plan))
     assert outcome.verdict is not None
-    assert outcome.verdict.cause is Cause.STARTER
+    assert outcome.verdict.cause is Cause.SPAWNER
     assert "There are not enough slots available in the system to satisfy the 9 slots" in outcome.verdict.summary()
     assert any("There are not enough slots" in line for line in lines(events, -1))
     assert landed(events) == {}
@@ -244,7 +244,7 @@ def test_ranks_that_no_plan_knows_are_not_let_in(lab: Lab, environment: Environm
     plan = mpi_plan(LEAVE, lab.store.uri, 2, 1, environment=environment, mpi_arguments=arguments)
     outcome, events = lab.wait(lab.submit(plan))
     assert outcome.verdict is not None
-    assert outcome.verdict.cause is Cause.STARTER
+    assert outcome.verdict.cause is Cause.SPAWNER
     assert any("the agent did not take this rank" in line for line in lines(events, -1))
 
 

@@ -15,12 +15,12 @@ from muster.node.ranks.supervisor import NOT_STARTED
 from muster.packaging import agent_pack
 
 NO_SYNC_ON_NODE_1 = """
-def start(self, start=Syncer.start):
+def start(self, start=SyncClient.start):
     if self._folder.name == "node-1":
         raise OSError(11, "Resource temporarily unavailable")
     start(self)
 
-Syncer.start = start
+SyncClient.start = start
 """
 
 

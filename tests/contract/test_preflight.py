@@ -48,7 +48,7 @@ def refused(lab: Lab, plan: JobPlan, archive: Path | None = None) -> tuple[Verdi
     assert not [e for e in events if e.kind == "rank_start"]
     assert seconds(events) < 100, "sooner than nodes are waited for"
     record = lab.record(handle)
-    assert record["verdict"]["misfits"] == [dataclasses.asdict(misfit) for misfit in outcome.verdict.misfits]  # type: ignore[index]
+    assert record["verdict"]["violations"] == [dataclasses.asdict(violation) for violation in outcome.verdict.violations]  # type: ignore[index]
     return outcome.verdict, events
 
 
@@ -58,7 +58,7 @@ def seconds(events: list[Event]) -> float:
 
 
 def named(verdict: Verdict) -> list[tuple[int, str]]:
-    return [(misfit.node, misfit.host) for misfit in verdict.misfits]
+    return [(violation.node, violation.host) for violation in verdict.violations]
 
 
 def with_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from muster.core.errors import RequestError
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.state import RunState
 from muster.node import mesh
-from muster.node.preflight.reachability import Door
+from muster.node.preflight.reachability import Endpoint
 from muster.packaging.code import snapshot
 from muster.targets.ssh import preflight
 from rack import Host
@@ -48,7 +48,7 @@ def completed(lab: HostsLab, plan: JobPlan, archive: Path | None = None, job_id:
     handle = lab.submit(plan, job_id, archive=archive)
     assert handle.attempt == 1
     for host in lab.rack.hosts:
-        wait_until(lambda host=host: not any("scout" in command(pid) for pid in host.processes()), what="the scouts have left")
+        wait_until(lambda host=host: not any("probe" in command(pid) for pid in host.processes()), what="the probes have left")
         folders = list(lab.folder(host).glob(f"jobs/{handle.job_id}/g*/node-*"))
         listening = inside(host, "ss", "-Hltn", "sport", "!=", "22") if not folders else ""
         assert listening == "", f"{host.name} has no agent, and somebody listens there"
@@ -134,14 +134,14 @@ def test_a_host_with_other_code_is_replaced(lab: HostsLab, tmp_path: Path) -> No
 
 
 def test_a_connection_that_is_lost_meanwhile_costs_no_host(lab: HostsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, dropped = preflight.Scouts.look, []
+    real, dropped = preflight.NodeProbes.look, []
 
-    async def look(self: preflight.Scouts, *given: Any) -> Door:
+    async def look(self: preflight.NodeProbes, *given: Any) -> Endpoint:
         if not dropped:
             dropped.append(await asyncio.to_thread(lab.rack.hosts[1].drop_connections))
         return await real(self, *given)
 
-    monkeypatch.setattr(preflight.Scouts, "look", look)
+    monkeypatch.setattr(preflight.NodeProbes, "look", look)
     hosts, told = completed(lab, plan_of(NAMES, lab.store.uri, nodes=2))
     assert dropped[0] >= 1, "the test has dropped nothing"
     assert hosts == ["rack-1", "rack-2"]

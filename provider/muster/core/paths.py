@@ -84,7 +84,7 @@ class NodePaths:
 
     @property
     def tools(self) -> Path:
-        """Programs and scratch folders of a plan's starter."""
+        """Programs and scratch folders of a plan's spawner."""
         return self.root / "tools"
 
     @property

@@ -38,16 +38,16 @@ class PortWish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Starter:
+class Spawner:
     """A program on node 0 that starts the ranks of all nodes itself (mpirun), each through the shim of the node it lands on.
 
-    ``argv`` ends where the program to be started would follow: the agent appends the shim's. On the starter's PATH is
+    ``argv`` ends where the program to be started would follow: the agent appends the shim's. On the spawner's PATH is
     ``REMOTE_SHELL HOST COMMAND``, which runs a line of shell on the node of that host name; node ``i`` is called ``node-<i>``.
     A shim tells which rank it is by ``rank_variable`` and ``local_rank_variable`` of its environment, and a rank keeps, besides
     its own variables, those beginning with one of ``keeps``.
 
-    With ``per_node`` (torchrun) every node has a starter, which starts that node's ranks only. Who is rank 0 of how many
-    (``world_size_variable``) is then the starters' to say; ``RankPlan.rank`` is the place that a rank keeps.
+    With ``per_node`` (torchrun) every node has a spawner, which starts that node's ranks only. Who is rank 0 of how many
+    (``world_size_variable``) is then the spawners' to say; ``RankPlan.rank`` is the place that a rank keeps.
     """
 
     name: str
@@ -64,7 +64,7 @@ REMOTE_SHELL = "muster-remote-shell"
 
 
 def host_name(node: int) -> str:
-    """Give the name by which a starter calls a node; it need not resolve."""
+    """Give the name by which a spawner calls a node; it need not resolve."""
     return f"node-{node}"
 
 
@@ -77,7 +77,7 @@ class NodePlan:
     node: int
     ranks: tuple[RankPlan, ...]
     ports: tuple[PortWish, ...] = ()
-    starter: Starter | None = None
+    starter: Spawner | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class JobPlan:
         return sum(len(node.ranks) for node in self.nodes)
 
     @property
-    def starter(self) -> Starter | None:
+    def spawner(self) -> Spawner | None:
         """The program that starts all ranks, None where the agents do; with one on each node, that of node 0."""
         return self.nodes[0].starter
 

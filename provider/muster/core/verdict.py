@@ -14,7 +14,7 @@ class Cause(str, Enum):
     """What kind of event decided a run that did not complete."""
 
     RANK = "rank"  # a deciding rank ended with a code or a signal
-    STARTER = "starter"  # the program that starts the ranks (mpirun) failed, and no rank by itself
+    SPAWNER = "spawner"  # the program that starts the ranks (mpirun) failed, and no rank by itself
     NODE = "node"  # a node, its agent or its guardian was lost
     PREFLIGHT = "preflight"  # a node does not fit; no rank was started
     REQUEST = "request"  # the request itself is wrong (store, credentials); no rank was started
@@ -25,7 +25,7 @@ class Cause(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Misfit:
+class Violation:
     """A node that does not fit its job, with the reason in words. ``host`` as the node calls itself, "" if it said nothing."""
 
     node: int
@@ -40,7 +40,7 @@ class Misfit:
 class Verdict:
     """The first failure of a run. ``others`` counts the ranks that were stopped because of it.
 
-    ``detail`` is one line: for a rank the exception line of its own log, else the reason in words. ``misfits`` are all nodes
+    ``detail`` is one line: for a rank the exception line of its own log, else the reason in words. ``violations`` are all nodes
     that were found unfit before a rank was started, each once, the one named by ``node`` and ``host`` first; a target that
     has other hosts for them may try again with those.
     """
@@ -55,7 +55,7 @@ class Verdict:
     out_of_memory: bool = False
     others: int = 0
     hint: str = ""
-    misfits: tuple[Misfit, ...] = ()
+    violations: tuple[Violation, ...] = ()
 
     def summary(self) -> str:
         """Give the one line for the person at 3 a.m."""
@@ -76,13 +76,13 @@ class Verdict:
         return f"exit {self.exit_code}"
 
 
-def unfit(misfits: Sequence[Misfit]) -> Verdict:
+def unfit(violations: Sequence[Violation]) -> Verdict:
     """Give the verdict on nodes that don't fit, one at least; it is named by the first of them."""
-    first, *_ = misfits
-    told = "; ".join(str(misfit) for misfit in misfits[:MOST_TOLD])
-    left = ", ".join(str(misfit.node) for misfit in misfits[MOST_TOLD:])
+    first, *_ = violations
+    told = "; ".join(str(violation) for violation in violations[:MOST_TOLD])
+    left = ", ".join(str(violation.node) for violation in violations[MOST_TOLD:])
     detail = told + (f"; nor do nodes {left}" if left else "") + "; no rank was started"
-    return Verdict(cause=Cause.PREFLIGHT, node=first.node, host=first.host, detail=detail, misfits=tuple(misfits))
+    return Verdict(cause=Cause.PREFLIGHT, node=first.node, host=first.host, detail=detail, violations=tuple(violations))
 
 
 def signal_name(number: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here, Text
-from muster.core.plan import REMOTE_SHELL, NodePlan, RankPlan, Starter, host_name
+from muster.core.plan import REMOTE_SHELL, NodePlan, RankPlan, Spawner, host_name
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 
@@ -92,7 +92,7 @@ def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
     """Give every node its ranks as slots of the usual order; node 0 has mpirun, which starts them all."""
     nodes = pytorch.plan(job) if job.framework == PYTORCH else tuple(_node(job, node) for node in range(job.node_count))
     nodes = tuple(_under_mpi(node) for node in nodes)
-    return (dataclasses.replace(nodes[0], starter=_starter(job)), *nodes[1:])
+    return (dataclasses.replace(nodes[0], starter=_spawner(job)), *nodes[1:])
 
 
 def _node(job: TrainingJob, node: int) -> NodePlan:
@@ -117,9 +117,9 @@ def _rank_env(given: Variables) -> Iterator[tuple[str, Text]]:
         yield name, INTERFACE
 
 
-def _starter(job: TrainingJob) -> Starter:
+def _spawner(job: TrainingJob) -> Spawner:
     said = job.environment_variables
-    return Starter(
+    return Spawner(
         name=MPIRUN,
         argv=(MPIRUN, *_options(job), *job.mpi_arguments),
         env=(*OWNED, *((name, value) for name, value in DEFAULTS if name not in said)),

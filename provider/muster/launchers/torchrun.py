@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here, HostOf, PortOf, Text
-from muster.core.plan import NodePlan, PortWish, RankPlan, Starter
+from muster.core.plan import NodePlan, PortWish, RankPlan, Spawner
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 
@@ -52,7 +52,7 @@ def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
 
 def _node(job: TrainingJob, node: int) -> NodePlan:
     ranks = tuple(_rank(job, node, local_rank) for local_rank in range(job.process_count_per_node))
-    return NodePlan(node=node, ranks=ranks, ports=(RENDEZVOUS,) if node == 0 else (), starter=_starter(job, node))
+    return NodePlan(node=node, ranks=ranks, ports=(RENDEZVOUS,) if node == 0 else (), starter=_spawner(job, node))
 
 
 def _rank(job: TrainingJob, node: int, local_rank: int) -> RankPlan:
@@ -63,8 +63,8 @@ def _rank(job: TrainingJob, node: int, local_rank: int) -> RankPlan:
     return RankPlan(rank=rank, local_rank=local_rank, argv=program(job), env=env)
 
 
-def _starter(job: TrainingJob, node: int) -> Starter:
-    return Starter(
+def _spawner(job: TrainingJob, node: int) -> Spawner:
+    return Spawner(
         name=NAME,
         argv=(
             (Here(here="interpreter"),),

@@ -37,4 +37,4 @@ async def explained(verdict: Verdict | None, file: Path, patience: float) -> Ver
 
 def _may_be_the_engines(verdict: Verdict) -> bool:
     ended = verdict.signal == signal.SIGTERM or verdict.exit_code == 128 + signal.SIGTERM
-    return verdict.cause is Cause.NODE or (verdict.cause in (Cause.RANK, Cause.STARTER) and ended)
+    return verdict.cause is Cause.NODE or (verdict.cause in (Cause.RANK, Cause.SPAWNER) and ended)

@@ -1,6 +1,6 @@
-"""Bell: how the leader asks a node that has not come to the mesh why; for firewalls and routes that let only one way through.
+"""Reverse probe: node 0 connects back to a node that failed to join, and reports which direction is blocked.
 
-A follower that can't reach the leader for a while opens a bell, on the ports that its leader would have; a leader that
+A follower that can't reach the leader for a while opens a reverse_probe, on the ports that its leader would have; a leader that
 misses a node for a while rings it. So one of the two can tell, and the job fails in seconds and not when the mesh's time is up.
 """
 
@@ -17,21 +17,21 @@ from pathlib import Path
 from muster.node import mesh
 from muster.node.assignment import Assignment
 
-OPENED_AFTER = 2.0  # seconds that a follower tries before it opens its bell
+OPENED_AFTER = 2.0  # seconds that a follower tries before it opens its reverse_probe
 ANSWER_LIMIT = 10.0  # seconds for the answer of a node that has been reached
 WHY, OVER = "why", "over"  # what the leader says, before the number of the node that it means
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class ProbeResult:
     """What ringing found: the node's own ``problem`` with the leader; or that no packet comes through, ``silent`` by why."""
 
     problem: str = ""
     silent: str = ""
 
 
-class Bell:
-    """A follower's bell; ``problem`` is what it says, "" as long as there is nothing to tell.
+class ReverseProbe:
+    """A follower's reverse_probe; ``problem`` is what it says, "" as long as there is nothing to tell.
 
     ``over`` is done once the leader has said that it goes on without this node.
     """
@@ -74,26 +74,26 @@ class Bell:
             self._server.close()
 
 
-async def ring(assignment: Assignment, node: int, certificate: Path, word: str = WHY) -> Rung:
-    """Ring a node's bell, on all its ports at once."""
+async def probe_back(assignment: Assignment, node: int, certificate: Path, word: str = WHY) -> ProbeResult:
+    """Ring a node's reverse_probe, on all its ports at once."""
     context = mesh.tls(certificate, server=False)
     line = f"{word} {node}\n".encode()
     ports = mesh.ports_of(assignment.marker)
     answers = await asyncio.gather(*(_ring(assignment.addresses[node], port, context, line) for port in ports))
     problem = next((answer.problem for answer in answers if answer.problem), "")
     silent = answers[0].silent if all(answer.silent for answer in answers) else ""
-    return Rung(problem=problem, silent=silent)
+    return ProbeResult(problem=problem, silent=silent)
 
 
-async def _ring(address: str, port: int, context: ssl.SSLContext, line: bytes) -> Rung:
+async def _ring(address: str, port: int, context: ssl.SSLContext, line: bytes) -> ProbeResult:
     try:
         reader, writer = await mesh.call(address, port, context)
     except (OSError, asyncio.TimeoutError) as error:
-        return Rung(silent=mesh.reason(error) if mesh.is_silent(error) else "")
+        return ProbeResult(silent=mesh.reason(error) if mesh.is_silent(error) else "")
     try:
         writer.write(line)
-        return Rung(problem=str(json.loads(await asyncio.wait_for(reader.readline(), ANSWER_LIMIT))["problem"]))
+        return ProbeResult(problem=str(json.loads(await asyncio.wait_for(reader.readline(), ANSWER_LIMIT))["problem"]))
     except (OSError, asyncio.TimeoutError, ValueError, KeyError):
-        return Rung()
+        return ProbeResult()
     finally:
         writer.close()

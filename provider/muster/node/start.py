@@ -9,7 +9,7 @@ OLDEST = (3, 10)
 PARTS = {
     "log-stream": "muster.node.host.log_stream",
     "queue-control": "muster.node.host.queue_control",
-    "scout": "muster.node.preflight.probe",
+    "probe": "muster.node.preflight.probe",
     "node-control": "muster.node.host.node_control",
     "slurm": "muster.node.slurm.task",
     "slurm-job-control": "muster.node.slurm.job_control",

@@ -1,4 +1,4 @@
-"""Syncer: the agent's end of the sync process, which alone speaks with the store."""
+"""SyncClient: the agent's end of the sync process, which alone speaks with the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYNC_GONE = "the sync process has ended; see agent.log in the node's folder"
 NICENESS = 10  # of the sync process while ranks run: its import of botocore alone would take a tenth from them for a while
 
 
-class Syncer:
+class SyncClient:
     """Starts the sync process on the first request, or when told to, and carries requests to it one by one.
 
     ``on_note(text)`` is called when the store goes away or comes back.

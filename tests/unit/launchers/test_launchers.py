@@ -28,7 +28,7 @@ BINDINGS = Bindings(
         "node": "0",
     },
 )
-STARTED = ("mpi", "torchrun")  # whose starters have most of the variables
+STARTED = ("mpi", "torchrun")  # whose spawners have most of the variables
 BY_NODE = [name for name in LAUNCHERS if name != "tensorflow"]  # which deals its tasks out to the nodes one by one
 
 

@@ -7,7 +7,7 @@ import pytest
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here
-from muster.core.plan import NodePlan, Starter
+from muster.core.plan import NodePlan, Spawner
 from muster.launchers import launcher_of, mpi
 
 
@@ -25,7 +25,7 @@ def plan(*arguments: str, framework: str = "mpi", variables: dict[str, str] | No
     return launcher_of(job).plan(job)
 
 
-def starter(*arguments: str, variables: dict[str, str] | None = None) -> Starter:
+def spawner(*arguments: str, variables: dict[str, str] | None = None) -> Spawner:
     found = plan(*arguments, variables=variables)[0].starter
     assert found is not None
     return found
@@ -38,7 +38,7 @@ def test_node_0_alone_has_the_starter() -> None:
     nodes = plan()
     assert [node.starter is None for node in nodes] == [False, True, True]
     assert [rank.rank for node in nodes for rank in node.ranks] == list(range(6))
-    assert starter().argv == OURS
+    assert spawner().argv == OURS
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_node_0_alone_has_the_starter() -> None:
     ],
 )
 def test_what_the_user_says_replaces_ours(given: tuple[str, ...], gone: tuple[str, ...]) -> None:
-    argv = starter(*given).argv
+    argv = spawner(*given).argv
     assert argv[-len(given) :] == given
     left = argv[: -len(given)]
     assert gone[0] not in left
@@ -62,7 +62,7 @@ def test_what_the_user_says_replaces_ours(given: tuple[str, ...], gone: tuple[st
 
 
 def test_other_arguments_follow_ours() -> None:
-    assert starter("--mca", "btl", "self,tcp", "--report-bindings").argv == (
+    assert spawner("--mca", "btl", "self,tcp", "--report-bindings").argv == (
         *OURS,
         "--mca",
         "btl",
@@ -72,11 +72,11 @@ def test_other_arguments_follow_ours() -> None:
 
 
 def test_exported_variables_reach_the_ranks() -> None:
-    assert starter("-x", "ONE", "-x", "TWO=2", "--x", "THREE", "-x").keeps == (*mpi.KEPT, "ONE", "TWO", "THREE")
+    assert spawner("-x", "ONE", "-x", "TWO=2", "--x", "THREE", "-x").keeps == (*mpi.KEPT, "ONE", "TWO", "THREE")
 
 
 def test_a_default_gives_way_to_the_users_variable() -> None:
-    names = [name for name, _ in starter(variables={"OMPI_MCA_pml": "ucx"}).env]
+    names = [name for name, _ in spawner(variables={"OMPI_MCA_pml": "ucx"}).env]
     assert "OMPI_MCA_pml" not in names
     assert "OMPI_MCA_btl" in names
 

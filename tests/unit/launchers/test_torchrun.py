@@ -25,9 +25,9 @@ BINDINGS = Bindings(
 
 
 def command(node: int) -> list[str]:
-    starter = torchrun.plan(JOB)[node].starter
-    assert starter is not None
-    return [resolve(text, BINDINGS) for text in starter.argv]
+    spawner = torchrun.plan(JOB)[node].starter
+    assert spawner is not None
+    return [resolve(text, BINDINGS) for text in spawner.argv]
 
 
 def test_an_elastic_job_has_this_launcher_and_no_other_job() -> None:
@@ -52,7 +52,7 @@ def test_ranks_keep_their_places_and_are_told_the_rest_by_torchrun() -> None:
     assert [(rank.rank, rank.local_rank) for node in nodes for rank in node.ranks] == [(n, n % 2) for n in range(6)]
     names = {name for node in nodes for rank in node.ranks for name, _ in rank.env}
     assert names == {*pytorch.INTERFACES, pytorch.THREADS}
-    starter = nodes[0].starter
-    assert starter is not None
+    spawner = nodes[0].starter
+    assert spawner is not None
     told = {pytorch.RANK, pytorch.LOCAL_RANK, pytorch.WORLD_SIZE, pytorch.MASTER_ADDR, pytorch.MASTER_PORT}
-    assert all(name.startswith(starter.keeps) for name in told)
+    assert all(name.startswith(spawner.keeps) for name in told)

@@ -22,7 +22,7 @@ from muster.node.agent.guardian import BEAT, NO_LEADER
 from muster.node.assignment import Assignment
 from muster.node.event_log import EventLog
 from muster.node.mesh import PeerLost
-from muster.node.sync_client import Syncer
+from muster.node.sync_client import SyncClient
 
 BEAT_INTERVAL = 5.0  # seconds between two words to the guardian
 FENCE_INTERVAL = 5.0  # seconds between two looks at the claim
@@ -63,7 +63,7 @@ class Agent:
         """Lead or follow to the end, and leave with the exit status."""
         halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._halt = halt
-        syncer = Syncer(self._a.muster_python or sys.executable, self._paths.root, self._note, self._tell_guardian)
+        syncer = SyncClient(self._a.muster_python or sys.executable, self._paths.root, self._note, self._tell_guardian)
         if self._a.node == 0:
             syncer.start()
         self._watch()
@@ -73,12 +73,12 @@ class Agent:
         sys.stdout.flush()
         os._exit(status)
 
-    async def _play(self, syncer: Syncer, halt: asyncio.Future[Verdict]) -> int:
-        from muster.node.agent.executor import NodeWork
+    async def _play(self, syncer: SyncClient, halt: asyncio.Future[Verdict]) -> int:
+        from muster.node.agent.executor import NodeExecutor
         from muster.node.agent.follower import Follower
         from muster.node.agent.leader import Leader
 
-        work = NodeWork(self._a, self._paths, self._log, syncer)
+        work = NodeExecutor(self._a, self._paths, self._log, syncer)
         role = Leader(self._a, work, halt) if self._a.node == 0 else Follower(self._a, work, halt)
         try:
             await role.run()

@@ -1,4 +1,4 @@
-"""Survival: the leader's part in an elastic run: ranks are started in rounds, anew whenever a node is lost or comes back."""
+"""Elastic membership of the gang: ranks run in rounds, restarted whenever a node is lost or comes back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from muster.core import event
 from muster.core.codec import from_data
 from muster.core.verdict import Cause, Verdict
-from muster.node.agent.elastic_exits import ElasticEnds
-from muster.node.agent.executor import NodeWork
+from muster.node.agent.elastic_exits import ElasticExitTracker
+from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.gang import Gang, NodeFailed
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
@@ -20,14 +20,16 @@ from muster.node.preflight.facts import Facts
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
 
-class Survival:
+class ElasticMembership:
     """Goes on with the nodes that are there; ``broken`` is set, to the verdict, once there are fewer than the run needs, or
     they can't be started anew.
 
     Until ``begin`` every loss ends the run, as in any other; after ``close`` no round begins and no node is taken back.
     """
 
-    def __init__(self, assignment: Assignment, work: NodeWork, gang: Gang, ends: ElasticEnds, record: RunRecord) -> None:
+    def __init__(
+        self, assignment: Assignment, work: NodeExecutor, gang: Gang, ends: ElasticExitTracker, record: RunRecord
+    ) -> None:
         self._a = assignment
         self._work = work
         self._gang = gang
@@ -133,9 +135,9 @@ class Survival:
         """
         assert self._network is not None
         facts = {number: from_data(Facts, data) for number, data in sorted(self._gang.facts.items())}
-        misfits = rules.misfits(self._a.plan, [facts[node]])
-        if misfits:
-            raise _Unfit(misfits[0].reason)
+        violations = rules.violations(self._a.plan, [facts[node]])
+        if violations:
+            raise _Unfit(violations[0].reason)
         try:
             choice = network.choose(self._a.plan.network_interface, list(facts.values()))
         except network.NoNetwork as error:
@@ -193,7 +195,7 @@ class Survival:
         fields = {"hosts": choice.addresses, "ports": ports, "here": here}
         secrets = dict(self._work.secrets) if self._round > 1 else {}  # a node that is back has them no more
         await self._gang.ask_all("start", **fields, secrets=secrets)
-        await self._gang.ask_all("starter")
+        await self._gang.ask_all("spawner")
 
 
 class _Unfit(Exception):

@@ -1,4 +1,4 @@
-"""ElasticEnds: the ends of ranks in a run that survives the loss of nodes: which of them decide, and which are its victims."""
+"""The exits of ranks in an elastic run: which of them decide the run, and which are victims of a lost node."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 
 from muster.core.plan import JobPlan
 from muster.core.verdict import Verdict
-from muster.node.agent.exits import LATE_ENDS, End, Ends, starter_failed
-from muster.node.ranks.supervisor import STARTER
+from muster.node.agent.exits import EXIT_GRACE, End, ExitTracker, spawner_failed
+from muster.node.ranks.supervisor import SPAWNER
 
 # seconds in which the loss of a node shows that may be why a rank has failed: a connection that broke is noticed with the next
 # sign of life
 LOSS_SHOWS = 5.0
 
 
-class ElasticEnds(Ends):
+class ElasticExitTracker(ExitTracker):
     """Ranks are started in rounds, on the nodes that are there; one that fails by itself on a node that stays decides."""
 
     def __init__(self, plan: JobPlan) -> None:
@@ -35,8 +35,8 @@ class ElasticEnds(Ends):
         self.by_rank.clear()
 
     def note(self, end: End) -> None:
-        """Take an end without a look whether it decides; each node has a starter of its own."""
-        self.by_rank[end["rank"] - end["node"] if end["rank"] == STARTER else end["rank"]] = end
+        """Take an end without a look whether it decides; each node has a spawner of its own."""
+        self.by_rank[end["rank"] - end["node"] if end["rank"] == SPAWNER else end["rank"]] = end
 
     def add(self, end: End) -> None:
         """Take the end of a rank, and see whether it decides."""
@@ -46,8 +46,8 @@ class ElasticEnds(Ends):
         if end["exit_code"] != 0:
             self._decide_in(LOSS_SHOWS)
         elif self._awaited <= self._well():
-            starters = {STARTER - node for node in self._taking_part}
-            self._decide_in(0.0 if starters <= self._well() else LATE_ENDS)
+            spawners = {SPAWNER - node for node in self._taking_part}
+            self._decide_in(0.0 if spawners <= self._well() else EXIT_GRACE)
 
     def forget(self, node: int) -> None:
         """Go on without a node all of whose ranks have ended well."""
@@ -60,7 +60,7 @@ class ElasticEnds(Ends):
     def _failed(self) -> list[End]:
         return [end for end in super()._failed() if end["node"] in self._taking_part]
 
-    def _starter_verdict(self, hosts: Mapping[int, str]) -> Verdict | None:
+    def _spawner_verdict(self, hosts: Mapping[int, str]) -> Verdict | None:
         failed = [end for rank, end in self.by_rank.items() if rank < 0 and end["exit_code"] != 0 and not end["victim"]]
         end = min(failed, key=lambda end: float(end["ended"]), default=None)
-        return None if end is None or self._plan.starter is None else starter_failed(self._plan.starter.name, end, hosts)
+        return None if end is None or self._plan.spawner is None else spawner_failed(self._plan.spawner.name, end, hosts)

@@ -1,4 +1,4 @@
-"""NodeWork: what an agent does on its own node when the leader asks: facts, restore, start, stop, files, place, last words."""
+"""Executes the leader's requests on one node."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from muster.core.codec import to_data
 from muster.core.paths import NodePaths
 from muster.core.placeholder import Bindings
 from muster.node import processes
-from muster.node.agent.exits import LATE_REPORTS, telling
+from muster.node.agent.exits import REPORT_GRACE, is_conclusive
 from muster.node.assignment import Assignment
 from muster.node.event_log import EventLog
 from muster.node.preflight import facts
-from muster.node.preflight.probe import Scout
+from muster.node.preflight.probe import NodeProbe
 from muster.node.ranks import diagnosis
-from muster.node.ranks.control_socket import Door
+from muster.node.ranks.control_socket import ControlSocket
 from muster.node.ranks.environment import rank_spec
 from muster.node.ranks.exit_report import report
-from muster.node.ranks.supervisor import STARTER, RankProcess, Ranks
-from muster.node.ranks.termination import Ending
-from muster.node.sync_client import Syncer
+from muster.node.ranks.supervisor import SPAWNER, RankProcess, RankSupervisor
+from muster.node.ranks.termination import Terminator
+from muster.node.sync_client import SyncClient
 
 if TYPE_CHECKING:
     from muster.node.ranks.remote_exec import Ask
-    from muster.node.ranks.spawner import Starting
+    from muster.node.ranks.spawner import NodeSpawner
 
 METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
 # seconds from the start of a follower's ranks to that of its sync process: a job that is over by then never pays for the
@@ -42,23 +42,25 @@ SYNC_DELAY = 1.0
 Push = Callable[..., None]
 
 
-class NodeWork:
+class NodeExecutor:
     """One node's own part.
 
     ``push(do, **fields)`` sends the leader what it has not asked for: the end of a rank. ``ask(node, do, **fields)`` asks any
     node; only the leader's own has it.
     """
 
-    def __init__(self, assignment: Assignment, paths: NodePaths, log: EventLog, syncer: Syncer) -> None:
+    def __init__(self, assignment: Assignment, paths: NodePaths, log: EventLog, syncer: SyncClient) -> None:
         self.assignment = assignment
         self.paths = paths
         self.log = log
         self.syncer = syncer
         self.push: Push = lambda do, **fields: None
         self.ask: Ask | None = None
-        self._ranks = Ranks(paths, log, self._on_rank_end)
-        self._door = Door(paths.socket, {"rank": self._ranks.serve, "joins": self._on_join, "shell": self._on_shell})
-        self._starter: Starting | None = None
+        self._ranks = RankSupervisor(paths, log, self._on_rank_end)
+        self._control_socket = ControlSocket(
+            paths.socket, {"rank": self._ranks.serve, "joins": self._on_join, "shell": self._on_shell}
+        )
+        self._spawner: NodeSpawner | None = None
         self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
         self._ending_since = math.inf
         self.secrets = _take_secrets(paths)
@@ -67,7 +69,7 @@ class NodeWork:
         self._here: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
-        self._scout = Scout(
+        self._probe = NodeProbe(
             plan=assignment.plan,
             node=assignment.node,
             address=assignment.addresses[assignment.node],
@@ -78,15 +80,15 @@ class NodeWork:
         self._facts: facts.Facts | None = None
 
     async def handle(self, message: dict[str, Any]) -> Any:
-        """Answer a request of the leader's, by its name; what a preflight asks is the scout's."""
+        """Answer a request of the leader's, by its name; what a preflight asks is the probe's."""
         fields = {key: value for key, value in message.items() if key not in ("do", "id")}
         name = f"do_{message['do']}"
-        return await getattr(self if hasattr(self, name) else self._scout, name)(**fields)
+        return await getattr(self if hasattr(self, name) else self._probe, name)(**fields)
 
     async def do_facts(self) -> dict[str, Any]:
         """Look at this node and record what was seen; the code is looked at once, before ranks can write beside it."""
         a = self.assignment
-        seen = await self._scout.look(self._untouched_code())
+        seen = await self._probe.look(self._untouched_code())
         self._here = {
             "interpreter": a.interpreter or "python3",
             "workdir": str(self.paths.work),
@@ -118,58 +120,58 @@ class NodeWork:
     async def do_start(
         self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]], secrets: dict[str, str] | None = None
     ) -> None:
-        """Start the ranks of this node, or be ready for those that a starter starts.
+        """Start the ranks of this node, or be ready for those that a spawner starts.
 
         ``hosts``, ``ports`` and ``here``, what the leader knows better, by node; ``secrets`` for a node that came back.
         """
         a = self.assignment
         self.secrets = {**self.secrets, **(secrets or {})}
-        self._scout.doors.close()
+        self._probe.doors.close()
         self._ending = None
         self._ending_since = math.inf
         self._kernel_kills = diagnosis.kernel_kills()
         self._here.update(here[a.node], scratch=str(self.paths.tools) if here[a.node]["shared_host"] else "")
         bindings = Bindings(hosts=tuple(hosts), ports=tuple(ports), here=self._here)
         self._ranks.begin()
-        self._door.open()
-        if a.plan.starter is not None:
-            from muster.node.ranks.spawner import Node, Starting, starter_side
+        self._control_socket.open()
+        if a.plan.spawner is not None:
+            from muster.node.ranks.spawner import Node, NodeSpawner, spawner_setup
 
-            side = starter_side(a, self.paths, bindings, self.secrets)
+            side = spawner_setup(a, self.paths, bindings, self.secrets)
             node = Node(number=a.node, nodes=len(a.plan.nodes), work=str(self.paths.work))
-            self._starter = Starting(side, self._ranks, node, ask=self.ask, push=self._push)
+            self._spawner = NodeSpawner(side, self._ranks, node, ask=self.ask, push=self._push)
         else:
             for rank in a.plan.nodes[a.node].ranks:
                 self._ranks.start(rank_spec(a, self.paths, rank, bindings, self.secrets))
             self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
         self._later(METRICS_INTERVAL, self._look_for_metrics)
 
-    # -- where a starter starts the ranks
+    # -- where a spawner starts the ranks
 
-    async def do_starter(self) -> None:
-        """Start the starter; every node is ready for its ranks. Node 0 only, unless each node has one."""
-        assert self._starter is not None
-        self._starter.start()
+    async def do_spawner(self) -> None:
+        """Start the spawner; every node is ready for its ranks. Node 0 only, unless each node has one."""
+        assert self._spawner is not None
+        self._spawner.start()
 
     async def do_shell(self, number: int, line: str) -> int:
-        """Run a line of shell for the starter; gives its exit code."""
-        assert self._starter is not None
-        return await self._starter.run_shell(number, line)
+        """Run a line of shell for the spawner; gives its exit code."""
+        assert self._spawner is not None
+        return await self._spawner.run_shell(number, line)
 
     def show_shell(self, number: int, text: str) -> None:
         """Take what a line of shell has written."""
-        if self._starter is not None:
-            self._starter.show_shell(number, text)
+        if self._spawner is not None:
+            self._spawner.show_shell(number, text)
 
     async def _on_shell(self, connection: socket.socket, wish: dict[str, str]) -> None:
-        if self._starter is not None and self._ending is None:
-            await self._starter.serve_shell(connection, wish)
+        if self._spawner is not None and self._ending is None:
+            await self._spawner.serve_shell(connection, wish)
 
     async def _on_join(self, connection: socket.socket, told: dict[str, Any]) -> None:
-        """Let a rank in that the starter has started; none any more once the end has begun."""
-        if self._starter is not None and self._ending is None:
+        """Let a rank in that the spawner has started; none any more once the end has begun."""
+        if self._spawner is not None and self._ending is None:
             self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
-            await self._starter.join(connection, told)
+            await self._spawner.join(connection, told)
 
     def _push(self, do: str, **fields: Any) -> None:
         self.push(do, **fields)
@@ -188,17 +190,17 @@ class NodeWork:
         process.victim = self._is_victim(process)
         report = self._report(process)
         if process.failed and process.spec.decides and not process.victim and not self.assignment.plan.elastic:
-            if self._starter is None or telling(report):
+            if self._spawner is None or is_conclusive(report):
                 self.end_ranks()
             else:
-                self._later(LATE_REPORTS, self.end_ranks)
+                self._later(REPORT_GRACE, self.end_ranks)
         self.push("rank_ended", end=report)
 
     def _is_victim(self, process: RankProcess) -> bool:
-        """Whether somebody ended it: we, because the run was ending, or the starter, which kills shims."""
-        if process.spec.rank == STARTER:
+        """Whether somebody ended it: we, because the run was ending, or the spawner, which kills shims."""
+        if process.spec.rank == SPAWNER:
             return self._ending is not None and process.signal == signal.SIGKILL
-        return process.ended >= self._ending_since or (process.vanished and self._starter is not None)
+        return process.ended >= self._ending_since or (process.vanished and self._spawner is not None)
 
     def _report(self, process: RankProcess) -> dict[str, Any]:
         return report(process, self.assignment.node, self._kernel_kills)
@@ -219,12 +221,12 @@ class NodeWork:
         for timer in self._timers:
             timer.cancel()
         self._timers = []
-        mark = self._starter.mark if self._starter else ""
-        survivors = await Ending(self._ranks, lambda: self.syncer.pid, mark).run(self.assignment.plan.limits.grace)
+        mark = self._spawner.mark if self._spawner else ""
+        survivors = await Terminator(self._ranks, lambda: self.syncer.pid, mark).run(self.assignment.plan.limits.grace)
         if survivors:
             text = f"processes {survivors} could not be ended: they are another user's, or the kernel keeps them"
             self.log.add(event.NOTE, level="error", text=text)
-        self._door.close()
+        self._control_socket.close()
         self._ranks.close()
         return [self._report(process) for process in self._ranks.processes.values()]
 

@@ -1,4 +1,4 @@
-"""Ends: how the ranks of an attempt ended, when that decides the run, and who failed first."""
+"""ExitTracker: how the ranks of an attempt ended, when that decides the run, and who failed first."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from muster.core.plan import JobPlan
 from muster.core.verdict import Cause, Verdict
-from muster.node.ranks.supervisor import STARTER
+from muster.node.ranks.supervisor import SPAWNER
 
 End = dict[str, Any]
 
-LATE_REPORTS = 0.25  # seconds for the word of the rank that failed first, once others or the starter have failed of it
+REPORT_GRACE = 0.25  # seconds for the word of the rank that failed first, once others or the spawner have failed of it
 AT_ONCE = 0.1  # seconds within which no clock of a busy machine tells who was first
-LATE_ENDS = 5.0  # seconds for the rest, once the starter or all of its ranks have ended
+EXIT_GRACE = 5.0  # seconds for the rest, once the spawner or all of its ranks have ended
 
 
-class Ends:
-    """Ends by rank; ``decided`` is set once they decide the run."""
+class ExitTracker:
+    """ExitTracker by rank; ``decided`` is set once they decide the run."""
 
     def __init__(self, plan: JobPlan) -> None:
         self._plan = plan
@@ -30,26 +30,26 @@ class Ends:
     def add(self, end: End) -> None:
         """Take the end of a rank, and see whether it decides."""
         self.note(end)
-        if end["rank"] != STARTER and end["decides"] and end["exit_code"] != 0:
+        if end["rank"] != SPAWNER and end["decides"] and end["exit_code"] != 0:
             return self._decide_in(self._patience(end))
-        starter = self.by_rank.get(STARTER)
+        spawner = self.by_rank.get(SPAWNER)
         all_done = self._awaited <= self._well()
-        if starter is not None and starter["exit_code"] != 0:
-            self._decide_in(LATE_REPORTS)
-        elif all_done and (starter or not self._plan.starter):
+        if spawner is not None and spawner["exit_code"] != 0:
+            self._decide_in(REPORT_GRACE)
+        elif all_done and (spawner or not self._plan.spawner):
             self._decide_in(0.0)
-        elif all_done or starter:
-            self._decide_in(LATE_ENDS)
+        elif all_done or spawner:
+            self._decide_in(EXIT_GRACE)
 
     def note(self, end: End) -> None:
         """Take an end without a look whether it decides."""
         self.by_rank[end["rank"]] = end
 
     def _patience(self, end: End) -> float:
-        """Give how long a failure waits for one that says more: a starter's libraries and the starter itself end ranks too."""
-        if self._plan.starter is None:
+        """Give how long a failure waits for one that says more: a spawner's libraries and the spawner itself end ranks too."""
+        if self._plan.spawner is None:
             return 0.0
-        return LATE_ENDS if end["victim"] else 0.0 if telling(end) else LATE_REPORTS
+        return EXIT_GRACE if end["victim"] else 0.0 if is_conclusive(end) else REPORT_GRACE
 
     def _decide_in(self, delay: float) -> None:
         if not delay:
@@ -82,10 +82,10 @@ class Ends:
             return float(end["ended"]) - clock_offsets.get(end["node"], 0.0)
 
         first = min(failed, key=lambda e: (e["victim"], when(e)), default=None)
-        if first is None or first["victim"] or self._plan.starter is None:
+        if first is None or first["victim"] or self._plan.spawner is None:
             return first
         at_once = [end for end in failed if not end["victim"] and when(end) <= when(first) + AT_ONCE]
-        return min(at_once, key=lambda e: (not telling(e), when(e)))
+        return min(at_once, key=lambda e: (not is_conclusive(e), when(e)))
 
     def _failed(self) -> list[End]:
         return [
@@ -97,8 +97,8 @@ class Ends:
     def verdict(self, clock_offsets: Mapping[int, float], hosts: Mapping[int, str]) -> Verdict | None:
         """Give the verdict on what failed first; None if all ended well."""
         first = self.first_failed(clock_offsets)
-        starter = self._starter_verdict(hosts) if first is None or first["victim"] else None
-        return starter or (None if first is None else self._rank_verdict(first, hosts))
+        spawner = self._spawner_verdict(hosts) if first is None or first["victim"] else None
+        return spawner or (None if first is None else self._rank_verdict(first, hosts))
 
     def _rank_verdict(self, end: End, hosts: Mapping[int, str]) -> Verdict:
         named = {key: end[key] for key in ("node", "rank", "exit_code", "signal", "detail", "hint", "out_of_memory")}
@@ -107,29 +107,29 @@ class Ends:
     def _stopped(self) -> int:
         return sum(1 for rank, e in self.by_rank.items() if rank >= 0 and e["exit_code"] != 0)
 
-    def _starter_verdict(self, hosts: Mapping[int, str]) -> Verdict | None:
-        """Give the verdict on a starter that failed by itself, or left ranks out."""
-        end = self.by_rank.get(STARTER)
-        if self._plan.starter is None or end is None or end["victim"]:
+    def _spawner_verdict(self, hosts: Mapping[int, str]) -> Verdict | None:
+        """Give the verdict on a spawner that failed by itself, or left ranks out."""
+        end = self.by_rank.get(SPAWNER)
+        if self._plan.spawner is None or end is None or end["victim"]:
             return None
         if end["exit_code"] != 0:
-            return starter_failed(self._plan.starter.name, end, hosts)
+            return spawner_failed(self._plan.spawner.name, end, hosts)
         missing = sorted(self._awaited - self.by_rank.keys())
-        who = f"{self._plan.starter.name} on node 0 ({hosts.get(0, '')})"
+        who = f"{self._plan.spawner.name} on node 0 ({hosts.get(0, '')})"
         detail = f"{who} ended, but had not started all ranks: {_listed(missing)} missing"
         how = {"exit_code": end["exit_code"], "signal": end["signal"]}
-        return Verdict(cause=Cause.STARTER, node=0, host=hosts.get(0, ""), detail=detail, **how) if missing else None
+        return Verdict(cause=Cause.SPAWNER, node=0, host=hosts.get(0, ""), detail=detail, **how) if missing else None
 
 
-def starter_failed(name: str, end: End, hosts: Mapping[int, str]) -> Verdict:
-    """Give the verdict on a node's starter that failed though none of its ranks did."""
+def spawner_failed(name: str, end: End, hosts: Mapping[int, str]) -> Verdict:
+    """Give the verdict on a node's spawner that failed though none of its ranks did."""
     node, host = end["node"], hosts.get(end["node"], "")
     how = f"exit {end['exit_code']}" if end["signal"] is None else f"signal {end['signal']}"
     detail = f"{name} on node {node} ({host}) failed ({how}): {end['detail'] or 'it did not say why'}"
-    return Verdict(cause=Cause.STARTER, node=node, host=host, exit_code=end["exit_code"], signal=end["signal"], detail=detail)
+    return Verdict(cause=Cause.SPAWNER, node=node, host=host, exit_code=end["exit_code"], signal=end["signal"], detail=detail)
 
 
-def telling(end: End) -> bool:
+def is_conclusive(end: End) -> bool:
     """Whether an end is by a signal or has last words; libraries of MPI leave without when another rank is gone."""
     return end["signal"] is not None or bool(end["detail"])
 

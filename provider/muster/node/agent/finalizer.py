@@ -11,9 +11,9 @@ from muster.core.codec import to_data
 from muster.core.manifest import Manifest
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
-from muster.node.agent.executor import NodeWork
+from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.gang import Gang, NodeFailed
-from muster.node.agent.output_names import Placement, place
+from muster.node.agent.output_names import OutputNames, assign_names
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
 from muster.node.mesh import PeerLost
@@ -23,14 +23,14 @@ LAST_PATIENCE = 10.0  # seconds for the last lines of the record
 COMMIT_PATIENCE = 20.0  # seconds that a cancel or a lost node waits for a manifest that is being written: once there, it counts
 
 
-class StoreAway(Exception):
+class OutputsNotStored(Exception):
     """The store did not take the outputs in time."""
 
 
 class Finalizer:
     """Brings a run to its end, however its ranks ended."""
 
-    def __init__(self, assignment: Assignment, work: NodeWork, gang: Gang, record: RunRecord) -> None:
+    def __init__(self, assignment: Assignment, work: NodeExecutor, gang: Gang, record: RunRecord) -> None:
         self._a = assignment
         self._work = work
         self._gang = gang
@@ -75,7 +75,7 @@ class Finalizer:
             return await self._keep_files(halt.result() if halt.done() else self._gang.lost_verdict(), halt)
         try:
             keeping.result()
-        except (StoreAway, PeerLost, NodeFailed) as error:
+        except (OutputsNotStored, PeerLost, NodeFailed) as error:
             if isinstance(error, PeerLost) and verdict is None and self._gang.survives():
                 return await self._keep_files(None, halt)
             self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
@@ -94,7 +94,7 @@ class Finalizer:
             raise PeerLost("a node was lost before its files were stored")
         _raise_if_away(answers.values())
         lost = self._gang.survival is not None and self._gang.survival.ever
-        placement = place((entry for answer in answers.values() for entry in answer["files"]), others_wrote=lost)
+        placement = assign_names((entry for answer in answers.values() for entry in answer["files"]), others_wrote=lost)
         for note in placement.notes:
             self._work.log.add(event.NOTE, level="warning", text=note)
         orders = [self._gang.ask(n, "place", files=files, patience=patience) for n, files in placement.orders.items()]
@@ -111,7 +111,7 @@ class Finalizer:
             self._work.log.add(event.NOTE, level="warning", text=text)
         return missing
 
-    async def _commit(self, placement: Placement, patience: float, missing: tuple[int, ...]) -> None:
+    async def _commit(self, placement: OutputNames, patience: float, missing: tuple[int, ...]) -> None:
         manifest = Manifest(
             run=self._a.job_id,
             generation=self._a.generation,
@@ -162,4 +162,4 @@ def _state_of(verdict: Verdict | None) -> RunState:
 def _raise_if_away(answers: Any) -> None:
     for answer in answers:
         if not answer["ok"]:
-            raise StoreAway(answer["error"])
+            raise OutputsNotStored(answer["error"])

@@ -10,9 +10,9 @@ from muster.core import event
 from muster.core.codec import to_data
 from muster.core.verdict import Verdict
 from muster.node import mesh
-from muster.node.agent.executor import NodeWork
+from muster.node.agent.executor import NodeExecutor
 from muster.node.assignment import Assignment
-from muster.node.reverse_probe import Bell
+from muster.node.reverse_probe import ReverseProbe
 
 HALT_PATIENCE = 60.0  # seconds for the leader to end the run that this node wants ended
 ORPHAN_PATIENCE = 30.0  # seconds for storing what a node has when its leader is gone
@@ -21,7 +21,7 @@ ORPHAN_PATIENCE = 30.0  # seconds for storing what a node has when its leader is
 class Follower:
     """One node's agent, at the other end of the leader's mesh."""
 
-    def __init__(self, assignment: Assignment, work: NodeWork, halt: asyncio.Future[Verdict]) -> None:
+    def __init__(self, assignment: Assignment, work: NodeExecutor, halt: asyncio.Future[Verdict]) -> None:
         self._a = assignment
         self._work = work
         self._halt = halt
@@ -35,7 +35,7 @@ class Follower:
         facts = asyncio.ensure_future(self._work.do_facts())
         give_up = time.monotonic() + self._a.mesh_patience(again=self._work.again)
         certificate = self._work.paths.certificate
-        bell = Bell(self._a, certificate)
+        bell = ReverseProbe(self._a, certificate)
         opening = asyncio.ensure_future(bell.open_after())
         connecting = asyncio.ensure_future(mesh.connect(self._a.addresses[0], self._a.marker, certificate, give_up, bell.tell))
         await asyncio.wait(_futures(connecting, self._halt, bell.over), return_when=asyncio.FIRST_COMPLETED)

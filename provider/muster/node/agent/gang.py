@@ -12,13 +12,13 @@ from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
-from muster.node.agent.elastic_exits import ElasticEnds
-from muster.node.agent.executor import NodeWork
-from muster.node.agent.exits import End, Ends
+from muster.node.agent.elastic_exits import ElasticExitTracker
+from muster.node.agent.executor import NodeExecutor
+from muster.node.agent.exits import End, ExitTracker
 from muster.node.mesh import PeerFailed, PeerLost
 
 if TYPE_CHECKING:
-    from muster.node.agent.elastic import Survival
+    from muster.node.agent.elastic import ElasticMembership
 
 # what a node was asked that could not do it, in words
 _ASKED = {
@@ -29,7 +29,7 @@ _ASKED = {
     "restore": "put its checkpoints in place",
     "ports": "find free ports",
     "start": "start its ranks",
-    "starter": "start what starts its ranks",
+    "spawner": "start what starts its ranks",
     "stop": "end its ranks",
     "files": "store its files",
     "place": "store its files",
@@ -58,10 +58,10 @@ class Member(Protocol):
         ...
 
 
-class OwnNode:
+class LocalMember:
     """The leader's own node as a member."""
 
-    def __init__(self, work: NodeWork) -> None:
+    def __init__(self, work: NodeExecutor) -> None:
         self._work = work
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -79,15 +79,15 @@ class OwnNode:
 class Gang:
     """Members and facts by node; ``ends`` of the ranks."""
 
-    def __init__(self, plan: JobPlan, work: NodeWork, halt: asyncio.Future[Verdict]) -> None:
+    def __init__(self, plan: JobPlan, work: NodeExecutor, halt: asyncio.Future[Verdict]) -> None:
         self._halt = halt
         self._plan = plan
-        self._members: dict[int, Member] = {0: OwnNode(work)}
+        self._members: dict[int, Member] = {0: LocalMember(work)}
         self._changed = asyncio.Event()
         self._clock_offsets: dict[int, float] = {}
         self.facts: dict[int, dict[str, Any]] = {}
-        self.ends = ElasticEnds(plan) if plan.elastic else Ends(plan)
-        self.survival: Survival | None = None
+        self.ends = ElasticExitTracker(plan) if plan.elastic else ExitTracker(plan)
+        self.survival: ElasticMembership | None = None
         self.metrics: dict[str, float] = {}
         self._work = work
         work.push = self._on_push

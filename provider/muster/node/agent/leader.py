@@ -10,17 +10,17 @@ from muster.core import event
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node import cancel_request, mesh
-from muster.node.agent.elastic import Survival
-from muster.node.agent.elastic_exits import ElasticEnds
-from muster.node.agent.executor import NodeWork
+from muster.node.agent.elastic import ElasticMembership
+from muster.node.agent.elastic_exits import ElasticExitTracker
+from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.finalizer import Finalizer, commit_hint
 from muster.node.agent.gang import Gang, NodeFailed
-from muster.node.agent.rendezvous import Inspection
+from muster.node.agent.rendezvous import Rendezvous
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
 from muster.node.mesh import PeerLost
 from muster.node.preflight import facts, network
-from muster.node.preflight.preflight import Refused
+from muster.node.preflight.preflight import PreflightFailed
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
@@ -39,7 +39,7 @@ class Leader:
     ``halt`` is set, by a cancel, the deadline or a fence, to the verdict with which the run is to end.
     """
 
-    def __init__(self, assignment: Assignment, work: NodeWork, halt: asyncio.Future[Verdict]) -> None:
+    def __init__(self, assignment: Assignment, work: NodeExecutor, halt: asyncio.Future[Verdict]) -> None:
         self._a = assignment
         self._work = work
         self._log = work.log
@@ -47,8 +47,8 @@ class Leader:
         self._gang = Gang(assignment.plan, work, halt)
         self._record = RunRecord(assignment, work.paths.root.parent)
         self._network: network.Choice | None = None
-        if isinstance(self._gang.ends, ElasticEnds):
-            self._gang.survival = Survival(assignment, work, self._gang, self._gang.ends, self._record)
+        if isinstance(self._gang.ends, ElasticExitTracker):
+            self._gang.survival = ElasticMembership(assignment, work, self._gang, self._gang.ends, self._record)
 
     async def run(self) -> None:
         """Lead the attempt to its end."""
@@ -118,10 +118,10 @@ class Leader:
 
     async def _inspect(self) -> None:
         """Gather the nodes and choose their network; the record tells of those that came, whether they fit or not."""
-        inspection = Inspection(self._a, self._gang, self._log, self._work.paths.certificate)
+        inspection = Rendezvous(self._a, self._gang, self._log, self._work.paths.certificate)
         try:
             self._network = await inspection.run()
-        except Refused as refused:
+        except PreflightFailed as refused:
             raise Stopped(refused.verdict) from None
         finally:
             nodes = [self._gang.facts[node] for node in sorted(self._gang.facts)]
@@ -172,8 +172,8 @@ class Leader:
     async def _start_once(self, choice: network.Choice) -> None:
         here = [{**known, "shared_host": self._gang.shared_host()} for known in choice.here()]
         await self._gang.ask_all("start", hosts=choice.addresses, ports=await self._ports(), here=here)
-        if self._a.plan.starter is not None:
-            await self._gang.ask(0, "starter")
+        if self._a.plan.spawner is not None:
+            await self._gang.ask(0, "spawner")
 
     async def _ports(self) -> list[dict[str, int]]:
         """Give every node's ports, found free on the address that it trains over."""

@@ -11,7 +11,7 @@ from muster.core.manifest import ManifestFile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class OutputNames:
     """``files`` of the manifest; ``orders`` by node: files whose object must be looked after; ``notes`` for people."""
 
     files: tuple[ManifestFile, ...]
@@ -19,7 +19,7 @@ class Placement:
     notes: tuple[str, ...]
 
 
-def place(reported: Iterable[dict[str, Any]], others_wrote: bool = False) -> Placement:
+def assign_names(reported: Iterable[dict[str, Any]], others_wrote: bool = False) -> OutputNames:
     """Decide names for all reported files (path, size, sha256, key, node).
 
     Only paths that several nodes have need an order: their common key may hold any of the contents. With ``others_wrote``
@@ -42,7 +42,7 @@ def place(reported: Iterable[dict[str, Any]], others_wrote: bool = False) -> Pla
             files.append(_file(entry, other, key, beside=path))
             orders.setdefault(entry["node"], []).append({"path": path, "key": key})
             notes.append(f"{path} differs between nodes {owner['node']} and {entry['node']}; the latter is kept as {other}")
-    return Placement(files=tuple(sorted(files, key=lambda f: f.path)), orders=orders, notes=tuple(notes))
+    return OutputNames(files=tuple(sorted(files, key=lambda f: f.path)), orders=orders, notes=tuple(notes))
 
 
 def _differing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

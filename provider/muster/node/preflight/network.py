@@ -31,7 +31,7 @@ class Interface:
     speed: int = 0
 
 
-class Seat(Protocol):
+class NetworkNode(Protocol):
     """What the choice needs of a node: its address on the mesh, and all interfaces."""
 
     @property
@@ -134,7 +134,7 @@ def _told(device: str, what: str) -> str:
 # -- the one that all train over
 
 
-def choose(named: str, seats: Sequence[Seat]) -> Choice:
+def choose(named: str, seats: Sequence[NetworkNode]) -> Choice:
     """Give the network that all nodes train over; ``named`` is the interface that the user asks for, "" for any.
 
     Else InfiniBand comes before the rest, then what is known to be faster, then the network that the agents met over. A network
@@ -153,7 +153,7 @@ def choose(named: str, seats: Sequence[Seat]) -> Choice:
     return _choice(best, note=_note(best, met))
 
 
-def _met_over(seat: Seat) -> Interface:
+def _met_over(seat: NetworkNode) -> Interface:
     """Give the interface of the mesh, with the node's own address on it."""
     for interface in seat.interfaces:
         if _owns(interface, seat.address):
@@ -167,7 +167,7 @@ def _at(interface: Interface, address: str) -> Interface:
     )
 
 
-def _named(name: str, seats: Sequence[Seat], met: Sequence[Interface]) -> Choice:
+def _named(name: str, seats: Sequence[NetworkNode], met: Sequence[Interface]) -> Choice:
     places = [_place(name, seat, mesh) for seat, mesh in zip(seats, met, strict=True)]
     twin = _twin(places)
     if twin is None:
@@ -180,7 +180,7 @@ def _named(name: str, seats: Sequence[Seat], met: Sequence[Interface]) -> Choice
     return _choice([_at(place, mesh.address) for place, mesh in zip(places, met, strict=True)])
 
 
-def _place(name: str, seat: Seat, met: Interface) -> Interface:
+def _place(name: str, seat: NetworkNode, met: Interface) -> Interface:
     if met.name == name:
         return met
     for interface in seat.interfaces:
@@ -202,7 +202,7 @@ def _twin(places: Sequence[Interface]) -> tuple[int, int] | None:
     return None
 
 
-def _shared(seats: Sequence[Seat], met: Sequence[Interface]) -> list[list[Interface]]:
+def _shared(seats: Sequence[NetworkNode], met: Sequence[Interface]) -> list[list[Interface]]:
     """Give the networks that every node is on with an address of its own; the nodes' places on each."""
     found = []
     for network in dict.fromkeys([met[0].network, *(interface.network for interface in seats[0].interfaces)]):
@@ -213,7 +213,7 @@ def _shared(seats: Sequence[Seat], met: Sequence[Interface]) -> list[list[Interf
     return found
 
 
-def _on(network: str, seat: Seat, met: Interface) -> Interface | None:
+def _on(network: str, seat: NetworkNode, met: Interface) -> Interface | None:
     if met.network == network:
         return met
     return next((i for i in seat.interfaces if i.network == network and i.kind in (ETHERNET, INFINIBAND)), None)

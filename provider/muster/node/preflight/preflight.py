@@ -1,4 +1,4 @@
-"""Fitting: whether nodes that are there fit the job and each other; asked of agents, or of hosts before there are any."""
+"""Preflight: whether nodes that are there fit the job and each other; asked of agents, or of hosts before there are any."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from muster.core.codec import from_data
 from muster.core.plan import JobPlan
-from muster.core.verdict import Misfit, Verdict, unfit
+from muster.core.verdict import Verdict, Violation, unfit
 from muster.node.preflight import content_digests, network, rules
 from muster.node.preflight.facts import Facts
-from muster.node.preflight.reachability import Blocked, Door
+from muster.node.preflight.reachability import Blocked, Endpoint
 
 
 class Nodes(Protocol):
@@ -33,7 +33,7 @@ class Nodes(Protocol):
         ...
 
 
-class Refused(Exception):
+class PreflightFailed(Exception):
     """The nodes don't fit; carries the verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
@@ -42,8 +42,8 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """Compares nodes, chooses their network, has every pair tried; ``tell(level, text)`` hears what is odd and no misfit.
+class Preflight:
+    """Compares nodes, chooses their network, has every pair tried; ``tell(level, text)`` hears what is odd and no violation.
 
     ``submitter``: seconds that the clock of the machine that submitted is ahead of node 0's. ``doors``: more of them to try,
     that are open already.
@@ -53,12 +53,12 @@ class Fitting:
     nodes: Nodes
     submitter: float
     tell: Callable[[str, str], None]
-    doors: tuple[Door, ...] = ()
+    doors: tuple[Endpoint, ...] = ()
 
     async def run(self) -> network.Choice:
         """Give the network that the nodes train over.
 
-        :raises Refused: one at least doesn't fit.
+        :raises PreflightFailed: one at least doesn't fit.
         """
         facts = [from_data(Facts, self.nodes.facts[node]) for node in sorted(self.nodes.facts)]
         await self._compare(facts)
@@ -70,13 +70,13 @@ class Fitting:
 
     async def _compare(self, facts: list[Facts]) -> None:
         clocks = self.nodes.clocks()
-        misfits = rules.misfits(self.plan, facts, clocks, self.submitter) or await self._other_packages(facts)
-        if misfits:
-            raise Refused(unfit(misfits))
+        violations = rules.violations(self.plan, facts, clocks, self.submitter) or await self._other_packages(facts)
+        if violations:
+            raise PreflightFailed(unfit(violations))
         for note in rules.notes(clocks, self.submitter, facts):
             self.tell("warning", note)
 
-    async def _other_packages(self, facts: list[Facts]) -> tuple[Misfit, ...]:
+    async def _other_packages(self, facts: list[Facts]) -> tuple[Violation, ...]:
         odd = rules.other_packages(self.plan, facts)
         if not odd:
             return ()
@@ -88,7 +88,7 @@ class Fitting:
             for node, usual in odd
             if node in lists and usual in lists
         }
-        return rules.misfits_of(reasons, facts)
+        return rules.violations_of(reasons, facts)
 
     # -- whether they reach each other
 
@@ -96,7 +96,7 @@ class Fitting:
         try:
             choice = network.choose(self.plan.network_interface, facts)
         except network.NoNetwork as error:
-            raise Refused(unfit(rules.misfits_of({error.node: str(error)}, facts))) from None
+            raise PreflightFailed(unfit(rules.violations_of({error.node: str(error)}, facts))) from None
         if choice.note:
             self.tell("info", choice.note)
         return choice
@@ -112,9 +112,9 @@ class Fitting:
         spare = not all(node.ports for node in self.plan.nodes)
         asked = (self.nodes.ask(n, "open_doors", address=address, spare=spare) for n, address in enumerate(choice.addresses))
         opened = await asyncio.gather(*asked)
-        doors = [Door(node=n, address=choice.addresses[n], ports=tuple(ports)) for n, ports in enumerate(opened)]
+        doors = [Endpoint(node=n, address=choice.addresses[n], ports=tuple(ports)) for n, ports in enumerate(opened)]
         told = [[door.node, door.address, door.ports] for door in (*doors, *self.doors)]
         answers = await self.nodes.ask_all("try_doors", doors=told)
         pairs = [from_data(Blocked, pair) for answer in answers.values() for pair in answer]
         if pairs:
-            raise Refused(unfit(rules.culprits(pairs, facts)))
+            raise PreflightFailed(unfit(rules.culprits(pairs, facts)))

@@ -1,4 +1,4 @@
-"""The scout: what a node tells of itself and tries with others in preflight; part of its agent, or alone before there is one.
+"""The probe: what a node tells of itself and tries with others in preflight; part of its agent, or alone before there is one.
 
 Alone it answers whoever launches, JSON lines on its standard input by JSON lines on its output; its argument is the root. It
 ends with its input, and its doors with it.
@@ -20,7 +20,7 @@ from typing import Any
 from muster.core.codec import from_data, to_data
 from muster.core.plan import JobPlan, PortWish
 from muster.node.preflight import content_digests, facts
-from muster.node.preflight.reachability import Door, Doors, tried
+from muster.node.preflight.reachability import Endpoint, ProbeListener, tried
 from muster.node.ranks.environment import search_path
 
 PATIENCE = 330.0  # seconds without a question, others may take long to unpack, after which whoever launches is gone
@@ -28,14 +28,14 @@ LONGEST_LINE = 64 << 20  # bytes
 
 
 def main(arguments: list[str]) -> int:
-    """Scout for whoever launches; the root folder is the argument."""
+    """NodeProbe for whoever launches; the root folder is the argument."""
     with contextlib.suppress(asyncio.TimeoutError, BrokenPipeError):
         asyncio.run(_serve(Path(arguments[0]).expanduser() / "jobs"))
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scout:
+class NodeProbe:
     """One node; ``work`` is its folder, ``devices`` limits which GPUs count, empty for all of them."""
 
     plan: JobPlan
@@ -44,7 +44,7 @@ class Scout:
     interpreter: str
     devices: tuple[str, ...]
     work: Path
-    doors: Doors = field(default_factory=Doors)
+    doors: ProbeListener = field(default_factory=ProbeListener)
 
     async def look(self, code: Path | None) -> facts.Facts:
         """Look at this node; at its code too, unless that is None."""
@@ -72,7 +72,7 @@ class Scout:
 
     async def do_try_doors(self, doors: list[tuple[int, str, list[int]]]) -> list[dict[str, Any]]:
         """Try all other nodes; gives those that were not reached."""
-        others = [Door(node=node, address=address, ports=tuple(ports)) for node, address, ports in doors]
+        others = [Endpoint(node=node, address=address, ports=tuple(ports)) for node, address, ports in doors]
         return [to_data(blocked) for blocked in await asyncio.to_thread(tried, self.node, others)]
 
     async def do_ports(self, address: str) -> dict[str, int]:
@@ -92,14 +92,14 @@ async def _serve(jobs: Path) -> None:
     reader = asyncio.StreamReader(limit=LONGEST_LINE)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    scout: Scout | None = None
+    probe: NodeProbe | None = None
     while line := await asyncio.wait_for(reader.readline(), PATIENCE):
         request: dict[str, Any] = json.loads(line)
         do = request.pop("do")
-        if scout is None:
-            scout, answer = await _first_look(jobs, **request)
+        if probe is None:
+            probe, answer = await _first_look(jobs, **request)
         else:
-            answer = await getattr(scout, f"do_{do}")(**request)
+            answer = await getattr(probe, f"do_{do}")(**request)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -114,18 +114,18 @@ async def _first_look(
     devices: list[str],
     archive: str,
     mesh: list[int],
-) -> tuple[Scout, dict[str, Any]]:
-    """Give the scout of a node and what it sees, its clock, and its door of the mesh: on the first of ``mesh`` that is free.
+) -> tuple[NodeProbe, dict[str, Any]]:
+    """Give the probe of a node and what it sees, its clock, and its door of the mesh: on the first of ``mesh`` that is free.
 
     ``archive``: the packed code, "" for none; it is unpacked for a moment, as only then its disk has said what it makes of it.
     """
     os.makedirs(jobs, exist_ok=True)
     wanted = from_data(JobPlan, plan)
-    scout = Scout(plan=wanted, node=node, address=address, interpreter=interpreter, devices=tuple(devices), work=jobs)
+    probe = NodeProbe(plan=wanted, node=node, address=address, interpreter=interpreter, devices=tuple(devices), work=jobs)
     with _unpacked(archive, jobs) as code:
-        seen = await scout.look(code)
-    door = next((port for wish in mesh for port in scout.doors.open(seen.address, [wish])), 0)
-    return scout, {"facts": to_data(seen), "door": door, "clock": time.time()}
+        seen = await probe.look(code)
+    door = next((port for wish in mesh for port in probe.doors.open(seen.address, [wish])), 0)
+    return probe, {"facts": to_data(seen), "door": door, "clock": time.time()}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class Endpoint:
     """Where a node can be tried: its address on the training network and the ports that are open there meanwhile."""
 
     node: int
@@ -48,7 +48,7 @@ class Blocked:
     why: str
 
 
-class Doors:
+class ProbeListener:
     """Ports of this node that are held open for others to try, until its ranks need them."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def _let_go(door: socket.socket) -> None:
             caller.close()
 
 
-def tried(source: int, doors: Sequence[Door], limit: float = LIMIT) -> list[Blocked]:
+def tried(source: int, doors: Sequence[Endpoint], limit: float = LIMIT) -> list[Blocked]:
     """Try every door from this node, many at a time; gives those not reached, one port for each node."""
     calls = [(door, port) for door in _from_next(source, doors) for port in door.ports]
     failed: dict[int, Blocked] = {}
@@ -103,13 +103,13 @@ def tried(source: int, doors: Sequence[Door], limit: float = LIMIT) -> list[Bloc
     return list(failed.values())
 
 
-def _from_next(source: int, doors: Sequence[Door]) -> list[Door]:
+def _from_next(source: int, doors: Sequence[Endpoint]) -> list[Endpoint]:
     """Begin with the node after this one, so that not all knock at the same door first."""
     others = [door for door in doors if door.node != source]
     return sorted(others, key=lambda door: (door.node < source, door.node))
 
 
-def _connect_all(calls: Sequence[tuple[Door, int]], limit: float) -> list[tuple[tuple[Door, int], int]]:
+def _connect_all(calls: Sequence[tuple[Endpoint, int]], limit: float) -> list[tuple[tuple[Endpoint, int], int]]:
     """Connect to all at once; gives those that failed, each with the system's error number."""
     failed = []
     give_up = time.monotonic() + limit
@@ -132,7 +132,7 @@ def _connect_all(calls: Sequence[tuple[Door, int]], limit: float) -> list[tuple[
     return failed
 
 
-def _begin(call: tuple[Door, int], selector: selectors.BaseSelector) -> int:
+def _begin(call: tuple[Endpoint, int], selector: selectors.BaseSelector) -> int:
     door, port = call
     caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     caller.setblocking(False)

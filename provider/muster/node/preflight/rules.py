@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from muster.core.plan import JobPlan
-from muster.core.verdict import Misfit
+from muster.core.verdict import Violation
 from muster.node.preflight.facts import MAX_CLOCK_SKEW, Facts
 from muster.node.preflight.reachability import NO_ANSWER, Blocked
 from muster.node.ranks import diagnosis
@@ -16,9 +16,9 @@ NOTED_SKEW = 2.0  # seconds; clocks that are more apart are told, those beyond M
 _SET_CLOCK = "set its clock and keep it set (chrony or systemd-timesyncd)"
 
 
-def misfits(
+def violations(
     plan: JobPlan, facts: Iterable[Facts], clocks: Mapping[int, float] | None = None, submitter: float = 0.0
-) -> tuple[Misfit, ...]:
+) -> tuple[Violation, ...]:
     """Give the nodes that don't fit, each with its first reason, by node; () when all do.
 
     ``clocks``: seconds that each node's clock is ahead of the leader's; ``submitter`` those of the machine that submitted.
@@ -27,13 +27,13 @@ def misfits(
     reasons: dict[int, str] = {}
     for number, reason in (*_alone(plan, nodes), *_clocks_off(clocks or {}, submitter), *_other_drivers(nodes)):
         reasons.setdefault(number, reason)
-    return misfits_of(reasons, nodes)
+    return violations_of(reasons, nodes)
 
 
-def misfits_of(reasons: Mapping[int, str], nodes: Iterable[Facts]) -> tuple[Misfit, ...]:
-    """Give reasons by node as misfits."""
+def violations_of(reasons: Mapping[int, str], nodes: Iterable[Facts]) -> tuple[Violation, ...]:
+    """Give reasons by node as violations."""
     hosts = {node.node: node.host for node in nodes}
-    return tuple(Misfit(node=number, host=hosts.get(number, ""), reason=reasons[number]) for number in sorted(reasons))
+    return tuple(Violation(node=number, host=hosts.get(number, ""), reason=reasons[number]) for number in sorted(reasons))
 
 
 # -- a node alone
@@ -135,7 +135,7 @@ def notes(clocks: Mapping[int, float], submitter: float, facts: Iterable[Facts])
 # -- between two nodes
 
 
-def culprits(pairs: Iterable[Blocked], nodes: Sequence[Facts]) -> tuple[Misfit, ...]:
+def culprits(pairs: Iterable[Blocked], nodes: Sequence[Facts]) -> tuple[Violation, ...]:
     """Name the fewest nodes without which no pair is blocked: always the one that most pairs have.
 
     Between two with as many it is the one that was not reached, as its own firewall is the likeliest reason, then the higher
@@ -148,7 +148,7 @@ def culprits(pairs: Iterable[Blocked], nodes: Sequence[Facts]) -> tuple[Misfit, 
         worst = _worst(left)
         reasons[worst] = _path_reason([pair for pair in left if worst in (pair.source, pair.node)], worst, hosts)
         left = [pair for pair in left if worst not in (pair.source, pair.node)]
-    return misfits_of(reasons, nodes)
+    return violations_of(reasons, nodes)
 
 
 def _worst(pairs: Sequence[Blocked]) -> int:

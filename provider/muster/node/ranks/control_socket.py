@@ -15,7 +15,7 @@ MAX_HELLO = 8 << 20  # bytes; a shim that was started by others brings its envir
 Host = Callable[[socket.socket, Any], Awaitable[None]]
 
 
-class Door:
+class ControlSocket:
     """Listens, and hands every visitor to its host by the first word: ``hosts[word](connection, what it says)``."""
 
     def __init__(self, path: Path, hosts: Mapping[str, Host]) -> None:

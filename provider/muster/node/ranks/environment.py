@@ -30,8 +30,8 @@ def rank_spec(
     kept: Mapping[str, str] = MappingProxyType({}),
     told: Mapping[str, str] = MappingProxyType({}),
 ) -> RankSpec:
-    """Give one rank ready to run; ``kept`` are variables that its starter has given it, ``told`` what of its identity the
-    starter knows better.
+    """Give one rank ready to run; ``kept`` are variables that its spawner has given it, ``told`` what of its identity the
+    spawner knows better.
 
     ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
     any other dollar sign, and every secret, stays as it was written.

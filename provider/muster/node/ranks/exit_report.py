@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from muster.node.ranks import diagnosis
-from muster.node.ranks.supervisor import STARTER, RankProcess
+from muster.node.ranks.supervisor import SPAWNER, RankProcess
 
 TRACEBACK = "Traceback (most recent call last):"
 
@@ -18,7 +18,7 @@ def report(process: RankProcess, node: int, kernel_kills: int) -> dict[str, Any]
     ``kernel_kills``: how many processes the kernel had ended for lack of memory when the ranks were started.
     """
     tail = list(process.tail)
-    in_python = process.spec.rank != STARTER or TRACEBACK in tail
+    in_python = process.spec.rank != SPAWNER or TRACEBACK in tail
     why = diagnosis.exception_line if in_python else diagnosis.first_words
     detail = (process.why or why(tail)) if process.failed else ""
     killed = process.signal == signal.SIGKILL and diagnosis.kernel_kills() > kernel_kills

@@ -1,4 +1,4 @@
-"""Shells: lines of shell that a starter has run on other nodes; asked for at node 0's door, run by the node's own agent."""
+"""RemoteExec: lines of shell that a spawner has run on other nodes; asked for at node 0's door, run by the node's own agent."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _WRAPPER = 'cd "$2"; /bin/sh -c "$1" 3>&-; echo $? >&3'
 Ask = Callable[..., Awaitable[Any]]
 
 
-class Shells:
-    """The lines that node 0's starter has under way. ``ask(node, do, **fields)`` reaches the agent of a node."""
+class RemoteExec:
+    """The lines that node 0's spawner has under way. ``ask(node, do, **fields)`` reaches the agent of a node."""
 
     def __init__(self, nodes: int, ask: Ask) -> None:
         self._nodes = {host_name(node): node for node in range(nodes)}

@@ -1,4 +1,4 @@
-"""The remote shell of starters: ``python -I -S remote_shell.py NODE_FOLDER HOST WORD…`` runs a line on a node, by the agents.
+"""The remote shell of spawners: ``python -I -S remote_shell.py NODE_FOLDER HOST WORD…`` runs a line on a node, by the agents.
 
 Like ssh it joins the words by spaces, has the line run by the node's shell, and ends with its exit code.
 """

@@ -1,6 +1,6 @@
 """The shim: parent of one rank. It asks the agent what to run, hands over the output pipe, and reports how the rank ended.
 
-``python -I -S shim.py NODE_FOLDER [RANK]``; who is not told its rank was started by a starter (mpirun) and says to the agent
+``python -I -S shim.py NODE_FOLDER [RANK]``; who is not told its rank was started by a spawner (mpirun) and says to the agent
 what that put into its environment. Whoever starts it sees the rank's own exit status.
 """
 
@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-SETTLED = 0.15  # seconds for which a starter must have had a process: some lose track of one that is gone at once
+SETTLED = 0.15  # seconds for which a spawner must have had a process: some lose track of one that is gone at once
 
 UNABLE = 127  # the exit code of a rank that could not be started
 

@@ -1,4 +1,4 @@
-"""Ranks of this node: started through the shim, their output taken line by line, their ends recorded."""
+"""RankSupervisor of this node: started through the shim, their output taken line by line, their ends recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from muster.node.ranks.metrics import RankMetrics
 MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
 READ_SIZE = 1 << 18
 TAIL_LINES = 200  # lines kept in memory to find the exception line in
-STARTER = -1  # the pseudo rank of the program that starts the ranks, where there is one
+SPAWNER = -1  # the pseudo rank of the program that starts the ranks, where there is one
 NOT_STARTED = "the process that starts it ended before it could; see agent.log in the node's folder"
 QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
 
@@ -41,7 +41,7 @@ class RankSpec:
     local_rank: int = 0
     decides: bool = True
     name: str = ""  # of the raw log, where it is not the rank's own
-    number: int | None = None  # what its starter counts it as, where that may be another
+    number: int | None = None  # what its spawner counts it as, where that may be another
 
 
 @dataclass(kw_only=True)
@@ -73,7 +73,7 @@ class RankProcess:
         return bool(self.ended) and self.exit_code != 0
 
 
-class Ranks:
+class RankSupervisor:
     """Starts the ranks of a node and turns what they say and how they end into events.
 
     ``on_end(rank)`` is called once for each rank, after its last line is in the event log.

@@ -1,4 +1,4 @@
-"""Ending: the processes of a node's ranks are told to leave, then killed, and it is verified that none is left."""
+"""Terminator: the processes of a node's ranks are told to leave, then killed, and it is verified that none is left."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable
 
 from muster.node import processes
-from muster.node.ranks.supervisor import STARTER, Ranks
+from muster.node.ranks.supervisor import SPAWNER, RankSupervisor
 
-STARTER_LEAVES = 0.3  # seconds that a starter and its tools have to leave once all ranks of this node are gone
+SPAWNER_GRACE = 0.3  # seconds that a spawner and its tools have to leave once all ranks of this node are gone
 LAST_REPORTS = 3.0  # seconds to wait for the shims' reports once all ranks are gone
 
 
-class Ending:
+class Terminator:
     """Ends what descends from this process; ``spare`` gives the one that stays: the sync process.
 
-    ``mark``: the variable that a starter's tools carry, "" where there is no starter.
+    ``mark``: the variable that a spawner's tools carry, "" where there is no spawner.
     """
 
-    def __init__(self, ranks: Ranks, spare: Callable[[], int], mark: str) -> None:
+    def __init__(self, ranks: RankSupervisor, spare: Callable[[], int], mark: str) -> None:
         self._ranks = ranks
         self._spare = spare
         self._mark = mark
@@ -31,13 +31,13 @@ class Ending:
         await self._terminate(grace)
         gone = time.monotonic()
         await self._last_reports(gone)
-        return await self._kill(gone + STARTER_LEAVES if self._mark else time.monotonic() + LAST_REPORTS)
+        return await self._kill(gone + SPAWNER_GRACE if self._mark else time.monotonic() + LAST_REPORTS)
 
     def _all(self) -> list[int]:
         return processes.descendants(os.getpid(), spare=[self._spare()])
 
     def _living(self) -> list[int]:
-        """Give the ranks and all that descends from them: not the shims, nor the starter and what it runs beside them."""
+        """Give the ranks and all that descends from them: not the shims, nor the spawner and what it runs beside them."""
         others = {process.shim for process in self._ranks.processes.values()}
         living = self._all()
         if self._mark:
@@ -56,11 +56,11 @@ class Ending:
             pause = min(pause * 1.5, 0.1)
 
     async def _last_reports(self, began: float) -> None:
-        """KILL what outlived the grace, and wait for the word on every rank; for the starter's own not as long."""
+        """KILL what outlived the grace, and wait for the word on every rank; for the spawner's own not as long."""
         while (unheard := self._unheard()) and time.monotonic() < began + LAST_REPORTS:
             living = self._living()
-            if unheard == {STARTER} and time.monotonic() > began + STARTER_LEAVES:
-                living.append(self._ranks.processes[STARTER].pid)
+            if unheard == {SPAWNER} and time.monotonic() > began + SPAWNER_GRACE:
+                living.append(self._ranks.processes[SPAWNER].pid)
             processes.send(living, signal.SIGKILL)
             await asyncio.sleep(0.01)
 
@@ -68,7 +68,7 @@ class Ending:
         return {rank for rank, process in self._ranks.processes.items() if not process.ended}
 
     async def _kill(self, give_up: float) -> list[int]:
-        """KILL whatever is left, shims included; they and the starter's tools leave by themselves if they can."""
+        """KILL whatever is left, shims included; they and the spawner's tools leave by themselves if they can."""
         while self._all() and time.monotonic() < give_up:
             await asyncio.sleep(0.005)
         return await asyncio.to_thread(processes.kill_descendants, os.getpid(), [self._spare()])

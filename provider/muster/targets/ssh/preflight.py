@@ -13,8 +13,8 @@ from muster.core.codec import to_data
 from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
 from muster.node import mesh
-from muster.node.preflight.preflight import Fitting, Refused
-from muster.node.preflight.reachability import Door
+from muster.node.preflight.preflight import Preflight, PreflightFailed
+from muster.node.preflight.reachability import Endpoint
 from muster.targets.hosts import host_files
 from muster.targets.hosts.shell import CommandTimeout, ConnectionLost, Stream
 from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
@@ -23,44 +23,44 @@ from muster.targets.ssh.queue_client import QueueEntry
 
 LOOK_TIME = 300.0  # seconds for a first look, with the code to unpack
 ANSWER_TIME = 60.0
-END_TIME = 5.0  # seconds for a scout to leave; one that hangs leaves when it can
+END_TIME = 5.0  # seconds for a probe to leave; one that hangs leaves when it can
 READ = 1 << 18
 
 
 async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPlan) -> None:
-    """Have a scout on every host do what preflight asks of agents.
+    """Have a probe on every host do what preflight asks of agents.
 
     :raises Bad: hosts that don't fit, or can't be asked.
     """
     hosts = [allocation.host for allocation in entry.allocations]
-    async with _scouts(hosts, ready) as scouts:
-        door = await scouts.look(entry, plan)
+    async with _probes(hosts, ready) as probes:
+        door = await probes.look(entry, plan)
         try:
-            await Fitting(plan=plan, nodes=scouts, submitter=scouts.submitter, tell=_say_nothing, doors=(door,)).run()
-        except Refused as refused:
-            misfits = {hosts[misfit.node]: misfit.reason for misfit in refused.verdict.misfits}
-            raise BadHosts({h: RequestError(f"host {h} does not fit: {why}") for h, why in misfits.items()}) from None
+            await Preflight(plan=plan, nodes=probes, submitter=probes.submitter, tell=_say_nothing, doors=(door,)).run()
+        except PreflightFailed as refused:
+            violations = {hosts[violation.node]: violation.reason for violation in refused.verdict.violations}
+            raise BadHosts({h: RequestError(f"host {h} does not fit: {why}") for h, why in violations.items()}) from None
 
 
 def _say_nothing(level: str, text: str) -> None:
-    """What is odd and no misfit is the agents' to tell."""
+    """What is odd and no violation is the agents' to tell."""
 
 
 @contextlib.asynccontextmanager
-async def _scouts(hosts: Sequence[str], ready: Sequence[PreparedHost]) -> AsyncIterator[Scouts]:
+async def _probes(hosts: Sequence[str], ready: Sequence[PreparedHost]) -> AsyncIterator[NodeProbes]:
     async with contextlib.AsyncExitStack() as rooms:
         for connection in sorted({host.connection for host in ready}, key=id):
             await rooms.enter_async_context(connection.room())
-        scouts = Scouts(hosts, ready)
+        probes = NodeProbes(hosts, ready)
         try:
-            await scouts.begin()
-            yield scouts
+            await probes.begin()
+            yield probes
         finally:
-            await scouts.end()
+            await probes.end()
 
 
-class Scouts:
-    """A scout on each host, asked as a gang of agents is: :class:`muster.node.preflight.preflight.Nodes`."""
+class NodeProbes:
+    """A probe on each host, asked as a gang of agents is: :class:`muster.node.preflight.preflight.Nodes`."""
 
     def __init__(self, hosts: Sequence[str], ready: Sequence[PreparedHost]) -> None:
         self._hosts = hosts
@@ -73,11 +73,11 @@ class Scouts:
         """Start them all."""
 
         async def begin(node: int) -> None:
-            self._streams[node] = await self._ready[node].connection.talk("scout")
+            self._streams[node] = await self._ready[node].connection.talk("probe")
 
         await gather_hosts(self._hosts, [begin(node) for node in range(len(self._hosts))])
 
-    async def look(self, entry: QueueEntry, plan: JobPlan) -> Door:
+    async def look(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
         """Have all look at their hosts; gives the door that the mesh would have."""
         data, marker = to_data(plan), f"{entry.job}/g{entry.generation}/a{entry.attempt}"
 
@@ -90,7 +90,7 @@ class Scouts:
             return int(answer["door"])
 
         doors = await gather_hosts(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
-        return Door(node=0, address=self.facts[0]["address"], ports=(doors[0],) if doors[0] else ())
+        return Endpoint(node=0, address=self.facts[0]["address"], ports=(doors[0],) if doors[0] else ())
 
     # -- what a gang can do
 

@@ -1,4 +1,4 @@
-"""Survival: whatever keeps ranks from being started anew ends the run, with a verdict that says so."""
+"""ElasticMembership: whatever keeps ranks from being started anew ends the run, with a verdict that says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from muster.core.verdict import Cause, Verdict
-from muster.node.agent.elastic import Survival
+from muster.node.agent.elastic import ElasticMembership
 from muster.node.agent.gang import NodeFailed
 from muster.node.mesh import PeerLost
 
@@ -47,7 +47,7 @@ class Gang:
         return {}
 
 
-async def begun(gang: Any) -> Survival:
+async def begun(gang: Any) -> ElasticMembership:
     """Give the survival of a run of two to three nodes, all of which have been started."""
     plan = SimpleNamespace(nodes=(0, 1, 2), min_nodes=2, limits=SimpleNamespace(grace=1.0))
     assignment: Any = SimpleNamespace(plan=plan, job_id="j", generation=1)
@@ -56,7 +56,7 @@ async def begun(gang: Any) -> Survival:
     ends: Any = SimpleNamespace(pause=lambda: None, begin=lambda nodes: None, takes_part=lambda node: True)
     choice: Any = SimpleNamespace(addresses=("10.0.0.1",) * 3, here=lambda: [{}, {}, {}])
     record: Any = SimpleNamespace(data={})
-    survival = Survival(assignment, work, gang, ends, record)
+    survival = ElasticMembership(assignment, work, gang, ends, record)
     await survival.begin(choice)
     return survival
 

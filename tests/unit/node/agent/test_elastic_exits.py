@@ -11,17 +11,17 @@ from muster.core.plan import CONTINUE, EnvironmentRef, JobPlan
 from muster.core.verdict import Cause
 from muster.launchers import torchrun
 from muster.node.agent import elastic_exits
-from muster.node.agent.elastic_exits import ElasticEnds
-from muster.node.ranks.supervisor import STARTER
+from muster.node.agent.elastic_exits import ElasticExitTracker
+from muster.node.ranks.supervisor import SPAWNER
 
 HOSTS = {0: "a", 1: "b", 2: "c"}
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticEnds:
+def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticExitTracker:
     """Give the ends of three nodes with one rank each."""
     monkeypatch.setattr(elastic_exits, "LOSS_SHOWS", 0.01)
-    monkeypatch.setattr(elastic_exits, "LATE_ENDS", 30.0)
+    monkeypatch.setattr(elastic_exits, "EXIT_GRACE", 30.0)
     job = TrainingJob(name="x", framework="pytorch", command=("x",), node_count=3, min_node_count=2)
     plan = JobPlan(
         name="x",
@@ -33,7 +33,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticEnds:
         on_node_loss=CONTINUE,
         min_nodes=2,
     )
-    found = ElasticEnds(plan)
+    found = ElasticExitTracker(plan)
     found.begin(range(3))
     return found
 
@@ -44,19 +44,19 @@ def end(node: int, code: int | None = 0, rank: int | None = None, **more: Any) -
     return {**known, "victim": False, "detail": "", "hint": "", "out_of_memory": False, **more}
 
 
-async def test_all_ranks_and_starters_of_the_round_must_end_well(ends: ElasticEnds) -> None:
+async def test_all_ranks_and_starters_of_the_round_must_end_well(ends: ElasticExitTracker) -> None:
     ends.begin((0, 1))
     for node in (0, 1):
         ends.add(end(node))
         assert not ends.decided.is_set()
-    ends.add(end(0, rank=STARTER))
+    ends.add(end(0, rank=SPAWNER))
     assert not ends.decided.is_set()
-    ends.add(end(1, rank=STARTER))
+    ends.add(end(1, rank=SPAWNER))
     assert ends.decided.is_set()
     assert ends.verdict({}, HOSTS) is None
 
 
-async def test_a_node_takes_part_until_its_ranks_have_ended_well(ends: ElasticEnds) -> None:
+async def test_a_node_takes_part_until_its_ranks_have_ended_well(ends: ElasticExitTracker) -> None:
     assert ends.takes_part(2)
     ends.add(end(2))
     assert not ends.takes_part(2)
@@ -64,21 +64,21 @@ async def test_a_node_takes_part_until_its_ranks_have_ended_well(ends: ElasticEn
     assert ends.takes_part(1)
 
 
-async def test_failures_before_a_new_round_are_victims_of_the_loss(ends: ElasticEnds) -> None:
+async def test_failures_before_a_new_round_are_victims_of_the_loss(ends: ElasticExitTracker) -> None:
     ends.add(end(0, 1, detail="RuntimeError: connection closed by peer"))
     ends.pause()
     ends.add(end(1, None, signal=15, victim=True))
     ends.begin((0, 1))
     for node in (0, 1):
         ends.add(end(node))
-        ends.add(end(node, rank=STARTER))
+        ends.add(end(node, rank=SPAWNER))
     await ends.decided.wait()
     assert ends.verdict({}, HOSTS) is None
 
 
-async def test_a_failure_on_a_node_that_stays_decides_and_is_named(ends: ElasticEnds) -> None:
+async def test_a_failure_on_a_node_that_stays_decides_and_is_named(ends: ElasticExitTracker) -> None:
     ends.add(end(1, 1, detail="ValueError: no such digit: 11"))
-    ends.add(end(1, 1, rank=STARTER, detail="ChildFailedError"))
+    ends.add(end(1, 1, rank=SPAWNER, detail="ChildFailedError"))
     assert not ends.decided.is_set()
     await ends.decided.wait()
     ends.note(end(0, None, signal=15, victim=True))
@@ -87,17 +87,17 @@ async def test_a_failure_on_a_node_that_stays_decides_and_is_named(ends: Elastic
     assert (verdict.cause, verdict.rank, verdict.host, verdict.detail) == (Cause.RANK, 1, "b", "ValueError: no such digit: 11")
 
 
-async def test_a_torchrun_that_fails_is_named_with_its_node(ends: ElasticEnds) -> None:
-    ends.add(end(1, 1, rank=STARTER, detail="RendezvousTimeoutError: too late"))
+async def test_a_torchrun_that_fails_is_named_with_its_node(ends: ElasticExitTracker) -> None:
+    ends.add(end(1, 1, rank=SPAWNER, detail="RendezvousTimeoutError: too late"))
     await ends.decided.wait()
     verdict = ends.verdict({}, HOSTS)
     assert verdict is not None
-    assert verdict.cause is Cause.STARTER
+    assert verdict.cause is Cause.SPAWNER
     assert verdict.detail == "torchrun on node 1 (b) failed (exit 1): RendezvousTimeoutError: too late"
 
 
-async def test_what_a_node_outside_the_round_says_does_not_count(ends: ElasticEnds) -> None:
+async def test_what_a_node_outside_the_round_says_does_not_count(ends: ElasticExitTracker) -> None:
     ends.begin((0, 1))
-    ends.add(end(2, 1, rank=STARTER))
+    ends.add(end(2, 1, rank=SPAWNER))
     assert ends.first_failed({}) is None
     assert ends.verdict({}, HOSTS) is None

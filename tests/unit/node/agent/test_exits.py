@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from muster.core.plan import EnvironmentRef, JobPlan, NodePlan, RankPlan, Starter
+from muster.core.plan import EnvironmentRef, JobPlan, NodePlan, RankPlan, Spawner
 from muster.core.verdict import Cause, Verdict
 from muster.node.agent import exits
-from muster.node.agent.exits import Ends
-from muster.node.ranks.supervisor import STARTER
+from muster.node.agent.exits import ExitTracker
+from muster.node.ranks.supervisor import SPAWNER
 
-MPIRUN = Starter(name="mpirun", argv=("mpirun",), rank_variable="RANK", local_rank_variable="LOCAL")
+MPIRUN = Spawner(name="mpirun", argv=("mpirun",), rank_variable="RANK", local_rank_variable="LOCAL")
 HOSTS = {0: "a", 1: "b", 2: "c"}
 
 
-def ends_of(starter: Starter | None, ranks: int = 3) -> Ends:
+def ends_of(spawner: Spawner | None, ranks: int = 3) -> ExitTracker:
     nodes = (
-        NodePlan(node=n, ranks=(RankPlan(rank=n, local_rank=0, argv=("x",)),), starter=starter if n == 0 else None)
+        NodePlan(node=n, ranks=(RankPlan(rank=n, local_rank=0, argv=("x",)),), starter=spawner if n == 0 else None)
         for n in range(ranks)
     )
     plan = JobPlan(name="x", framework="any", nodes=tuple(nodes), snapshot="", environment=EnvironmentRef(), store="s3://b/p")
-    return Ends(plan)
+    return ExitTracker(plan)
 
 
 def end(rank: int, code: int | None = 0, at: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def killed(rank: int, at: float = 1.0) -> dict[str, Any]:
     return end(rank, None, at, signal=9, victim=True)
 
 
-def verdict(found: Ends, offsets: dict[int, float] | None = None) -> Verdict | None:
+def verdict(found: ExitTracker, offsets: dict[int, float] | None = None) -> Verdict | None:
     return found.verdict(offsets or {}, HOSTS)
 
 
@@ -49,23 +49,23 @@ async def test_without_a_starter_all_ranks_decide() -> None:
 
 
 async def test_the_starter_must_end_well_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_ENDS", 30.0)
+    monkeypatch.setattr(exits, "EXIT_GRACE", 30.0)
     found = ends_of(MPIRUN)
     for rank in range(3):
         found.add(end(rank))
     assert not found.decided.is_set()
-    found.add(end(STARTER))
+    found.add(end(SPAWNER))
     assert found.decided.is_set()
     assert verdict(found) is None
 
 
 async def test_a_starter_that_never_leaves_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_ENDS", 0.01)
+    monkeypatch.setattr(exits, "EXIT_GRACE", 0.01)
     found = ends_of(MPIRUN)
     for rank in range(3):
         found.add(end(rank))
     await asyncio.wait_for(found.decided.wait(), 60)
-    found.by_rank[STARTER] = killed(STARTER)  # by us, in the end
+    found.by_rank[SPAWNER] = killed(SPAWNER)  # by us, in the end
     assert verdict(found) is None
 
 
@@ -74,14 +74,14 @@ async def test_a_rank_that_fails_decides_at_once_and_is_named() -> None:
     found.add(end(1, 3, at=5.0, detail="ValueError"))
     assert found.decided.is_set()
     found.add(killed(0, at=4.0))
-    found.add(end(STARTER, 3, at=4.5, detail="a process exited with 3"))
+    found.add(end(SPAWNER, 3, at=4.5, detail="a process exited with 3"))
     named = verdict(found)
     assert named is not None
     assert (named.cause, named.rank, named.exit_code, named.others, named.host) == (Cause.RANK, 1, 3, 1, "b")
 
 
 async def test_a_wordless_end_waits_for_one_that_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_REPORTS", 0.01)
+    monkeypatch.setattr(exits, "REPORT_GRACE", 0.01)
     found = ends_of(MPIRUN)
     found.add(end(0, 14, at=5.0))
     assert not found.decided.is_set()
@@ -93,7 +93,7 @@ async def test_a_wordless_end_waits_for_one_that_says_more(monkeypatch: pytest.M
 
 
 async def test_a_wordless_end_long_before_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_REPORTS", 0.01)
+    monkeypatch.setattr(exits, "REPORT_GRACE", 0.01)
     found = ends_of(MPIRUN)
     found.add(end(0, 14, at=5.0))
     await asyncio.wait_for(found.decided.wait(), 60)
@@ -113,25 +113,25 @@ async def test_clocks_that_are_off_do_not_change_who_was_first() -> None:
 
 
 async def test_what_the_starter_killed_waits_for_the_starters_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_REPORTS", 0.01)
-    monkeypatch.setattr(exits, "LATE_ENDS", 30.0)
+    monkeypatch.setattr(exits, "REPORT_GRACE", 0.01)
+    monkeypatch.setattr(exits, "EXIT_GRACE", 30.0)
     found = ends_of(MPIRUN)
     found.add(killed(0))
     found.add(killed(1))
     assert not found.decided.is_set()
-    found.add(end(STARTER, 1, detail="There are not enough slots"))
+    found.add(end(SPAWNER, 1, detail="There are not enough slots"))
     await asyncio.wait_for(found.decided.wait(), 60)
     named = verdict(found)
     assert named is not None
-    assert named.cause is Cause.STARTER
+    assert named.cause is Cause.SPAWNER
     assert named.summary() == "mpirun on node 0 (a) failed (exit 1): There are not enough slots"
 
 
 async def test_a_starter_that_leaves_ranks_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_ENDS", 0.01)
+    monkeypatch.setattr(exits, "EXIT_GRACE", 0.01)
     found = ends_of(MPIRUN)
     found.add(end(0))
-    found.add(end(STARTER))
+    found.add(end(SPAWNER))
     await asyncio.wait_for(found.decided.wait(), 60)
     named = verdict(found)
     assert named is not None
@@ -139,9 +139,9 @@ async def test_a_starter_that_leaves_ranks_out_is_named(monkeypatch: pytest.Monk
 
 
 async def test_a_new_start_is_not_decided_by_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "LATE_ENDS", 0.01)
+    monkeypatch.setattr(exits, "EXIT_GRACE", 0.01)
     found = ends_of(MPIRUN)
-    found.add(end(STARTER))
+    found.add(end(SPAWNER))
     found.start_over()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(found.decided.wait(), 0.05)

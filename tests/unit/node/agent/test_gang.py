@@ -12,7 +12,7 @@ import pytest
 from lab import plan_of
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
-from muster.node.agent.executor import NodeWork
+from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.gang import Gang, NodeFailed
 
 FULL = "No space left on device: /ranks/rank-0.log"
@@ -51,13 +51,13 @@ class Peer(mesh.Peer):
         self.lost.set_result(reason)
 
 
-class Survival:
+class ElasticMembership:
     begun = True
 
 
 def gang_of(work: Work, *others: Peer) -> Gang:
     halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-    gang = Gang(plan_of("pass", "s3://b/p", nodes=1 + len(others)), cast(NodeWork, work), halt)
+    gang = Gang(plan_of("pass", "s3://b/p", nodes=1 + len(others)), cast(NodeExecutor, work), halt)
     gang._members.update(enumerate(others, start=1))
     gang.facts = {node: {"host": "abc"[node]} for node in range(1 + len(others))}
     return gang
@@ -75,11 +75,11 @@ async def test_a_node_that_can_not_start_its_ranks_is_named(node: int) -> None:
 
 
 async def test_where_losses_are_survived_it_is_lost_but_for_the_leaders_own() -> None:
-    gang = gang_of(Work("files"), Peer("start"), Peer("starter"))
-    gang.survival = Survival()  # type: ignore[assignment]
+    gang = gang_of(Work("files"), Peer("start"), Peer("spawner"))
+    gang.survival = ElasticMembership()  # type: ignore[assignment]
     assert set(await gang.ask_all("start")) == {0, 2}
     with pytest.raises(mesh.PeerLost):
-        await gang.ask(2, "starter")
+        await gang.ask(2, "spawner")
     assert gang.present() == [0]
     with pytest.raises(NodeFailed, match=r"node 0 \(a\) could not store its files: No space"):
         await gang.ask_all("files")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster.node.agent.output_names import place
+from muster.node.agent.output_names import assign_names
 
 
 def entry(path: str, sha256: str, node: int) -> dict[str, object]:
@@ -10,20 +10,20 @@ def entry(path: str, sha256: str, node: int) -> dict[str, object]:
 
 
 def test_a_file_of_one_node_needs_no_order() -> None:
-    placement = place([entry("outputs/a.bin", "aa", 1)])
+    placement = assign_names([entry("outputs/a.bin", "aa", 1)])
     assert [f.path for f in placement.files] == ["outputs/a.bin"]
     assert placement.orders == {}
 
 
 def test_same_content_is_kept_once_and_looked_after_by_the_lowest_node() -> None:
-    placement = place([entry("outputs/a.bin", "aa", 2), entry("outputs/a.bin", "aa", 1)])
+    placement = assign_names([entry("outputs/a.bin", "aa", 2), entry("outputs/a.bin", "aa", 1)])
     assert [(f.path, f.node) for f in placement.files] == [("outputs/a.bin", 1)]
     assert placement.orders == {1: [{"path": "outputs/a.bin", "key": "runs/r/g1/outputs/a.bin"}]}
     assert placement.notes == ()
 
 
 def test_every_file_is_looked_after_where_a_lost_node_may_have_stored_its_own_under_the_same_key() -> None:
-    placement = place([entry("outputs/a.bin", "aa", 0), entry("outputs/b.bin", "bb", 1)], others_wrote=True)
+    placement = assign_names([entry("outputs/a.bin", "aa", 0), entry("outputs/b.bin", "bb", 1)], others_wrote=True)
     assert {node: [file["path"] for file in files] for node, files in placement.orders.items()} == {
         0: ["outputs/a.bin"],
         1: ["outputs/b.bin"],
@@ -31,7 +31,9 @@ def test_every_file_is_looked_after_where_a_lost_node_may_have_stored_its_own_un
 
 
 def test_other_content_is_kept_beside_and_reported() -> None:
-    placement = place([entry("outputs/a.bin", "aa", 0), entry("outputs/a.bin", "bb", 1), entry("outputs/a.bin", "aa", 2)])
+    placement = assign_names(
+        [entry("outputs/a.bin", "aa", 0), entry("outputs/a.bin", "bb", 1), entry("outputs/a.bin", "aa", 2)]
+    )
     assert [(f.path, f.node, f.beside) for f in placement.files] == [
         ("outputs/a.bin", 0, ""),
         ("outputs/a.node1.bin", 1, "outputs/a.bin"),
@@ -42,10 +44,10 @@ def test_other_content_is_kept_beside_and_reported() -> None:
 
 def test_a_name_beside_that_is_taken_gets_a_number() -> None:
     entries = [entry("outputs/a", "aa", 0), entry("outputs/a", "bb", 1), entry("outputs/a.node1", "cc", 0)]
-    assert "outputs/a.node1-2" in {f.path for f in place(entries).files}
+    assert "outputs/a.node1-2" in {f.path for f in assign_names(entries).files}
 
 
 def test_a_checkpoint_keeps_its_key_by_content() -> None:
     first = {**entry("checkpoints/c.pt", "aa", 0), "key": "runs/r/g1/checkpoint-blobs/aa"}
     second = {**entry("checkpoints/c.pt", "bb", 1), "key": "runs/r/g1/checkpoint-blobs/bb"}
-    assert {f.key for f in place([first, second]).files} == {first["key"], second["key"]}
+    assert {f.key for f in assign_names([first, second]).files} == {first["key"], second["key"]}

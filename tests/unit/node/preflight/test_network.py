@@ -12,7 +12,7 @@ from muster.node.preflight.network import INFINIBAND, LOOPBACK, OTHER, Choice, I
 
 
 @dataclass(frozen=True)
-class Seat:
+class NetworkNode:
     """A node as the choice sees it."""
 
     node: int
@@ -33,9 +33,11 @@ def net(name: str, third: int, node: int, **more: object) -> Interface:
     return Interface(name=name, address=f"10.0.{third}.{node + 1}", network=f"10.0.{third}.0/24", **more)  # type: ignore[arg-type]
 
 
-def seat(node: int, *more: Interface, speed: int = 1000, host: str = "") -> Seat:
+def seat(node: int, *more: Interface, speed: int = 1000, host: str = "") -> NetworkNode:
     """Give a node whose agents meet over eth0."""
-    return Seat(node, f"10.0.0.{node + 1}", (lo(), docker0(), net("eth0", 0, node, speed=speed), *more), host or f"host{node}")
+    return NetworkNode(
+        node, f"10.0.0.{node + 1}", (lo(), docker0(), net("eth0", 0, node, speed=speed), *more), host or f"host{node}"
+    )
 
 
 def test_the_network_of_the_mesh_is_the_usual_choice() -> None:
@@ -73,14 +75,14 @@ def test_bridges_and_tunnels_are_never_chosen() -> None:
 
 
 def test_nodes_of_different_networks_keep_those_they_met_over() -> None:
-    seats = [Seat(n, f"10.0.{n}.1", (lo(), docker0(), net("eth0", n, 0)), f"host{n}") for n in range(2)]
+    seats = [NetworkNode(n, f"10.0.{n}.1", (lo(), docker0(), net("eth0", n, 0)), f"host{n}") for n in range(2)]
     choice = choose("", seats)
     assert choice.addresses == ("10.0.0.1", "10.0.1.1")
     assert choice.here()[0]["network"] == "10.0.0.0/24,10.0.1.0/24"
 
 
 def test_nodes_of_one_machine_keep_their_loopback_addresses() -> None:
-    seats = [Seat(n, f"127.5.6.{n + 1}", (lo(), docker0(), net("eth0", 0, 0)), "one") for n in range(2)]
+    seats = [NetworkNode(n, f"127.5.6.{n + 1}", (lo(), docker0(), net("eth0", 0, 0)), "one") for n in range(2)]
     choice = choose("", seats)
     assert choice.addresses == ("127.5.6.1", "127.5.6.2")
     assert choice.networks == ("127.0.0.0/8",)

@@ -1,4 +1,4 @@
-"""A scout alone on its host: it looks, opens doors and tries others when it is told to, and leaves nothing."""
+"""A probe alone on its host: it looks, opens doors and tries others when it is told to, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import pytest
 import muster
 from lab import plan_of
 from muster.core.codec import to_data
-from muster.node.preflight.reachability import Door, tried
+from muster.node.preflight.reachability import Endpoint, tried
 
 START = Path(muster.__file__).parent / "node" / "start.py"
 
 
 class Alone:
-    """A scout that is spoken to as a launcher does."""
+    """A probe that is spoken to as a launcher does."""
 
     def __init__(self, root: Path) -> None:
-        argv = [sys.executable, "-I", "-S", str(START), "scout", str(root)]
+        argv = [sys.executable, "-I", "-S", str(START), "probe", str(root)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **fields: Any) -> Any:
@@ -42,10 +42,10 @@ class Alone:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Alone]:
-    scout = Alone(tmp_path)
-    with scout.process:
-        yield scout
-        scout.process.kill()
+    probe = Alone(tmp_path)
+    with probe.process:
+        yield probe
+        probe.process.kill()
 
 
 def look(alone: Alone, address: str, mesh: list[int]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_its_doors_are_open_as_long_as_somebody_speaks_to_it(alone: Alone, tmp_p
     assert (seen["door"], seen["facts"]["address"], seen["facts"]["problem"]) == (free, "127.9.9.1", "")
     opened = alone.ask("open_doors", address="127.9.9.1", spare=True)
     assert len(opened) == 2
-    assert tried(1, [Door(node=0, address="127.9.9.1", ports=(free, *opened))]) == []
+    assert tried(1, [Endpoint(node=0, address="127.9.9.1", ports=(free, *opened))]) == []
     assert alone.ask("try_doors", doors=[[1, "127.9.9.2", [9]]])[0]["why"] == "refused, though somebody listens there"
     assert isinstance(alone.ask("packages"), list)
     assert alone.leave() == 0

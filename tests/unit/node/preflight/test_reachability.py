@@ -1,17 +1,17 @@
-"""Doors that other nodes try, on loopback addresses; firewalls and routes have a test with real networks."""
+"""ProbeListener that other nodes try, on loopback addresses; firewalls and routes have a test with real networks."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from muster.node.preflight.reachability import Blocked, Door, Doors, tried
+from muster.node.preflight.reachability import Blocked, Endpoint, ProbeListener, tried
 
 
 async def test_open_doors_are_reached_and_free_again_at_once() -> None:
-    doors = Doors()
+    doors = ProbeListener()
     wished, spare = doors.open("127.8.8.2", [0, 0])
-    others = [Door(node=1, address="127.8.8.2", ports=(wished, spare)), Door(node=0, address="127.8.8.1", ports=(9,))]
+    others = [Endpoint(node=1, address="127.8.8.2", ports=(wished, spare)), Endpoint(node=0, address="127.8.8.1", ports=(9,))]
     assert await asyncio.to_thread(tried, 0, others) == []
     await asyncio.gather(*(asyncio.to_thread(tried, node, others[:1]) for node in (2, 3, 4)))
     doors.close()
@@ -20,14 +20,14 @@ async def test_open_doors_are_reached_and_free_again_at_once() -> None:
 
 
 async def test_a_port_that_is_taken_is_not_opened() -> None:
-    doors = Doors()
+    doors = ProbeListener()
     (port,) = doors.open("127.8.8.3", [0])
     assert doors.open("127.8.8.3", [port]) == ()
     doors.close()
 
 
 def test_who_is_not_reached_is_named_once_with_the_reason() -> None:
-    found = tried(0, [Door(node=3, address="127.8.8.4", ports=(9, 10))])
+    found = tried(0, [Endpoint(node=3, address="127.8.8.4", ports=(9, 10))])
     why = "refused, though somebody listens there"
     assert found == [Blocked(source=0, node=3, address="127.8.8.4", port=9, why=why)]
 
@@ -41,7 +41,7 @@ def test_silence_ends_with_the_limit() -> None:
         for caller in waiting:
             caller.setblocking(False)
             caller.connect_ex(address)
-        [blocked] = tried(0, [Door(node=1, address=address[0], ports=(address[1],))], limit=0.3)
+        [blocked] = tried(0, [Endpoint(node=1, address=address[0], ports=(address[1],))], limit=0.3)
         for caller in waiting:
             caller.close()
     assert blocked.why == "no answer"

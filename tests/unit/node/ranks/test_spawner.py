@@ -13,7 +13,7 @@ from mpi_lab import mpi_plan
 from muster.core.paths import NodePaths
 from muster.core.placeholder import Bindings
 from muster.core.plan import REMOTE_SHELL
-from muster.node.ranks.spawner_setup import SHIM_COMMAND, StarterSide
+from muster.node.ranks.spawner_setup import SHIM_COMMAND, SpawnerSetup
 
 HERE = {
     "interpreter": sys.executable,
@@ -25,14 +25,14 @@ HERE = {
 }
 
 
-def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> StarterSide:
+def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> SpawnerSetup:
     plan = mpi_plan("pass", "s3://b/p", 2, 2, variables=variables, mpi_arguments=("-x", "HANDED"))
     pythons = {"interpreter": sys.executable, "muster_python": sys.executable}
     assignment = assignment_of(plan, job_id="j", node=node, addresses=("a", "b"), **pythons)
-    assert plan.starter is not None
+    assert plan.spawner is not None
     bindings = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({}, {}), here=HERE)
     (root / "work").mkdir(parents=True, exist_ok=True)
-    found = StarterSide(assignment, NodePaths(root=root), plan.starter, bindings, {"TOKEN": "secret"})
+    found = SpawnerSetup(assignment, NodePaths(root=root), plan.spawner, bindings, {"TOKEN": "secret"})
     found.lay_out()
     return found
 
@@ -40,13 +40,13 @@ def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> 
 def test_a_batch_systems_variables_are_kept_from_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "PBS_NODEFILE", "KEPT"):
         monkeypatch.setenv(name, "x")
-    env = side(tmp_path).environment("starter")
+    env = side(tmp_path).environment("spawner")
     assert not {"SLURM_JOB_ID", "PBS_NODEFILE"} & env.keys()
     assert env["KEPT"] == "x"
 
 
 def test_tools_have_the_remote_shell_first_and_no_secret(tmp_path: Path) -> None:
-    env = side(tmp_path, variables={"MINE": "1", "PATH": "/mine"}).environment("starter")
+    env = side(tmp_path, variables={"MINE": "1", "PATH": "/mine"}).environment("spawner")
     assert env["PATH"] == f"{tmp_path / 'tools'}:/mine"
     assert env["MINE"] == "1"
     assert env["OMPI_MCA_btl_tcp_if_include"] == "10.0.0.0/24"
@@ -56,7 +56,7 @@ def test_tools_have_the_remote_shell_first_and_no_secret(tmp_path: Path) -> None
 
 def test_every_tool_has_a_scratch_folder_of_its_own(tmp_path: Path) -> None:
     found = side(tmp_path)
-    folders = [found.environment(which)["TMPDIR"] for which in ("starter", "shell")]
+    folders = [found.environment(which)["TMPDIR"] for which in ("spawner", "shell")]
     assert len(set(folders)) == 2
     assert all(Path(folder).is_dir() for folder in folders)
 
@@ -94,4 +94,4 @@ def test_a_process_that_is_no_rank_is_refused(tmp_path: Path, rank: str | None) 
 
 
 def test_other_plans_have_no_starter() -> None:
-    assert plan_of("pass", "s3://b/p").starter is None
+    assert plan_of("pass", "s3://b/p").spawner is None

@@ -1,4 +1,4 @@
-"""Ranks: however a shim or a rank comes to its end, it is heard of, with the reason."""
+"""RankSupervisor: however a shim or a rank comes to its end, it is heard of, with the reason."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 from muster.core.paths import NodePaths
 from muster.node.event_log import EventLog
 from muster.node.ranks import shim
-from muster.node.ranks.control_socket import Door
+from muster.node.ranks.control_socket import ControlSocket
 from muster.node.ranks.exit_report import report
-from muster.node.ranks.supervisor import NOT_STARTED, RankProcess, Ranks, RankSpec
+from muster.node.ranks.supervisor import NOT_STARTED, RankProcess, RankSpec, RankSupervisor
 
 WITHOUT_FORK = """
 import errno, os, runpy, sys
@@ -37,8 +37,8 @@ class Node:
     def __init__(self, root: Path, *argv: str) -> None:
         self.paths = NodePaths(root=root)
         self.ended: asyncio.Future[RankProcess] = asyncio.get_running_loop().create_future()
-        self.ranks = Ranks(self.paths, EventLog(self.paths.events, 0), self.ended.set_result)
-        self.door = Door(self.paths.socket, {"rank": self.ranks.serve})
+        self.ranks = RankSupervisor(self.paths, EventLog(self.paths.events, 0), self.ended.set_result)
+        self.door = ControlSocket(self.paths.socket, {"rank": self.ranks.serve})
         env = {"PATH": os.environ["PATH"], "MUSTER_METRICS": str(self.paths.metrics(0))}
         self.spec = RankSpec(rank=0, argv=list(argv), env=env, cwd=str(root))
         self.ranks.begin()
