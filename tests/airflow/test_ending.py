@@ -53,7 +53,7 @@ class Told:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.store.s3.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("muster.triggers.cancellation.FIRST_DELAY", 0.001)
 
 
 def end(target: Target, **options: Any) -> list[tuple[int, str]]:

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from muster.core.retry import Backoff
+
 PORT_CANDIDATES = 6
 PORT_BASE, PORT_SPAN = 21000, 11000  # below the usual ephemeral range
 HEARTBEAT = 3.0  # seconds between two signs of life
@@ -212,7 +214,7 @@ async def connect(
     :raises PeerLost: no leader of this job was found in time.
     """
     context = tls(certificate, server=False)
-    pause, reasons = 0.01, dict[int, str]()
+    backoff, reasons = Backoff(0.01, 1.0, factor=1.5), dict[int, str]()
     heard = time.monotonic()
     while time.monotonic() < min(give_up, heard + SILENT_LIMIT):
         for port in ports_of(job):
@@ -222,8 +224,7 @@ async def connect(
                 reasons[port] = reason(error)
                 heard = heard if is_silent(error) else time.monotonic()
         tell(_told(address, reasons))
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 1.0)
+        await asyncio.sleep(backoff.next())
     raise PeerLost(f"no leader of this job answered on {_told(address, reasons)}")
 
 

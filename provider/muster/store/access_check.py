@@ -12,7 +12,7 @@ from muster.core.finding import Finding
 from muster.core.store_access import StoreAccess
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.errors import Away, Conflict
-from muster.store.s3.retry import bounded
+from muster.store.s3.retry import call_within
 
 LIMIT = 10.0  # seconds for all of it
 _USE_ANOTHER = "use a store that keeps conditional writes, as newer releases of most servers do"
@@ -27,7 +27,7 @@ def rights(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
     bucket = Bucket(uri, lambda: access)
     late = f"store {uri}: {access.endpoint_url or 'AWS S3'} did not answer within {LIMIT:g} s; check endpoint_url"
     try:
-        found = bounded(lambda: tuple(_each(bucket)), LIMIT, late)
+        found = call_within(lambda: tuple(_each(bucket)), LIMIT, late)
     except StoreError as error:
         return (Finding.refused("store", error),)
     same = len({(finding.text, finding.remedy) for finding in found}) == 1 and not found[0].fine

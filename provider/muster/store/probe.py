@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from muster.core import store_keys
+from muster.core.retry import retry
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.errors import Away, Conflict
-from muster.store.s3.retry import Backoff
+from muster.store.s3.retry import store_backoff
 from muster.store.s3.upload import Uploader, content_of
 
 GENERATION_TRIES = 20
 
 
-def probe(bucket: Bucket, patience: float) -> None:
-    """Read and write a small object, again while the store is away, for ``patience`` seconds.
+def probe(bucket: Bucket, timeout: float) -> None:
+    """Read and write a small object; retry for ``timeout`` seconds while the store is unreachable.
 
     :raises StoreError: it could not be done.
     """
-    give_up, backoff = time.monotonic() + patience, Backoff()
-    while True:
-        try:
-            return _probe_once(bucket)
-        except Away:
-            pause = backoff.next()
-            if time.monotonic() + pause > give_up:
-                raise
-        time.sleep(pause)
+    retry(lambda: _probe_once(bucket), Away, store_backoff(), timeout=timeout)
 
 
 def _probe_once(bucket: Bucket) -> None:

@@ -63,12 +63,12 @@ class RunStore:
         """
         from muster.store.probe import probe
         from muster.store.s3.bucket import Bucket
-        from muster.store.s3.retry import bounded
+        from muster.store.s3.retry import call_within
 
         endpoint = self._access.endpoint_url or "AWS S3"
         late = f"store {self.uri}: {endpoint} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
         try:
-            bounded(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_PATIENCE), CHECK_LIMIT, late)
+            call_within(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_PATIENCE), CHECK_LIMIT, late)
         except Away:
             raise
         except StoreError as error:

@@ -6,17 +6,18 @@ import asyncio
 import contextvars
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from muster import runner
 from muster.core.errors import MusterError, StaleGeneration, TargetError, UnknownRun
 from muster.core.handle import JobHandle
-from muster.store.s3.retry import Backoff
+from muster.core.retry import Backoff, Outage, retry
 from muster.targets.contract import ComputeTarget
 
 PATIENCE = 600.0  # seconds in which a target that is away may come back; nobody asks again after that
+FIRST_DELAY = 0.5  # seconds
+LONGEST_DELAY = 10.0
 
 Tell = Callable[[int, str], None]  # level and text of a log line
 
@@ -30,7 +31,7 @@ def end_job(
     """
     name = f"run {handle.job_id} generation {handle.generation}"
     try:
-        hit = _insist(lambda: runner.cancel(target, handle, handle.generation, reason), name, tell, patience)
+        hit = _cancel(lambda: runner.cancel(target, handle, handle.generation, reason), name, tell, patience)
     except MusterError as error:
         remedy = f"`muster cancel {handle.job_id} --target {handle.target}`"
         tell(logging.ERROR, f"{name} may still be running, it could not be ended: {error}; end it by {remedy}")
@@ -56,21 +57,21 @@ async def apart(work: Callable[[], None]) -> None:
     await asyncio.wrap_future(done)
 
 
-def _insist(cancel: Callable[[], bool], name: str, tell: Tell, patience: float) -> bool:
-    give_up, backoff, told = time.monotonic() + patience, Backoff(), False
-    while True:
+def _cancel(cancel: Callable[[], bool], name: str, tell: Tell, timeout: float) -> bool:
+    outage = Outage()
+
+    def cancel_once() -> bool:
         try:
             return cancel()
         except (UnknownRun, StaleGeneration):
             return False
-        except TargetError as error:
-            pause = backoff.next()
-            if time.monotonic() + pause > give_up:
-                raise
-            if not told:
-                tell(logging.WARNING, f"{name} can't be ended now: {error}; it is tried again for {patience:g} s")
-            told = True
-        time.sleep(pause)
+
+    def report(error: Exception) -> None:
+        if outage.failed():
+            tell(logging.WARNING, f"{name} can't be ended now: {error}; it is tried again for {timeout:g} s")
+
+    backoff = Backoff(FIRST_DELAY, LONGEST_DELAY, jitter=(0.5, 1.0))
+    return retry(cancel_once, TargetError, backoff, timeout=timeout, on_retry=report)
 
 
 def _met(hit: bool) -> str:

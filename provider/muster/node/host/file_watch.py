@@ -8,6 +8,8 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 
+from muster.core.retry import Backoff
+
 MODIFY = 0x2  # of <sys/inotify.h>
 BLIND_FASTEST, BLIND_SLOWEST = 0.01, 0.15  # seconds between two looks where the kernel does not tell
 
@@ -17,7 +19,7 @@ class FileWatch:
 
     def __init__(self, file: Path) -> None:
         self._fd = _watched(file)
-        self._pause = BLIND_FASTEST
+        self._backoff = Backoff(BLIND_FASTEST, BLIND_SLOWEST, factor=1.3)
 
     def wait(self, others: Sequence[int], limit: float) -> list[int]:
         """Sleep until the file may have grown, one of ``others`` is readable or ``limit`` seconds are over.
@@ -25,7 +27,7 @@ class FileWatch:
         Gives those of the others that are readable.
         """
         if self._fd < 0:
-            limit, self._pause = min(limit, self._pause), min(self._pause * 1.3, BLIND_SLOWEST)
+            limit = min(limit, self._backoff.next())
         ready, _, _ = select.select([*others, *([self._fd] if self._fd >= 0 else [])], [], [], limit)
         if self._fd in ready:
             os.read(self._fd, 1 << 16)
@@ -33,7 +35,7 @@ class FileWatch:
 
     def seen(self) -> None:
         """Say that the file had grown, so that more may come soon."""
-        self._pause = BLIND_FASTEST
+        self._backoff.reset()
 
 
 def _watched(file: Path) -> int:

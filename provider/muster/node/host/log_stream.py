@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from muster.core.retry import Backoff
 from muster.node.host import liveness
 
 FASTEST, SLOWEST = 0.01, 0.4  # seconds between two looks at a log, while something happens and while nothing does
@@ -37,6 +38,7 @@ class WatchedLog:
         self.over = False  # said from outside: nothing more will be written
         self.orderly = False
         self.pause = FASTEST
+        self._backoff = Backoff(FASTEST, SLOWEST, factor=1.3)
         self._quiet = quiet
         self._log = os.path.join(folder, "events.jsonl")
         self._offset = offset
@@ -49,7 +51,9 @@ class WatchedLog:
         data = b"" if self._quiet else self._read()
         self._offset += len(data)
         self.orderly = self.orderly or LAST_EVENT in data[-READ_SIZE:]
-        self.pause = FASTEST if data or self.orderly else min(self.pause * 1.3, SLOWEST)
+        if data or self.orderly:
+            self._backoff.reset()
+        self.pause = self._backoff.next()
         return data, not data and not living_before
 
     def _living(self, now: float) -> bool:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from muster.core.retry import Backoff
 from muster.node import processes
 from muster.node.ranks.supervisor import SPAWNER, RankSupervisor
 
@@ -47,13 +48,12 @@ class Terminator:
     async def _terminate(self, grace: float) -> None:
         """TERM every rank and descendant, also those that appear meanwhile, for at most ``grace`` seconds."""
         told: set[int] = set()
-        give_up, pause = time.monotonic() + grace, 0.005
+        give_up, backoff = time.monotonic() + grace, Backoff(0.005, 0.1, factor=1.5)
         while (living := self._living()) and time.monotonic() < give_up:
             processes.send(set(living) - told, signal.SIGTERM)
             processes.send(set(living) - told, signal.SIGCONT)
             told |= set(living)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.1)
+            await asyncio.sleep(backoff.next())
 
     async def _last_reports(self, began: float) -> None:
         """KILL what outlived the grace, and wait for the word on every rank; for the spawner's own not as long."""

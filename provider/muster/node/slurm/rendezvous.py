@@ -14,6 +14,7 @@ from typing import Any
 
 from muster.core.codec import from_data, to_data
 from muster.core.paths import JobPaths, NodePaths
+from muster.core.retry import Backoff
 from muster.core.state import RunState
 from muster.core.verdict import Cause
 from muster.node.assignment import Assignment, AttemptRecord
@@ -62,12 +63,11 @@ def follow(where: Path, job_id: str, node: int, limit: float) -> Meeting:
 
     :raises Refused: it has refused this start, or said nothing within ``limit`` seconds.
     """
-    give_up, pause = time.monotonic() + limit, 0.02
+    give_up, backoff = time.monotonic() + limit, Backoff(0.02, 0.5, factor=1.3)
     while (told := _read(where)) is None:
         if time.monotonic() > give_up:
             raise StartRefused(f"node 0 did not say within {limit:g} s where it is; {where} is awaited: do all nodes see it?")
-        time.sleep(pause)
-        pause = min(pause * 1.3, 0.5)
+        time.sleep(backoff.next())
         os.listdir(where.parent)  # over NFS this makes new files be seen
     if "refused" in told:
         raise StartRefused(told["refused"], harmless=told["harmless"])

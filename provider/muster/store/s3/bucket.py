@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from muster.core.retry import Backoff, retry
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import split_uri
 from muster.store.s3.error_mapping import Where, explain
@@ -128,12 +127,7 @@ class Bucket:
 
     def do(self, work: Callable[[Any], T]) -> T:
         """Do something with the botocore client, its errors made clear, again while the store is away."""
-        for _ in range(self._tries - 1):
-            try:
-                return self._once(work)
-            except Away:
-                time.sleep(random.uniform(0.2, 0.6))
-        return self._once(work)
+        return retry(lambda: self._once(work), Away, Backoff(0.4, 0.4, jitter=(0.5, 1.5)), tries=self._tries)
 
     def _once(self, work: Callable[[Any], T]) -> T:
         try:

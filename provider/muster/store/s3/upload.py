@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.errors import StoreError
+from muster.core.retry import Backoff, retry
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.errors import Away, Changed
 
@@ -106,15 +106,11 @@ class Uploader:
         return sent
 
     def _send_part(self, upload: dict[str, str], number: int, data: bytes) -> dict[str, Any]:
-        for left in range(PART_TRIES - 1, -1, -1):
-            try:
-                answer = self._bucket.do(lambda client: client.upload_part(**upload, PartNumber=number, Body=data))
-                return {"PartNumber": number, "ETag": answer["ETag"]}
-            except Away:
-                if not left:
-                    raise
-            time.sleep(0.5)
-        raise AssertionError("there is at least one try")
+        def send(client: Any) -> dict[str, Any]:
+            answer = client.upload_part(**upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        return retry(lambda: self._bucket.do(send), Away, Backoff(0.5, 0.5), tries=PART_TRIES)
 
     def _abort(self, upload: dict[str, str]) -> None:
         try:

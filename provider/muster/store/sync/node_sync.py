@@ -25,9 +25,10 @@ from muster.store.manifest_commit import commit
 from muster.store.probe import put_snapshot, raise_generation
 from muster.store.s3.access_file import AccessFile
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.retry import Outage, Routine, bounded
+from muster.store.s3.retry import StoreOutage, call_within
 from muster.store.sync.checkpoints import CheckpointSync
 from muster.store.sync.mirror import FolderSync
+from muster.store.sync.periodic_task import PeriodicTask
 
 BACKGROUND = 10  # how much nicer than the ranks
 EVENTS_INTERVAL = 1.0
@@ -57,14 +58,14 @@ class NodeSync:
         self._node = int(a["node"])
         self._keys = keys = RunKeys(job_id=a["job_id"], generation=a["generation"])
         self._bucket = bucket = Bucket(a["store"], AccessFile(self._paths.access))
-        self._outage = Outage(tell)
+        self._outage = StoreOutage(tell)
         self._shipper = EventShipper(bucket, LogKeys(run=keys, attempt=a["attempt"], node=self._node), self._paths.events)
         self._folders = FolderSync(bucket, keys, self._paths, tell)
         report = self._folders.report
         self._checkpoints = CheckpointSync(bucket, keys, self._paths, node=self._node, attempt=a["attempt"], report=report)
-        self._events = Routine(self._shipper.ship, EVENTS_INTERVAL, self._outage)
-        self._files = Routine(self._sync_files, FILES_INTERVAL, self._outage)
-        self._records = Routine(self._put_record, RECORD_INTERVAL, self._outage)
+        self._events = PeriodicTask(self._shipper.ship, EVENTS_INTERVAL, self._outage)
+        self._files = PeriodicTask(self._sync_files, FILES_INTERVAL, self._outage)
+        self._records = PeriodicTask(self._put_record, RECORD_INTERVAL, self._outage)
         self._record: dict[str, Any] | None = None
         self._stored_record: dict[str, Any] | None = None
         self._snapshot: tuple[str, Path] | None = None
@@ -78,8 +79,8 @@ class NodeSync:
         if not self._refused and self._begun.acquire(blocking=False):
             _step_back()
             gc.enable()
-            for routine in (self._records, self._events, self._files):
-                routine.start()
+            for task in (self._records, self._events, self._files):
+                task.start()
 
     def record(self, record: dict[str, Any]) -> None:
         """Take the run's state document; the newest is stored soon."""
@@ -94,7 +95,7 @@ class NodeSync:
             self._snapshot = (snapshot, Path(archive))
         late = f"store {self._assignment['store']} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
         try:
-            bounded(lambda: raise_generation(self._bucket, self._keys.job_id, self._keys.generation), CHECK_LIMIT, late)
+            call_within(lambda: raise_generation(self._bucket, self._keys.job_id, self._keys.generation), CHECK_LIMIT, late)
         except StoreError:
             self._refused = True
             raise
@@ -103,7 +104,7 @@ class NodeSync:
     def do_restore(self, run: str, generation: int, nodes: int, newest: bool = False) -> dict[str, Any]:
         """Put the last committed checkpoints of a run in place."""
         restore = partial(self._checkpoints.restore, run, generation, nodes, newest)
-        return {"files": self._outage.insist(restore, RESTORE_PATIENCE)}
+        return {"files": self._outage.retry(restore, RESTORE_PATIENCE)}
 
     def do_files(self, patience: float) -> dict[str, Any]:
         """Store every file as it is now; afterwards nothing is stored but on request, so that the manifest stays true."""
@@ -116,27 +117,27 @@ class NodeSync:
         """Make sure that objects have the content of local files."""
 
         def place(file: dict[str, str]) -> None:
-            self._outage.insist(lambda: self._folders.place(file["path"], file["key"]), patience)
+            self._outage.retry(lambda: self._folders.place(file["path"], file["key"]), patience)
 
         def place_all() -> None:
             with ThreadPoolExecutor(PLACES_AT_ONCE) as pool:
                 list(pool.map(place, files))
 
-        bounded(place_all, patience, f"the store did not take {len(files)} files within {patience:g} s")
+        call_within(place_all, patience, f"the store did not take {len(files)} files within {patience:g} s")
         return {}
 
     def do_drop(self, keys: list[str], patience: float = ADOPT_PATIENCE) -> dict[str, Any]:
         """Delete objects."""
         for key in keys:
-            self._outage.insist(partial(self._bucket.delete, key), patience)
+            self._outage.retry(partial(self._bucket.delete, key), patience)
         return {}
 
     def do_commit(self, manifest: dict[str, Any], patience: float) -> dict[str, Any]:
         """Write the manifest, once; gives where it is, and its digest."""
         value = from_data(Manifest, manifest)
         work = partial(commit, self._bucket, self._keys.manifest, value)
-        bounded(
-            partial(self._outage.insist, work, patience), patience, f"the store did not take the manifest within {patience:g} s"
+        call_within(
+            partial(self._outage.retry, work, patience), patience, f"the store did not take the manifest within {patience:g} s"
         )
         return {"uri": self._bucket.uri_of(self._keys.manifest), "digest": value.digest()}
 
@@ -146,7 +147,7 @@ class NodeSync:
             return {}
         shipper = EventShipper(self._bucket, LogKeys(run=self._keys, attempt=self._assignment["attempt"], node=node), Path(log))
         late = f"the store did not take the event log of node {node} within {patience:g} s"
-        bounded(partial(self._outage.insist, partial(shipper.ship, final=True), patience), patience, late)
+        call_within(partial(self._outage.retry, partial(shipper.ship, final=True), patience), patience, late)
         return {}
 
     def do_finish(self, patience: float) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class NodeSync:
             return {}
         self.begin()
         with ThreadPoolExecutor(2) as pool:
-            demands = [pool.submit(routine.demand, patience) for routine in (self._records, self._events)]
+            demands = [pool.submit(task.demand, patience) for task in (self._records, self._events)]
         for demand in demands:
             demand.result()
         return {}
@@ -167,9 +168,9 @@ class NodeSync:
         self.begin()
         last = self._await_last_line()
         self._conclude(last)
-        for routine in (self._records, self._events, self._files):
+        for task in (self._records, self._events, self._files):
             try:
-                routine.demand(give_up - time.monotonic())
+                task.demand(give_up - time.monotonic())
             except StoreError:
                 continue
 
