@@ -26,9 +26,9 @@ from muster.launchers import MPI, launcher_of
 from muster.node.assignment import AttemptRecord
 from muster.packaging.code import snapshot, source
 from muster.packaging.environment import conda_file
-from muster.targets import default_root
 from muster.targets.claim import committed_otherwise
 from muster.targets.contract import ComputeTarget, Log, Submission
+from muster.targets.options import default_root
 
 if TYPE_CHECKING:
     from muster.store.run_store import RunStore

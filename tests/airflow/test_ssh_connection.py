@@ -42,8 +42,8 @@ def test_logins_are_put_in_the_place_of_the_ids_that_name_them() -> None:
         ("two", "10.0.0.10", 22, "train"),
         ("three", "10.0.0.8", 2222, "me"),
     ]
-    assert (one.login.key, one.login.host_key) == (KEY, "ssh-ed25519 AAAA")
-    assert (two.login.key, two.login.host_key) == (KEY, ""), "the key of one host is not that of another"
+    assert (one.login.private_key, one.login.host_key) == (KEY, "ssh-ed25519 AAAA")
+    assert (two.login.private_key, two.login.host_key) == (KEY, ""), "the key of one host is not that of another"
     assert (three.login.password, three.login.host_key_check, one.login.host_key_check) == ("s3cret", False, True)
     assert (one.gpus, two.gpus, two.slots) == (("0", "1", "2", "3"), ("0", "2"), 8)
 
@@ -65,6 +65,6 @@ def test_what_is_no_ssh_connection_and_secrets_in_plain_sight_are_refused() -> N
         ComputeHook({"type": "ssh", "ssh_conn_id": "rack"}).get_target_config()
     with pytest.raises(RequestError, match="no airflow connection 'none'"):
         ComputeHook({"type": "ssh", "hosts": ["a ssh_conn_id=none"]}).get_target_config()
-    for config in ({"password": "x"}, {"hosts": [{"name": "a", "key": KEY}]}):
+    for config in ({"password": "x"}, {"hosts": [{"name": "a", "private_key": KEY}]}):
         with pytest.raises(RequestError, match="is a secret; name an ssh connection by ssh_conn_id"):
             ComputeHook({"type": "ssh", **config}).get_target_config()

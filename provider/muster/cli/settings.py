@@ -39,11 +39,12 @@ import tomllib
 from muster.core.errors import RequestError
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import split_uri
+from muster.targets import OPTIONS
+from muster.targets.options import Kind
 
 STORE = "MUSTER_STORE"
 TARGET = "MUSTER_TARGET"
 FILE_NAME = "muster.toml"
-PATHS = ("root", "tls_ca_cert", "tls_client_cert", "tls_client_key", "key_file", "known_hosts_file")  # relative to muster.toml
 _KEYS_OF_ONE_PAIR = ("access_key", "secret_key", "session_token")
 _ACCESS = tuple(f.name for f in dataclasses.fields(StoreAccess))
 
@@ -143,9 +144,8 @@ def _table(data: Mapping[str, Any], name: str, file: Path | None) -> dict[str, A
 def _target(config: dict[str, Any], file: Path | None) -> dict[str, Any]:
     if file is None:
         return config
-    elsewhere = {"root"} if config.get("type", "local") != "local" else set()  # a folder of other machines is as it is written
-    ours = [name for name in PATHS if name not in elsewhere]
-    paths = {name: config[name] for name in ours if isinstance(config.get(name), str) and config[name]}
+    names = [option.name for option in OPTIONS.get(config.get("type", "local"), ()) if option.kind is Kind.PATH]
+    paths = {name: config[name] for name in names if isinstance(config.get(name), str) and config[name]}
     return {**config, **{name: str(file.parent / Path(path).expanduser()) for name, path in paths.items()}}
 
 

@@ -12,9 +12,9 @@ from muster.targets.ssh.inventory import CONN_ID, given_hosts
 
 SSH = "ssh"  # the ssh provider's connections
 HOSTS = "hosts"
-SECRETS = ("key", "passphrase", "password")
+SECRETS = ("private_key", "passphrase", "password")
 # extras of the ssh provider's connections, by the login field that each becomes
-_EXTRAS = {"key": "private_key", "key_file": "key_file", "passphrase": "private_key_passphrase", "host_key": "host_key"}
+_EXTRAS = {"private_key": "private_key", "key_file": "key_file", "passphrase": "private_key_passphrase", "host_key": "host_key"}
 
 
 def with_hosts(config: dict[str, Any], connection_of: Callable[[str], Connection]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
-from muster.targets import DOCKER_OVER_SSH
 from muster.targets.docker.errors import connection_errors, unreachable
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "unix:///var/run/docker.sock"
 TIMEOUT = 120  # seconds for one answer; some wait for the engine's disk
 CONNECTIONS = 64
+SSH_TRANSPORT = "docker.transport.sshconn"  # of the SDK, for ssh:// engines only: brings paramiko, half of the SDK's import
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class Engine:
 
         :raises TargetError: the engine does not answer.
         """
-        if self.url.startswith("ssh:") and sys.modules.get(DOCKER_OVER_SSH, sys) is None:
-            del sys.modules[DOCKER_OVER_SSH]
+        if self.url.startswith("ssh:") and sys.modules.get(SSH_TRANSPORT, sys) is None:
+            del sys.modules[SSH_TRANSPORT]
         import docker
 
         try:
@@ -81,6 +81,11 @@ class Engine:
                 raise RequestError(f"the target's TLS file {path!r} is not on this machine; correct its path")
         pair = (self.client_cert, self.client_key) if self.client_cert else None
         return docker.tls.TLSConfig(client_cert=pair, ca_cert=self.ca_cert or None, verify=self.verify)
+
+
+def skip_ssh_transport() -> None:
+    """Keep the SDK from importing what only ssh:// engines need; for a process that has no other use of the SDK."""
+    sys.modules.setdefault(SSH_TRANSPORT, None)  # type: ignore[arg-type]
 
 
 def create(client: APIClient, config: Mapping[str, Any], name: str | None = None) -> str:

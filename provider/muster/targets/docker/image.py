@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
 from muster.core.plan import EnvironmentRef
-from muster.targets import default_root
 from muster.targets.contract import Log
 from muster.targets.docker.errors import explained
+from muster.targets.options import default_root
 
 if TYPE_CHECKING:
     from docker import APIClient

@@ -1,47 +1,102 @@
-"""Fields of a Docker target as connections, muster.toml and dictionaries write them: words, switches, a login."""
+"""Declares the options of a Docker target."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from muster.targets.options import Kind, Option
 
-from muster.core.errors import RequestError
+ENGINE, IMAGES, NODES = "Engine", "Images", "Nodes"
 
-LOGIN = ("server", "username", "password")
-
-
-def words(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Give a list, which may be written as one text with commas."""
-    value = fields.get(name) or ()
-    if isinstance(value, (int, str)):
-        value = str(value).split(",")
-    if not isinstance(value, (list, tuple)):
-        raise RequestError(f"the target's {name} must be a list or a text with commas, got {value!r}")
-    return tuple(str(word).strip() for word in value if str(word).strip())
-
-
-def flag(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """Give a switch, which may be written as a text."""
-    value = fields.get(name)
-    if value is None or value == "":
-        return default
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
-        raise RequestError(f"the target's {name} must be true or false, got {value!r}")
-    return str(value).lower() in ("true", "1", "yes")
-
-
-def login(value: Any) -> dict[str, str]:
-    """Give a registry's login, which may be written as JSON; messages never show it."""
-    if not value:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, Mapping) or set(value) - set(LOGIN):
-        raise RequestError(f"the target's registry_login must be a mapping with {', '.join(LOGIN)}")
-    return {name: str(item) for name, item in value.items() if item}
+OPTIONS = (
+    Option(
+        name="url",
+        label="Engine URL",
+        help="Address of the engine. Empty: DOCKER_HOST of the worker, else the socket of its machine.",
+        group=ENGINE,
+        example="tcp://gpu-1:2376",
+        standard="host",
+    ),
+    Option(
+        name="tls_ca_cert",
+        label="CA certificate",
+        help="File on the workers with the certificate that signed the engine's. Empty: no TLS.",
+        kind=Kind.PATH,
+        group=ENGINE,
+        example="/etc/muster/ca.pem",
+    ),
+    Option(
+        name="tls_client_cert",
+        label="Client certificate",
+        help="File on the workers with the certificate to present to the engine. Empty: none.",
+        kind=Kind.PATH,
+        group=ENGINE,
+        example="/etc/muster/cert.pem",
+    ),
+    Option(
+        name="tls_client_key",
+        label="Client key",
+        help="File on the workers with the client certificate's key. Empty: none.",
+        kind=Kind.PATH,
+        group=ENGINE,
+        example="/etc/muster/key.pem",
+    ),
+    Option(
+        name="tls_verify",
+        label="Verify the engine",
+        help="Whether the engine's certificate is verified. Empty: true.",
+        kind=Kind.SWITCH,
+        group=ENGINE,
+    ),
+    Option(
+        name="base_image",
+        label="Base image",
+        help="Image on which environments are built. Empty: python:<version>-slim.",
+        group=IMAGES,
+        example="python:3.11-slim",
+    ),
+    Option(
+        name="gpu_base_image",
+        label="GPU base image",
+        help="Base image of jobs with use_gpu. Empty: the base image.",
+        group=IMAGES,
+        example="nvidia/cuda:12.6.3-runtime-ubuntu24.04",
+    ),
+    Option(
+        name="image_repository",
+        label="Image repository",
+        help="Repository to which built images are pushed. Empty: images stay on the engine.",
+        group=IMAGES,
+        example="registry.example.org/team/muster",
+    ),
+    Option(
+        name="docker_conn_id",
+        label="Registry connection",
+        help="Id of a Docker connection with the login for pulling and pushing images. Empty: no login.",
+        kind=Kind.CONNECTION,
+        group=IMAGES,
+        example="my_registry",
+    ),
+    Option(
+        name="registry_login",
+        label="Registry login",
+        help="Login for pulling and pushing images, without Airflow. Empty: no login.",
+        kind=Kind.REGISTRY,
+        group=IMAGES,
+        form=False,
+    ),
+    Option(
+        name="networks",
+        label="Networks",
+        help="Networks of the engine that nodes join beside the job's own, separated by commas. Empty: none.",
+        kind=Kind.LIST,
+        group=NODES,
+        example="storage,metrics",
+    ),
+    Option(
+        name="gpus",
+        label="GPUs",
+        help="Ids of the devices that jobs may use, separated by commas. Empty: as many as a job asks for, from 0.",
+        kind=Kind.LIST,
+        group=NODES,
+        example="0,1,2",
+    ),
+)

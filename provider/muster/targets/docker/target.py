@@ -30,9 +30,10 @@ from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
 from muster.targets.docker.image import BUILT_PYTHON, Image, Images
 from muster.targets.docker.launch import Launch, Setting, Taken
-from muster.targets.docker.options import flag, login, words
+from muster.targets.docker.options import OPTIONS
 from muster.targets.docker.session import DockerSession
 from muster.targets.docker.termination import await_birth, end, forget_older
+from muster.targets.options import parse
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LOOPBACK = ("localhost", "127.", "[::1]", "::1")
@@ -51,24 +52,23 @@ class DockerTarget:
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> DockerTarget:
-        """Make a target of its plain fields.
+        """Return the target that plain fields describe.
 
-        :raises RequestError: a field has a value that it can't have.
+        :raises RequestError: a value is not of its option's kind.
         """
-        text = {key: str(value) for key, value in fields.items() if isinstance(value, str)}
-        ca_cert, client_cert, client_key = (text.get(f"tls_{key}", "") for key in ("ca_cert", "client_cert", "client_key"))
-        verify = flag(fields, "tls_verify", default=True)
+        values = parse(OPTIONS, fields)
+        tls = {key.removeprefix("tls_"): value for key, value in values.items() if key.startswith("tls_")}
         return cls(
-            engine=Engine.of(text.get("url", ""), ca_cert, client_cert, client_key, verify=verify),
+            engine=Engine.of(values.get("url", ""), **tls),
             name=name,
             images=Images(
-                base=text.get("base_image", ""),
-                gpu_base=text.get("gpu_base_image", ""),
-                repository=text.get("image_repository", ""),
-                login=login(fields.get("registry_login")),
+                base=values.get("base_image", ""),
+                gpu_base=values.get("gpu_base_image", ""),
+                repository=values.get("image_repository", ""),
+                login=values.get("registry_login", {}),
             ),
-            networks=words(fields, "networks"),
-            gpus=words(fields, "gpus"),
+            networks=values.get("networks", ()),
+            gpus=values.get("gpus", ()),
         )
 
     # -- contract

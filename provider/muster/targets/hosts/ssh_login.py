@@ -1,18 +1,21 @@
-"""Login: everything that is needed to log in on a host, as plain fields; host keys are verified unless the user forbids it."""
+"""A login on a host over SSH from plain fields; host keys are verified unless the user forbids it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import RequestError
+from muster.targets.hosts.options import LOGIN
 from muster.targets.hosts.ssh_errors import HostBusy, HostKeys, error_for
 from muster.targets.hosts.ssh_shell import SshShell
+from muster.targets.options import Kind, parse
 
 if TYPE_CHECKING:
     import asyncssh
@@ -22,12 +25,12 @@ KEEPALIVE = 10.0  # seconds between two signs of life of the connection
 KEEPALIVES_MISSED = 3  # in a row, after which it counts as lost
 TRIES, FIRST_PAUSE = 5, 0.3  # to log in where sshd hangs up at once, and seconds between the first two
 DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts"
-FIELDS = ("host", "port", "user", "key", "key_file", "passphrase", "password", "known_hosts", "known_hosts_file", "host_key")
+_KEY_ON_ONE_LINE = re.compile(r"(-----BEGIN [A-Z ]+-----)([A-Za-z0-9+/= ]+)(-----END [A-Z ]+-----)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SshLogin:
-    """One user on one host. ``key``: the private key's text. ``known_hosts``: lines as of that file; they and ``host_key``
+    """One user on one host. ``private_key``: the key's text. ``known_hosts``: lines as of that file; they and ``host_key``
     (``ssh-ed25519 AAAA…``) come before ``known_hosts_file``, whose default is the user's own. Empty key and password: what
     the user's agent and ``~/.ssh`` have.
     """
@@ -36,7 +39,7 @@ class SshLogin:
     port: int = 22
     user: str = ""
     name: str = ""
-    key: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
     key_file: str = ""
     passphrase: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -46,18 +49,19 @@ class SshLogin:
     host_key_check: bool = True
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any], *, name: str = "", host_key_check: bool = True) -> SshLogin:
-        """Make a login of plain fields; those that it doesn't know are left alone.
+    def from_fields(cls, fields: Mapping[str, Any], *, name: str = "") -> SshLogin:
+        """Return a login of plain fields; others are ignored.
 
-        :raises RequestError: no host, or a port that is none.
+        :raises RequestError: the host is missing, or a value is not of its option's kind.
         """
-        known = {key: str(fields[key]).strip() if key != "key" else str(fields[key]) for key in FIELDS if fields.get(key)}
-        if not known.get("host"):
+        host = str(fields.get("host") or "").strip()
+        if not host:
             raise RequestError(f"host {name!r} has no address; give its host")
-        port = known.pop("port", "22")
-        if not port.isdigit() or not 0 < int(port) < 65536:
-            raise RequestError(f"host {name or known['host']!r}: port = {port!r} is no port; give a number from 1 to 65535")
-        return cls(**known, port=int(port), name=name or known["host"], host_key_check=host_key_check)
+        values = parse((option for option in LOGIN if option.kind is not Kind.CONNECTION), fields, f"host {name or host!r}:")
+        if not 0 < values.get("port", 22) < 65536:
+            raise RequestError(f"host {name or host!r}: port = {values['port']} is not a port; give a number from 1 to 65535")
+        values["private_key"] = restore_lines(values.get("private_key", ""))
+        return cls(host=host, name=name or host, **values)
 
     @property
     def where(self) -> str:
@@ -109,8 +113,8 @@ class SshLogin:
         who: dict[str, Any] = {"username": self.user} if self.user else {}
         if self.password:
             who["password"] = self.password
-        if self.key:
-            who["client_keys"] = [asyncssh.import_private_key(self.key, self.passphrase or None)]
+        if self.private_key:
+            who["client_keys"] = [asyncssh.import_private_key(self.private_key, self.passphrase or None)]
         elif self.key_file:
             try:
                 who["client_keys"] = [asyncssh.read_private_key(Path(self.key_file).expanduser(), self.passphrase or None)]
@@ -164,6 +168,12 @@ class SshLogin:
         except (RequestError, ValueError):
             expected = ()
         return HostKeys(shown=shown, expected=tuple(_print_of(key) for key in expected), source=self._source)
+
+
+def restore_lines(private_key: str) -> str:
+    """Return a private key with its line ends, which a form's field for passwords drops."""
+    match = _KEY_ON_ONE_LINE.fullmatch(private_key.strip())
+    return f"{match[1]}\n{match[2].replace(' ', '')}\n{match[3]}\n" if match else private_key
 
 
 def _quieten() -> None:

@@ -17,8 +17,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.finding import Finding
@@ -42,6 +44,7 @@ from muster.targets.local.nodes import (
     take_over,
 )
 from muster.targets.local.session import LocalSession
+from muster.targets.options import default_root
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LEAVE_TIME = 30.0  # seconds that agents have to leave once their run's end is written
@@ -53,6 +56,11 @@ class LocalTarget:
 
     root: Path
     name: str = "local"
+
+    @classmethod
+    def from_fields(cls, name: str, fields: Mapping[str, Any]) -> LocalTarget:
+        """Return the target that plain fields describe."""
+        return cls(root=Path(fields.get("root") or default_root()).expanduser().resolve(), name=name)
 
     # -- contract
 

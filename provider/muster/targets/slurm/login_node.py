@@ -10,12 +10,10 @@ from muster.core.errors import RequestError
 from muster.targets.hosts.connection import ShellFactory
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
 from muster.targets.hosts.shell import LocalShell
-from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
 from muster.targets.hosts.ssh_login import SshLogin
+from muster.targets.options import DEFAULT_ROOT
 
 LOCAL = "local"
-DEFAULT_ROOT = "~/.muster"
-FIELDS = ("login", "root", "python", "host_key_check", *LOGIN_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +57,5 @@ class LoginNode:
             if said == "ssh":
                 raise RequestError("login is 'ssh', but no host is given; name the login node, or use login = 'local'")
             return cls(login=ThisMachine(), **where)
-        check = str(fields.get("host_key_check", True)).lower() not in ("false", "0", "no")
-        login = SshLogin.from_fields(fields, name=str(host), host_key_check=check)
+        login = SshLogin.from_fields(fields, name=str(host))
         return cls(login=cast("ShellFactory", login), name=str(host), **where)

@@ -1,19 +1,170 @@
-"""Options: how jobs are submitted to a cluster, as connections, muster.toml and dictionaries write it."""
+"""Declares the options of a Slurm cluster, and holds those with which jobs are submitted."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muster.core.errors import RequestError
+from muster.targets.hosts.options import LOGIN, PYTHON
+from muster.targets.options import DEFAULT_ROOT, Kind, Option, parse
 
-TEXTS = ("partition", "qos", "account", "time_limit", "constraint", "nodelist", "exclude", "gres", "memory", "bin", "prologue")
-LISTS = ("modules", "wrapper", "srun_options", "sbatch_options")
-NUMBERS = ("cpus_per_task", "poll_interval")
-FIELDS = (*TEXTS, *LISTS, *NUMBERS, "requeue")
+LOGIN_NODE, JOBS, RESOURCES, PROGRAM, RESTARTS = "Login node", "Jobs", "Resources", "Program", "Restarts and polling"
+
+JOB_OPTIONS = (
+    Option(
+        name="partition",
+        label="Partition",
+        help="Partition of the jobs. Empty: the cluster's default.",
+        group=JOBS,
+        example="gpu",
+    ),
+    Option(name="qos", label="QOS", help="Quality of service. Empty: the cluster's default.", group=JOBS, example="high"),
+    Option(name="account", label="Account", help="Account that is charged. Empty: the user's default.", group=JOBS),
+    Option(
+        name="time_limit",
+        label="Time limit",
+        help="Time limit, as sbatch --time. Empty: the partition's.",
+        group=JOBS,
+        example="1-12:00:00",
+    ),
+    Option(
+        name="constraint",
+        label="Constraint",
+        help="Features that nodes must have, as sbatch --constraint. Empty: none.",
+        group=JOBS,
+        example="ib&a100",
+    ),
+    Option(
+        name="nodelist",
+        label="Nodes",
+        help="Nodes that a job must include, as sbatch --nodelist. Empty: none.",
+        group=JOBS,
+        example="node[1-4]",
+    ),
+    Option(
+        name="exclude",
+        label="Excluded nodes",
+        help="Nodes that a job must not include, as sbatch --exclude. Empty: none.",
+        group=JOBS,
+        example="node7",
+    ),
+    Option(
+        name="sbatch_options",
+        label="sbatch options",
+        help="Further options of sbatch. Options that Muster sets are refused: name, nodes, tasks, arrays, files, environment. "
+        "Empty: none.",
+        kind=Kind.WORDS,
+        group=JOBS,
+        example="--nice=5 --exclusive",
+    ),
+    Option(
+        name="gres",
+        label="GPUs as GRES",
+        help="Name of the GPUs in the cluster, with a type if one is required. Empty: gpu.",
+        group=RESOURCES,
+        example="gpu:a100",
+    ),
+    Option(
+        name="cpus_per_task",
+        label="CPUs",
+        help="CPUs of each node, for all its ranks. Empty: as the job asks, else one for each rank.",
+        kind=Kind.INTEGER,
+        group=RESOURCES,
+        example="32",
+    ),
+    Option(
+        name="memory",
+        label="Memory",
+        help="Memory of each node, as sbatch --mem, for jobs that ask for none. Empty: the cluster's default.",
+        group=RESOURCES,
+        example="64G",
+    ),
+    Option(
+        name="modules",
+        label="Modules",
+        help="Modules loaded before the nodes start, separated by blanks. Empty: none.",
+        kind=Kind.WORDS,
+        group=PROGRAM,
+        example="cuda/12 openmpi",
+    ),
+    Option(
+        name="prologue",
+        label="Prologue",
+        help="Lines of bash that run on the first node before the nodes start. Empty: none.",
+        kind=Kind.LINES,
+        group=PROGRAM,
+        example="source /etc/profile.d/site.sh",
+    ),
+    Option(
+        name="wrapper",
+        label="Wrapper",
+        help="Words before the program on every node. Empty: none.",
+        kind=Kind.WORDS,
+        group=PROGRAM,
+        example="apptainer exec --nv image.sif",
+    ),
+    Option(
+        name="srun_options",
+        label="srun options",
+        help="Further options of srun. Empty: none.",
+        kind=Kind.WORDS,
+        group=PROGRAM,
+        example="--container-image=image.sqsh",
+    ),
+    Option(
+        name="requeue",
+        label="Requeue",
+        help="Whether Slurm may start a preempted job again. Empty: true.",
+        kind=Kind.SWITCH,
+        group=RESTARTS,
+    ),
+    Option(
+        name="poll_interval",
+        label="Poll interval",
+        help="Seconds between two queries of the states of all jobs. Empty: 5.",
+        kind=Kind.NUMBER,
+        group=RESTARTS,
+        example="5",
+    ),
+)
+
+OPTIONS = (
+    Option(
+        name="host",
+        label="Login node",
+        help="Address of the login node, reached over SSH. Empty: the worker's own machine.",
+        group=LOGIN_NODE,
+        example="login.cluster.example.org",
+        standard="host",
+    ),
+    Option(
+        name="login",
+        label="Login",
+        help="local for the worker's own machine, ssh for the login node in host. Empty: as host says.",
+        group=LOGIN_NODE,
+        form=False,
+    ),
+    *LOGIN,
+    Option(
+        name="root",
+        label="Root folder",
+        help=f"Folder that login and compute nodes share under one name. Empty: {DEFAULT_ROOT}.",
+        group=LOGIN_NODE,
+        example="/shared/muster",
+    ),
+    replace(PYTHON, group=LOGIN_NODE),
+    Option(
+        name="bin",
+        label="Commands",
+        help="Folder of sbatch and the other commands on login and compute nodes. Empty: they are on the PATH.",
+        group=LOGIN_NODE,
+        example="/opt/slurm/bin",
+    ),
+    *JOB_OPTIONS,
+)
 # what Muster says itself; said twice, the job would not be the one that is looked for
 OWNED = (
     *("--job-name", "-J", "--comment", "--nodes", "-N", "--ntasks", "-n", "--ntasks-per-node", "--array", "-a", "--wrap"),
@@ -21,7 +172,6 @@ OWNED = (
 )
 # a short option, which may follow others that take no value, and be followed by its value
 _SHORT = re.compile(f"-[hHIkOQsuvV]*([{''.join(name[1] for name in OWNED if len(name) == 2)}])")
-YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,52 +205,17 @@ class Options:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Options:
-        """Read the fields of a configuration.
+        """Return the options that a configuration has.
 
-        :raises RequestError: a value that the field can't have, or an option that is Muster's own.
+        :raises RequestError: a value is not of its option's kind, or an option of sbatch is one that Muster sets.
         """
-        given = {name: value for name, value in fields.items() if name in FIELDS and value not in (None, "", (), [])}
-        values: dict[str, Any] = {name: str(given[name]) for name in TEXTS if name in given}
-        values.update({name: _words(name, given[name]) for name in LISTS if name in given})
-        values.update({name: _number(name, given[name]) for name in NUMBERS if name in given})
-        if "cpus_per_task" in values:
-            values["cpus_per_task"] = int(values["cpus_per_task"])
-        if "requeue" in given:
-            values["requeue"] = _switch("requeue", given["requeue"])
+        values = parse((option for option in OPTIONS if option.name in cls.__dataclass_fields__), fields)
         _refuse_owned(values.get("sbatch_options", ()))
         return cls(**values)
 
     def command(self, name: str) -> str:
-        """Give one of Slurm's commands as it is called."""
+        """Return one of Slurm's commands as it is called."""
         return f"{self.bin.rstrip('/')}/{name}" if self.bin else name
-
-
-def _words(name: str, value: Any) -> tuple[str, ...]:
-    """Give a list; a text is split as a shell would."""
-    if isinstance(value, str):
-        try:
-            return tuple(shlex.split(value))
-        except ValueError as error:
-            raise RequestError(f"the target's {name} = {value!r} can't be split into words: {error}; give a list") from error
-    if not isinstance(value, (list, tuple)):
-        raise RequestError(f"the target's {name} must be a list or a text, got {value!r}")
-    return tuple(str(word) for word in value)
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if number <= 0 or isinstance(value, bool):
-        raise RequestError(f"the target's {name} must be a number above 0, got {value!r}")
-    return number
-
-
-def _switch(name: str, value: Any) -> bool:
-    if str(value).lower() not in YES + NO:
-        raise RequestError(f"the target's {name} must be true or false, got {value!r}")
-    return str(value).lower() in YES
 
 
 def _refuse_owned(options: tuple[str, ...]) -> None:

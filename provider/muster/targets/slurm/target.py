@@ -27,14 +27,11 @@ from muster.targets.hosts.background import background
 from muster.targets.slurm.check import check, check_mounts
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.jobs import Jobs
-from muster.targets.slurm.login_node import FIELDS as LOGIN_FIELDS
 from muster.targets.slurm.login_node import LoginNode
-from muster.targets.slurm.options import FIELDS as OPTION_FIELDS
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.session import SlurmSession
 
 T = TypeVar("T")
-FIELDS = (*LOGIN_FIELDS, *OPTION_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,13 @@ from typing import Any
 from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
-from muster.targets.hosts.ssh_login import FIELDS as LOGIN_FIELDS
 from muster.targets.hosts.ssh_login import SshLogin
+from muster.targets.options import DEFAULT_ROOT, parse
+from muster.targets.ssh.options import HOST_OPTIONS, SHARED
 
-DEFAULT_ROOT = "~/.muster"
-OWN = ("name", "slots", "gpus", "address", "root", "python", "spare", "host_key_check", "ssh_conn_id")
 CONN_ID = "ssh_conn_id"
-HOST_FIELDS = (*OWN, *LOGIN_FIELDS)
-DEFAULTS = tuple(field for field in HOST_FIELDS if field not in ("name", "host", "address", "spare", "host_key", CONN_ID))
-FIELDS = frozenset({"hosts", *DEFAULTS})
+HOST_FIELDS = tuple(option.name for option in HOST_OPTIONS)
+_OWN = ("slots", "gpus", "address", "root", "python", "spare")  # of a host, beside name and login
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +49,12 @@ class Inventory:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Inventory:
-        """Read the fields of a configuration.
+        """Return the inventory of a configuration: its ``hosts``, or the one in ``host``.
 
-        :raises RequestError: no host, a host twice, an unknown field, or a value that it can't have.
+        :raises RequestError: no host, a host twice, an unknown field, or a value that is not of its option's kind.
         """
-        defaults = {name: fields[name] for name in DEFAULTS if fields.get(name) not in (None, "")}
-        hosts = tuple(_host(given, defaults) for given in given_hosts(fields.get("hosts")))
+        shared = {option.name: fields[option.name] for option in SHARED if fields.get(option.name) not in (None, "")}
+        hosts = tuple(_host(given, shared) for given in listed_hosts(fields))
         if not hosts:
             raise RequestError("hosts is empty; name at least one, such as 'gpu-1 host=10.0.0.11 gpus=4'")
         names = [host.name for host in hosts]
@@ -105,6 +103,19 @@ def slots_of(plan: JobPlan) -> int:
     return max(len(node.ranks) for node in plan.nodes)
 
 
+def listed_hosts(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of each host of a configuration: those in ``hosts``, else the one in ``host``.
+
+    :raises RequestError: both are given, or the hosts can't be read.
+    """
+    hosts = given_hosts(fields.get("hosts"))
+    only = {name: fields[name] for name in ("host", "host_key") if fields.get(name)}
+    if hosts and only:
+        name, value = next(iter(only.items()))
+        raise RequestError(f"{name} = {value!r} is of one host, but hosts lists {len(hosts)}; put it into the host's line")
+    return hosts or ([only] if "host" in only else [])
+
+
 def given_hosts(hosts: object) -> list[dict[str, Any]]:
     """Give the hosts as fields, however they were written: lines of text, or a list of lines or mappings.
 
@@ -129,48 +140,15 @@ def _of_line(line: str) -> dict[str, Any]:
         raise RequestError(f"hosts: {line!r} can't be read ({error}); write 'name host=… slots=8 gpus=4'") from error
 
 
-def _host(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Host:
+def _host(given: Mapping[str, Any], shared: Mapping[str, Any]) -> Host:
     name = str(given.get("name") or given.get("host") or "")
     unknown = sorted(set(given) - set(HOST_FIELDS))
     if unknown:
         raise RequestError(f"host {name!r} has no field {unknown[0]!r}; it takes {', '.join(HOST_FIELDS)}")
-    fields = {**defaults, **{key: value for key, value in given.items() if value not in (None, "")}}
+    fields = {**shared, **{key: value for key, value in given.items() if value not in (None, "")}}
     if fields.get(CONN_ID):
         raise RequestError(f"host {name!r}: {CONN_ID} names a connection of Airflow, which is not here; give user and key_file")
     fields.setdefault("host", name)
-    check = _switch(name, "host_key_check", fields.get("host_key_check", True))
-    login = SshLogin.from_fields(fields, name=name, host_key_check=check)
-    return Host(
-        name=name,
-        login=login,
-        slots=_count(name, "slots", fields.get("slots", 0)),
-        gpus=_gpus(name, fields.get("gpus", 0)),
-        address=str(fields.get("address") or login.host),
-        root=str(fields.get("root") or DEFAULT_ROOT),
-        python=str(fields.get("python") or DEFAULT_PYTHON),
-        spare=_switch(name, "spare", fields.get("spare", False)),
-    )
-
-
-def _switch(host: str, field: str, value: Any) -> bool:
-    text = str(value).strip().lower()
-    if text not in ("true", "yes", "1", "false", "no", "0"):
-        raise RequestError(f"host {host!r}: {field} = {value!r} must be true or false")
-    return text in ("true", "yes", "1")
-
-
-def _count(host: str, field: str, value: Any) -> int:
-    text = str(value).strip()
-    if not text.isdigit():
-        raise RequestError(f"host {host!r}: {field} = {value!r} is no number")
-    return int(text)
-
-
-def _gpus(host: str, value: Any) -> tuple[str, ...]:
-    """Read a number of devices, or their ids."""
-    if isinstance(value, (list, tuple)):
-        return tuple(str(gpu) for gpu in value)
-    text = str(value).strip()
-    if "," in text:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return tuple(str(number) for number in range(_count(host, "gpus", text)))
+    login = SshLogin.from_fields(fields, name=name)
+    values = parse((option for option in HOST_OPTIONS if option.name in _OWN), fields, f"host {name!r}:")
+    return Host(**{"address": login.host, **values, "name": name, "login": login})

@@ -70,14 +70,14 @@ def test_fields_become_a_login_and_what_can_not_be_is_refused() -> None:
     login = SshLogin.from_fields({"host": "h", "port": "2222", "user": "me", "other": "left alone"}, name="gpu")
     assert (login.port, login.user, login.where, login.host_key_check) == (2222, "me", "gpu (h:2222)", True)
     assert SshLogin.from_fields({"host": "h"}).where == "h"
-    for fields, words in (({}, "has no address"), ({"host": "h", "port": "0"}, "port = '0' is no port")):
+    for fields, words in (({}, "has no address"), ({"host": "h", "port": "0"}, "port = 0 is not a port")):
         with pytest.raises(RequestError, match=words):
             SshLogin.from_fields(fields, name="gpu")
 
 
 async def test_keys_that_can_not_be_used_are_named_before_anything_is_sent(tmp_path: Path) -> None:
     for fields, words in (
-        ({"key": "not a key"}, "the private key for host h can't be used"),
+        ({"private_key": "not a key"}, "the private key for host h can't be used"),
         ({"key_file": str(tmp_path / "none")}, "the private key .*none for host h can't be read"),
         ({"known_hosts_file": str(tmp_path / "none")}, "which has the key of host h, can't be read"),
     ):

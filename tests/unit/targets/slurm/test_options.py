@@ -17,9 +17,11 @@ from muster.core.paths import BatchPaths
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets import KINDS
+from muster.targets import OPTIONS
 from muster.targets.claim import Claim
-from muster.targets.slurm import query, target
+from muster.targets.hosts.ssh_login import SshLogin
+from muster.targets.options import Kind
+from muster.targets.slurm import query
 from muster.targets.slurm.batch_script import Batch
 from muster.targets.slurm.cluster import Away
 from muster.targets.slurm.feed import Lines, Silence
@@ -48,7 +50,9 @@ def batch(folder: Path, options: dict[str, object], **plan: object) -> Batch:
 
 
 def test_the_fields_of_a_connection_are_those_that_the_target_knows() -> None:
-    assert set(KINDS["slurm"].fields) == set(target.FIELDS)
+    declared = {option.name for option in OPTIONS["slurm"] if option.kind is not Kind.CONNECTION}
+    logins, jobs = (set(known.__dataclass_fields__) for known in (SshLogin, Options))
+    assert declared == {"login", "root", "python"} | (logins - {"name"}) | jobs
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from lab import plan_of
 from muster import targets
 from muster.core.errors import RequestError
 from muster.core.plan import Needs
-from muster.targets.ssh import inventory
-from muster.targets.ssh.inventory import Inventory
+from muster.targets.hosts.ssh_login import SshLogin
+from muster.targets.options import Kind
+from muster.targets.ssh.inventory import Host, Inventory
+from muster.targets.ssh.options import HOST_OPTIONS
 
 LINES = """
 # name and fields
@@ -52,14 +54,14 @@ def test_lines_and_mappings_say_the_same() -> None:
     [
         ({}, "hosts is empty"),
         ({"hosts": "a\na"}, "host 'a' is in the inventory twice"),
-        ({"hosts": "a colour=red"}, "host 'a' has no field 'colour'; it takes name, slots, gpus"),
+        ({"hosts": "a colour=red"}, "host 'a' has no field 'colour'; it takes name, host, port"),
         ({"hosts": "a host"}, "hosts: 'a host' can't be read"),
         ({"hosts": "a 'b"}, "can't be read"),
         ({"hosts": 7}, "hosts must be lines or a list, got int"),
-        ({"hosts": "a port=99999"}, "port = '99999' is no port"),
-        ({"hosts": "a slots=many"}, "host 'a': slots = 'many' is no number"),
+        ({"hosts": "a port=99999"}, "port = 99999 is not a port"),
+        ({"hosts": "a slots=many"}, "host 'a': slots must be a whole number, got 'many'"),
         ({"hosts": "a spare=yes\nb"}, "the first, which keeps the queue"),
-        ({"hosts": "a spare=perhaps"}, "host 'a': spare = 'perhaps' must be true or false"),
+        ({"hosts": "a spare=perhaps"}, "host 'a': spare must be true or false, got 'perhaps'"),
         ({"hosts": "a ssh_conn_id=x"}, "names a connection of Airflow, which is not here"),
     ],
 )
@@ -69,7 +71,11 @@ def test_what_can_not_be_is_refused(fields: dict[str, Any], words: str) -> None:
 
 
 def test_the_fields_that_a_target_takes_are_those_that_an_inventory_knows() -> None:
-    assert set(targets.SSH_FIELDS) == inventory.FIELDS
+    declared = {option.name for option in targets.OPTIONS["ssh"] if option.kind is not Kind.CONNECTION}
+    logins, hosts = (set(known.__dataclass_fields__) for known in (SshLogin, Host))
+    of_one_host = {"name", "login", "address", "spare"}
+    assert declared == {"hosts"} | (logins - {"name"}) | (hosts - of_one_host)
+    assert {option.name for option in HOST_OPTIONS} == (logins | hosts | {"ssh_conn_id"}) - {"login"}
 
 
 def test_plans_that_never_fit_are_refused_with_what_there_is() -> None:
