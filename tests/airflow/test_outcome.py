@@ -10,7 +10,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.operators.outcome import airflow_errors, failure
 from muster.runner import Outcome
-from muster.store.s3.errors import Away
+from muster.store.s3.errors import StoreUnavailable
 
 
 def ended(state: RunState, cause: Cause | None = None, **verdict: object) -> Outcome:
@@ -57,7 +57,7 @@ def test_a_passed_deadline_is_a_timeout_and_a_cancel_a_failure() -> None:
         (StoreUnusable("x"), False, AirflowFailException),
         (StoreUnusable("x"), True, AirflowException),
         (StoreError("x"), False, AirflowException),
-        (Away("x"), False, AirflowException),
+        (StoreUnavailable("x"), False, AirflowException),
     ],
 )
 def test_errors_of_muster_become_errors_of_airflow(error: Exception, retry: bool, kind: type[Exception]) -> None:

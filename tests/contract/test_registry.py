@@ -17,7 +17,7 @@ from muster.core.store_access import StoreAccess
 from muster.registry import REGISTRIES, open_registry
 from muster.registry.contract import ModelRegistry
 from muster.store.run_store import RunStore
-from muster.store.s3.errors import Away, Refused
+from muster.store.s3.errors import AccessDenied, StoreUnavailable
 from store_server import Store
 
 Open = Callable[[], ModelRegistry]
@@ -173,13 +173,13 @@ def test_what_is_not_there_is_named(registry: ModelRegistry) -> None:
 
 
 def test_what_is_away_and_what_refuses_is_said_as_such(config: Config, store: Store) -> None:
-    """``Away`` and ``Refused`` are worth another try; a wrong request is not."""
+    """``StoreUnavailable`` and ``AccessDenied`` are worth another try; a wrong request is not."""
     nowhere = "http://127.0.0.1:1"
     away = {**config, "tracking_uri": nowhere} if config["type"] == "mlflow" else config
     wrong = {**config, "password": "s3cr3t"} if config["type"] == "mlflow" else config
-    with pytest.raises(Away, match=nowhere):
+    with pytest.raises(StoreUnavailable, match=nowhere):
         open_registry(away, RunStore(store.uri, replace(store.access, endpoint_url=nowhere))).register(manifest(1), "digits")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(AccessDenied) as refused:
         open_registry(wrong, RunStore(store.uri, replace(store.access, secret_key="s3cr3t"))).register(manifest(1), "digits")
     assert "s3cr3t" not in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -21,7 +21,7 @@ from muster.registry.lease import turn
 from muster.registry.mlflow_registry import MlflowRegistry
 from muster.registry.mlflow_server import MlflowServer
 from muster.store.run_store import RunStore
-from muster.store.s3.errors import Refused
+from muster.store.s3.errors import AccessDenied
 from store_server import Store
 
 HOSTILE = "a b \"c\" 'd' $e\nü"
@@ -90,7 +90,7 @@ def test_credentials_are_a_registrys_own(
     before = dict(os.environ)
     MlflowRegistry(server, store.open()).register(manifest(store), "digits")
     for wrong in ({"password": "wrong"}, {"password": "", "username": ""}, {"password": "", "token": "wrong"}):
-        with pytest.raises(Refused):
+        with pytest.raises(AccessDenied):
             open_registry({**mlflow_server.config, **wrong}, store.open()).names()
     assert MlflowRegistry(server, store.open()).names() == ["digits"]
     assert dict(os.environ) == before

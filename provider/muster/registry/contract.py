@@ -18,7 +18,8 @@ class ModelRegistry(Protocol):
     """Models by name, each with versions 1, 2, 3 … that never change. All methods may be called again.
 
     :raises RequestError: a name is not one, or there is no such model or version; the message lists those there are.
-    :raises StoreError: where the models are kept can't be reached (``Away``) or refuses the credentials (``Refused``).
+    :raises StoreUnavailable: the place where the models are kept is unreachable.
+    :raises AccessDenied: that place refuses the credentials.
     """
 
     def register(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from muster.core.errors import StoreError
-from muster.store.s3.errors import Conflict, Missing
+from muster.store.s3.errors import NotFound, PreconditionFailed
 
 if TYPE_CHECKING:
     from muster.store.s3.bucket import Bucket
@@ -42,7 +42,7 @@ def _take(bucket: Bucket, key: str, lease: float) -> str:
         if not holder or time.monotonic() - since > lease:
             try:
                 return bucket.put_json(key, _document(uuid.uuid4().hex), if_match=etag, if_absent=not etag)
-            except (Conflict, Missing):
+            except (PreconditionFailed, NotFound):
                 continue  # someone else was first
         time.sleep(random.uniform(0.02, 0.1))
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from muster.core.errors import MusterError, RequestError
-from muster.store.s3.errors import Away, Refused
+from muster.store.s3.errors import AccessDenied, StoreUnavailable
 
 CONTACT_LIMIT = 10.0  # seconds for the server's first answer
 LONGEST_REASON = 500
@@ -96,13 +96,13 @@ class MlflowServer:
         cause = _first_cause(error)
         if cause:
             said = f"{self._plain(cause)}; check that the server is up and its address right"
-        return Away(f"mlflow server {self.tracking_uri} could not do it: {said}")
+        return StoreUnavailable(f"mlflow server {self.tracking_uri} could not do it: {said}")
 
     def _problem(self, status: int, text: str) -> MusterError | None:
         if status in _HTTP_REFUSED:
             return self._refused(f"status {status}")
         if status in _HTTP_BUSY or status >= 500:
-            return Away(f"mlflow server {self.tracking_uri} answers with status {status}: {self._plain(text)}")
+            return StoreUnavailable(f"mlflow server {self.tracking_uri} answers with status {status}: {self._plain(text)}")
         if status != 200 or not text.lstrip().startswith("{"):
             return RequestError(
                 f"{self.tracking_uri} is no MLflow server: {_SEARCH} answers with status {status}, {self._plain(text)[:80]!r}; "
@@ -110,9 +110,9 @@ class MlflowServer:
             )
         return None
 
-    def _refused(self, said: str) -> Refused:
+    def _refused(self, said: str) -> AccessDenied:
         who = f"the user {self.username!r}" if self.username else "the token" if self.token else "us, who have no credentials"
-        return Refused(f"mlflow server {self.tracking_uri} refuses {who}: {said}; check login and password, or the token")
+        return AccessDenied(f"mlflow server {self.tracking_uri} refuses {who}: {said}; check login and password, or the token")
 
     def _plain(self, text: str) -> str:
         line = " ".join(text.split())

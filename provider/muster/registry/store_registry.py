@@ -22,7 +22,7 @@ from muster.core.model_version import ModelVersion
 from muster.registry.contract import LATEST, check_alias, check_name
 from muster.registry.new_version import wanted_version
 from muster.store.run_store import RunStore
-from muster.store.s3.errors import Conflict, Missing
+from muster.store.s3.errors import NotFound, PreconditionFailed
 
 REGISTRY_VERSION = 1
 READS_AT_ONCE = 8
@@ -116,7 +116,7 @@ class StoreRegistry:
         document = {"layout": REGISTRY_VERSION, **to_data(version)}
         try:
             self._store.bucket.put_json(store_keys.model_version(version.name, version.version), document, if_absent=True)
-        except Conflict:
+        except PreconditionFailed:
             return False
         self._write_digest(version)
         return True
@@ -125,7 +125,7 @@ class StoreRegistry:
         document = {"layout": REGISTRY_VERSION, "version": version.version}
         try:
             self._store.bucket.put_json(store_keys.model_digest(version.name, version.manifest), document, if_absent=True)
-        except Conflict:
+        except PreconditionFailed:
             pass  # it is there, and says the same
 
     # -- reading
@@ -173,9 +173,11 @@ class StoreRegistry:
             try:
                 self._store.bucket.put_json(store_keys.model_labels(name), labels, if_match=etag, if_absent=not etag)
                 return
-            except (Conflict, Missing):
+            except (PreconditionFailed, NotFound):
                 time.sleep(random.uniform(0.0, 0.1))
-        raise Conflict(f"store {self._store.uri}: the labels of model {name!r} are changed by others all the time; try again")
+        raise PreconditionFailed(
+            f"store {self._store.uri}: the labels of model {name!r} are changed by others all the time; try again"
+        )
 
 
 def _labelled(version: ModelVersion, labels: dict[str, Any]) -> ModelVersion:

@@ -11,7 +11,7 @@ from muster.core.errors import StoreError
 from muster.core.finding import Finding
 from muster.core.store_access import StoreAccess
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Conflict
+from muster.store.s3.errors import PreconditionFailed, StoreUnavailable
 from muster.store.s3.retry import call_within
 
 LIMIT = 10.0  # seconds for all of it
@@ -55,7 +55,7 @@ def _each(bucket: Bucket) -> Iterator[Finding]:
 def _tried(what: str, bucket: Bucket, work: Callable[[], object]) -> Finding:
     try:
         work()
-    except Away:
+    except StoreUnavailable:
         raise
     except StoreError as error:
         return Finding.refused(what, error)
@@ -74,6 +74,6 @@ def _conditions(bucket: Bucket, key: str) -> None:
     for name, write in conditions.items():
         try:
             write()
-        except Conflict:
+        except PreconditionFailed:
             continue
         raise _NotKept(f"store {bucket.uri}: it took a write whose condition ({name}) did not hold; {_USE_ANOTHER}")

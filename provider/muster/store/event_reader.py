@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from muster.core.event import NOTE, Event
 from muster.store.event_segments import LogKeys, Tail
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Missing
+from muster.store.s3.errors import NotFound
 
 
 def read_events(bucket: Bucket, keys: LogKeys, offset: int) -> Iterator[tuple[int, Event]]:
@@ -32,7 +32,7 @@ def _pieces(bucket: Bucket, keys: LogKeys, offset: int, tail: Tail) -> Iterator[
             key = keys.segment(start)
             stored = bucket.get(key, start=max(0, offset - start))
             if stored is None:
-                raise Missing(f"store {bucket.uri}: {key} is missing, though the tail lists it; the event log has a gap")
+                raise NotFound(f"store {bucket.uri}: {key} is missing, though the tail lists it; the event log has a gap")
             yield stored.body
     if tail.end > offset:
         yield tail.lines[max(0, offset - tail.start) :]

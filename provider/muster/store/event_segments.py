@@ -14,7 +14,7 @@ from pathlib import Path
 from muster.core.errors import StoreError
 from muster.core.store_keys import LAYOUT_VERSION, RunKeys
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Conflict
+from muster.store.s3.errors import PreconditionFailed, StoreUnavailable
 
 SEAL_SIZE = 256 << 10  # bytes of whole lines from which a segment is sealed
 SEGMENT_LIMIT = 4 << 20  # bytes; a segment is longer only if a single line is
@@ -114,10 +114,10 @@ class EventShipper:
         key = self._keys.segment(start)
         try:
             self._bucket.put(key, lines, if_absent=True)
-        except Conflict:
+        except PreconditionFailed:
             stored = self._bucket.get(key)
             if stored is None:
-                raise Away(f"{key} is being written") from None
+                raise StoreUnavailable(f"{key} is being written") from None
             return len(stored.body)
         return len(lines)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from muster.core import store_keys
 from muster.core.retry import retry
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Conflict
+from muster.store.s3.errors import PreconditionFailed, StoreUnavailable
 from muster.store.s3.retry import store_backoff
 from muster.store.s3.upload import Uploader, content_of
 
@@ -19,7 +19,7 @@ def probe(bucket: Bucket, timeout: float) -> None:
 
     :raises StoreError: it could not be done.
     """
-    retry(lambda: _probe_once(bucket), Away, store_backoff(), timeout=timeout)
+    retry(lambda: _probe_once(bucket), StoreUnavailable, store_backoff(), timeout=timeout)
 
 
 def _probe_once(bucket: Bucket) -> None:
@@ -48,6 +48,8 @@ def raise_generation(bucket: Bucket, job_id: str, generation: int) -> None:
         try:
             bucket.put_json(key, document, if_match=found[1] if found else "", if_absent=found is None)
             return
-        except Conflict:
+        except PreconditionFailed:
             continue
-    raise Conflict(f"store {bucket.uri}: {key} is being changed all the time by others; is the run started many times at once?")
+    raise PreconditionFailed(
+        f"store {bucket.uri}: {key} is being changed all the time by others; is the run started many times at once?"
+    )

@@ -17,7 +17,7 @@ from muster.core.event import Event
 from muster.core.manifest import Manifest, ManifestFile
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import RunKeys
-from muster.store.s3.errors import Away
+from muster.store.s3.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from muster.store.s3.bucket import Bucket
@@ -69,7 +69,7 @@ class RunStore:
         late = f"store {self.uri}: {endpoint} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
         try:
             call_within(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_PATIENCE), CHECK_LIMIT, late)
-        except Away:
+        except StoreUnavailable:
             raise
         except StoreError as error:
             raise StoreUnusable(str(error)) from None
@@ -121,7 +121,7 @@ class RunStore:
     def commit(self, manifest: Manifest, key: str = "") -> None:
         """Write a run's manifest; the same one again is fine.
 
-        :raises Conflict: another one is there.
+        :raises PreconditionFailed: another one is there.
         """
         from muster.store.manifest_commit import commit
 
@@ -180,7 +180,7 @@ class RunStore:
             try:
                 fetch(self.bucket, file.key, target, content)
                 return target
-            except Away:
+            except StoreUnavailable:
                 continue
         fetch(self.bucket, file.key, target, content)
         return target

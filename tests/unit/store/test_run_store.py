@@ -12,7 +12,7 @@ import pytest
 from muster.core.codec import to_data
 from muster.core.errors import StoreError, UnknownRun
 from muster.core.manifest import Manifest, ManifestFile
-from muster.store.s3.errors import Conflict
+from muster.store.s3.errors import PreconditionFailed
 from store_server import Store
 from sync_process import SyncNode
 
@@ -97,7 +97,7 @@ def test_what_is_not_there_is_named(committed: Manifest, store: Store, tmp_path:
 def test_a_commit_is_never_replaced(committed: Manifest, store: Store) -> None:
     store.open().commit(committed)
     other = Manifest(run="run-1", generation=1, attempt=2, uri=committed.uri, files=())
-    with pytest.raises(Conflict, match="is already committed with sha256:"):
+    with pytest.raises(PreconditionFailed, match="is already committed with sha256:"):
         store.open().commit(other)
     assert store.open().manifest("run-1") == committed
 

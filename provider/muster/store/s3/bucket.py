@@ -21,7 +21,7 @@ from muster.core.retry import Backoff, retry
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import split_uri
 from muster.store.s3.error_mapping import Where, explain
-from muster.store.s3.errors import Away, Missing
+from muster.store.s3.errors import NotFound, StoreUnavailable
 
 T = TypeVar("T")
 CONNECT_TIMEOUT = 3.0
@@ -76,7 +76,7 @@ class Bucket:
     def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
         """Yield an object's body piece by piece.
 
-        :raises Missing: there is none.
+        :raises NotFound: there is none.
         """
         body = self.do(lambda client: client.get_object(**self.at(key))["Body"])
         while chunk := self._once(lambda _: body.read(size)):
@@ -90,7 +90,7 @@ class Bucket:
     def put(self, key: str, body: bytes, *, if_match: str = "", if_absent: bool = False, sha256: str = "") -> str:
         """Write an object and give its etag; with ``sha256`` (hex) the store checks the content and keeps the digest with it.
 
-        :raises Conflict: the condition does not hold.
+        :raises PreconditionFailed: the condition does not hold.
         """
         fields: dict[str, Any] = {}
         if if_match:
@@ -127,7 +127,7 @@ class Bucket:
 
     def do(self, work: Callable[[Any], T]) -> T:
         """Do something with the botocore client, its errors made clear, again while the store is away."""
-        return retry(lambda: self._once(work), Away, Backoff(0.4, 0.4, jitter=(0.5, 1.5)), tries=self._tries)
+        return retry(lambda: self._once(work), StoreUnavailable, Backoff(0.4, 0.4, jitter=(0.5, 1.5)), tries=self._tries)
 
     def _once(self, work: Callable[[Any], T]) -> T:
         try:
@@ -142,7 +142,7 @@ class Bucket:
     def _or_none(self, work: Callable[[Any], T]) -> T | None:
         try:
             return self.do(work)
-        except Missing:
+        except NotFound:
             return None
 
     def _full(self, key: str) -> str:

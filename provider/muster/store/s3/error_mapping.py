@@ -9,7 +9,7 @@ from botocore.parsers import ResponseParserError
 
 from muster.core.errors import StoreError
 from muster.core.store_access import StoreAccess
-from muster.store.s3.errors import Away, Conflict, Missing, Refused
+from muster.store.s3.errors import AccessDenied, NotFound, PreconditionFailed, StoreUnavailable
 
 _OTHER_REGION = "the bucket lies in another region than {region!r}; correct the region"
 _BAD_TOKEN = "the session token has expired or is wrong; renew the credentials"
@@ -67,14 +67,17 @@ def _classify(error: Exception, where: Where) -> tuple[type[StoreError], str]:
     if isinstance(error, raw.ClientError):
         return _classify_answer(error, where)
     if isinstance(error, (raw.NoCredentialsError, raw.PartialCredentialsError, raw.CredentialRetrievalError)):
-        return Refused, "there are no credentials; give access key and secret key, or run where a role provides them"
+        return AccessDenied, "there are no credentials; give access key and secret key, or run where a role provides them"
     if isinstance(error, raw.SSLError):
         reason = _reason(error)
-        return Away, f"the certificate of {where.endpoint} is not accepted: {reason}; give the file of its CA as verify"
+        return (
+            StoreUnavailable,
+            f"the certificate of {where.endpoint} is not accepted: {reason}; set verify to its CA file",
+        )
     if isinstance(error, (raw.HTTPClientError, raw.ConnectionError, OSError)):
-        return Away, f"{where.endpoint} can't be reached: {_reason(error)}; check endpoint_url"
+        return StoreUnavailable, f"{where.endpoint} can't be reached: {_reason(error)}; check endpoint_url"
     if isinstance(error, ResponseParserError):
-        return Away, f"{where.endpoint} answers, but not as S3-compatible storage does; check endpoint_url"
+        return StoreUnavailable, f"{where.endpoint} answers, but not as S3-compatible storage does; check endpoint_url"
     said = " ".join(str(error).split()) or type(error).__name__
     return StoreError, f"{said}; check endpoint_url, region and bucket"
 
@@ -83,13 +86,13 @@ def _classify_answer(error: raw.ClientError, where: Where) -> tuple[type[StoreEr
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _REFUSALS:
-        return Refused, where.fill(_REFUSALS[code])
+        return AccessDenied, where.fill(_REFUSALS[code])
     said = f"{error.operation_name} was answered with {status} {code}: {error.response.get('Error', {}).get('Message', '')}"
     if code in _CONFLICTS:
-        return Conflict, said
+        return PreconditionFailed, said
     if code in _MISSING:
-        return Missing, said
-    return (Away if status >= 500 or status == 429 or code == "SlowDown" else StoreError), said
+        return NotFound, said
+    return (StoreUnavailable if status >= 500 or status == 429 or code == "SlowDown" else StoreError), said
 
 
 def _reason(error: BaseException) -> str:

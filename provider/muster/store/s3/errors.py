@@ -1,11 +1,11 @@
 """Kinds of store errors, by what a caller can do about them.
 
 StoreError
-├── Away       the store can't be reached or is overloaded; the same request may succeed later
-├── Refused    credentials or rights are wrong; it may succeed once they are renewed
-├── Missing    no such object
-├── Conflict   the condition of a write did not hold: someone else wrote first
-└── Changed    a file was changed by its writer while it was stored
+├── StoreUnavailable      the store is unreachable or overloaded; the same request may succeed later
+├── AccessDenied          credentials or permissions are wrong; the request may succeed once they are renewed
+├── NotFound              no such object
+├── PreconditionFailed    the condition of a write did not hold: another writer was first
+└── FileChanged           a file was changed by its writer while it was stored
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from __future__ import annotations
 from muster.core.errors import StoreError
 
 
-class Away(StoreError):
-    """The store can't be reached or is overloaded."""
+class StoreUnavailable(StoreError):
+    """The store is unreachable or overloaded."""
 
 
-class Refused(StoreError):
-    """The store refuses the credentials or the right."""
+class AccessDenied(StoreError):
+    """The store refuses the credentials or the permission."""
 
 
-class Missing(StoreError):
-    """No such object."""
+class NotFound(StoreError):
+    """There is no such object."""
 
 
-class Conflict(StoreError):
+class PreconditionFailed(StoreError):
     """The condition of a write did not hold."""
 
 
-class Changed(StoreError):
+class FileChanged(StoreError):
     """A file was changed while it was being stored."""

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from muster.core import retry
 from muster.core.retry import Backoff
-from muster.store.s3.errors import Away, Changed, Missing, Refused
+from muster.store.s3.errors import AccessDenied, FileChanged, NotFound, StoreUnavailable
 
 T = TypeVar("T")
-TRANSIENT = (Away, Refused, Missing)  # credentials may be renewed, and what is missing may be on its way
+TRANSIENT = (StoreUnavailable, AccessDenied, NotFound)  # credentials may be renewed, and what is missing may be on its way
 FIRST_DELAY = 0.5  # seconds
 LONGEST_DELAY = 10.0
 REPORT_AFTER = 2  # failures in a row
@@ -34,10 +34,10 @@ class StoreOutage:
 
     def failed(self, error: Exception) -> None:
         """Count a failure of a request that is retried."""
-        if isinstance(error, Changed):
+        if isinstance(error, FileChanged):
             return
         with self._lock:
-            if not isinstance(error, (Away, Refused)):
+            if not isinstance(error, (StoreUnavailable, AccessDenied)):
                 self._report_once(f"{error}; it is tried again")  # one object is wrong, the store answers
             elif self._outage.failed():
                 self._report(f"{error}; it is tried again until it works")
@@ -67,7 +67,7 @@ class StoreOutage:
 def call_within(work: Callable[[], T], timeout: float, message: str) -> T:
     """Call ``work`` in a thread and return its result.
 
-    :raises Away: with the text ``message``, if it takes longer than ``timeout`` seconds; the thread goes on.
+    :raises StoreUnavailable: with the text ``message``, if it takes longer than ``timeout`` seconds; the thread goes on.
     """
     outcome: Future[T] = Future()
 
@@ -81,4 +81,4 @@ def call_within(work: Callable[[], T], timeout: float, message: str) -> T:
     try:
         return outcome.result(timeout)
     except TimeoutError:
-        raise Away(message) from None
+        raise StoreUnavailable(message) from None

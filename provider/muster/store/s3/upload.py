@@ -14,7 +14,7 @@ from typing import Any
 from muster.core.errors import StoreError
 from muster.core.retry import Backoff, retry
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Changed
+from muster.store.s3.errors import FileChanged, StoreUnavailable
 
 WHOLE_LIMIT = 8 << 20  # bytes; a larger file is stored in parts
 PART_SIZE = 8 << 20
@@ -50,7 +50,7 @@ class Content:
 def content_of(path: Path, size: int) -> Content:
     """Hash the first ``size`` bytes of a file: of a file that grows, what it was when it was looked at.
 
-    :raises Changed: the file is shorter.
+    :raises FileChanged: the file is shorter.
     """
     hasher = hashlib.sha256()
     for chunk in _read(path, size, READ_SIZE):
@@ -68,7 +68,7 @@ class Uploader:
     def put(self, key: str, path: Path, content: Content) -> None:
         """Make an object of a file's content.
 
-        :raises Changed: the file no longer has that content; the object is what it was before.
+        :raises FileChanged: the file no longer has that content; the object is what it was before.
         """
         if content.size > WHOLE_LIMIT:
             with self._large:
@@ -76,7 +76,7 @@ class Uploader:
             return
         body = b"".join(_read(path, content.size, READ_SIZE))
         if hashlib.sha256(body).hexdigest() != content.sha256:
-            raise Changed(f"{path} is being changed")
+            raise FileChanged(f"{path} is being changed")
         self._bucket.put(key, body, sha256=content.sha256)
 
     def _put_parts(self, key: str, path: Path, content: Content) -> None:
@@ -102,7 +102,7 @@ class Uploader:
                 pending.append(pool.submit(self._send_part, upload, number, data))
             sent.extend(part.result() for part in pending)
         if hasher.hexdigest() != content.sha256:
-            raise Changed(f"{path} is being changed")
+            raise FileChanged(f"{path} is being changed")
         return sent
 
     def _send_part(self, upload: dict[str, str], number: int, data: bytes) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Uploader:
             answer = client.upload_part(**upload, PartNumber=number, Body=data)
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
-        return retry(lambda: self._bucket.do(send), Away, Backoff(0.5, 0.5), tries=PART_TRIES)
+        return retry(lambda: self._bucket.do(send), StoreUnavailable, Backoff(0.5, 0.5), tries=PART_TRIES)
 
     def _abort(self, upload: dict[str, str]) -> None:
         try:
@@ -125,6 +125,6 @@ def _read(path: Path, size: int, chunk: int) -> Iterator[bytes]:
         while left:
             data = file.read(min(chunk, left))
             if not data:
-                raise Changed(f"{path} became shorter")
+                raise FileChanged(f"{path} became shorter")
             left -= len(data)
             yield data

@@ -19,7 +19,7 @@ from muster.core.paths import NodePaths
 from muster.core.store_keys import LAYOUT_VERSION, RunKeys, latest_generation
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.download import fetch, safe
-from muster.store.s3.errors import Changed
+from muster.store.s3.errors import FileChanged
 from muster.store.s3.upload import Content, Signature, Uploader, content_of
 from muster.store.sync.file_scan import Found, Scan, scan
 from muster.store.sync.hard_links import held, let_go
@@ -108,7 +108,7 @@ class CheckpointSync:
             self._commit(seen)
             self._committed_at = time.monotonic()
         elif final:
-            raise Changed("files in checkpoints are being changed")
+            raise FileChanged("files in checkpoints are being changed")
 
     def _scan(self) -> Scan:
         return scan(self._paths.checkpoints, "checkpoints")
@@ -144,8 +144,8 @@ class CheckpointSync:
             _check(found)  # before it is read in vain
             content = self._put(found)
             _check(found)
-        except Changed:
-            raise Changed(f"{found.path} is being changed") from None
+        except FileChanged:
+            raise FileChanged(f"{found.path} is being changed") from None
         self._hashed[found.path] = (found.signature, content)
 
     def _put(self, found: Found) -> Content:
@@ -235,7 +235,7 @@ class CheckpointSync:
 
 def _check(found: Found) -> None:
     if Signature.of(found.file) != found.signature:
-        raise Changed(found.path)
+        raise FileChanged(found.path)
 
 
 def _changed(file: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from muster.core.errors import StoreError
 from muster.core.paths import NodePaths
 from muster.core.store_keys import RunKeys
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Changed
+from muster.store.s3.errors import FileChanged, StoreUnavailable
 from muster.store.s3.upload import Content, Signature, Uploader, content_of
 from muster.store.sync.file_scan import Found, Scan, scan
 
@@ -131,7 +131,7 @@ class FolderSync:
             self._uploader.put(self._keys.file(found.path), found.file, content)
         self._kept[found.path] = Kept(signature=found.signature, content=content)
         if Signature.of(found.file) != found.signature:
-            raise Changed(f"{found.path} is being changed")
+            raise FileChanged(f"{found.path} is being changed")
 
 
 def entry(path: str, content: Content, key: str, node: int) -> dict[str, Any]:
@@ -149,14 +149,14 @@ def keep_each(due: Iterable[Found], keep: Callable[[Found], None], final: bool) 
     errors: list[StoreError] = []
 
     def attempt(found: Found) -> None:
-        if not any(isinstance(error, Away) for error in errors):
+        if not any(isinstance(error, StoreUnavailable) for error in errors):
             errors.extend(_attempt(found, keep))
 
     wanted = sorted(due, key=lambda found: -found.signature.size)
     if wanted:
         with ThreadPoolExecutor(min(UPLOADS_AT_ONCE, len(wanted))) as pool:
             list(pool.map(attempt, wanted))
-    serious = [error for error in errors if final or not isinstance(error, Changed)]
+    serious = [error for error in errors if final or not isinstance(error, FileChanged)]
     if serious:
         raise serious[0]
 
@@ -167,6 +167,6 @@ def _attempt(found: Found, keep: Callable[[Found], None]) -> Iterator[StoreError
     except StoreError as error:
         yield error
     except FileNotFoundError:
-        yield Changed(f"{found.path} has been removed meanwhile")
+        yield FileChanged(f"{found.path} has been removed meanwhile")
     except OSError as error:
         yield StoreError(f"{found.path} can't be read: {(error.strerror or str(error)).lower()}")

@@ -16,7 +16,7 @@ import pytest
 from muster.core.paths import NodePaths
 from muster.core.store_keys import RunKeys
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import Away, Changed
+from muster.store.s3.errors import FileChanged, StoreUnavailable
 from muster.store.sync import checkpoints
 from muster.store.sync.checkpoints import CheckpointSync
 from store_server import Store, wait_until
@@ -142,7 +142,7 @@ def test_a_file_that_is_written_while_it_is_stored_is_not_committed_until_it_res
 def test_a_last_pass_says_which_file_is_being_changed(rig: Rig) -> None:
     rig.write(1, "model")
     rig.once(BLOBS, lambda: rig.write(2, "model"))
-    with pytest.raises(Changed, match=r"^checkpoints/model is being changed$"):
+    with pytest.raises(FileChanged, match=r"^checkpoints/model is being changed$"):
         rig.sync().sync(final=True)
 
 
@@ -170,14 +170,14 @@ def test_links_are_removed_after_an_error_and_after_a_killed_process(rig: Rig) -
     sync = rig.sync()
     assert not rig.paths.held.exists()
     rig.once(BLOBS, lambda: _fail(rig.paths.held))
-    with pytest.raises(Away):
+    with pytest.raises(StoreUnavailable):
         sync.sync(final=False)
     assert not rig.paths.held.exists()
     assert (rig.folder / "model").stat().st_nlink == 1
 
 
 def _fail(held: Path) -> None:
-    raise Away(f"the store is away while {[link.name for link in held.iterdir()]} are held")
+    raise StoreUnavailable(f"the store is away while {[link.name for link in held.iterdir()]} are held")
 
 
 def test_a_marker_that_the_store_did_not_take_is_written_again(rig: Rig, store: Store) -> None:
@@ -186,7 +186,7 @@ def test_a_marker_that_the_store_did_not_take_is_written_again(rig: Rig, store: 
         rig.write(step, "model")
         if step == 2:
             rig.once(KEYS.checkpoint_marker(0), lambda: _fail(rig.paths.held))
-            with pytest.raises(Away):
+            with pytest.raises(StoreUnavailable):
                 sync.sync(final=False)
         sync.sync(final=False)
         assert committed(store) == {"checkpoints/model": content(step)}

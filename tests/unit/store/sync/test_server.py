@@ -20,7 +20,7 @@ from muster.core.manifest import Manifest, ManifestFile
 from muster.core.store_access import StoreAccess
 from muster.store.run_store import RunStore
 from muster.store.s3.bucket import Bucket, Stored
-from muster.store.s3.errors import Away
+from muster.store.s3.errors import StoreUnavailable
 from store_server import Store, wait_until
 from sync_process import SyncNode
 
@@ -102,13 +102,13 @@ def test_check_names_what_is_wrong_in_one_line_within_seconds(
     assert access.secret_key not in reply["error"] + node.said() + "".join(node.notes)
     with pytest.raises(MusterError) as raised:
         RunStore(uri, access).check()
-    assert isinstance(raised.value, Away if kind in AWAY else StoreUnusable)
+    assert isinstance(raised.value, StoreUnavailable if kind in AWAY else StoreUnusable)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_store_that_was_away_for_a_moment_passes_the_check(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = [Away("503 Slow Down")] * 2
+    failures = [StoreUnavailable("503 Slow Down")] * 2
     get = Bucket.get
 
     def away_at_first(bucket: Bucket, key: str, start: int = 0) -> Stored | None:
