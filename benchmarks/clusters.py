@@ -179,7 +179,7 @@ class Began:
 
 def marker(handle: JobHandle) -> str:
     """Give the value of MUSTER_JOB in the environment of all processes of an attempt."""
-    return f"{handle.job_id}/g{handle.generation}/a{handle.attempt}"
+    return handle.id.marker
 
 
 async def _until_started(target: LocalTarget, handle: JobHandle, ranks: int) -> None:

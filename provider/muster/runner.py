@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from muster.core.codec import from_data
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import END, Cursor, Event
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.job import TrainingJob
 from muster.core.plan import CONTINUE, END_RUN, ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
 from muster.core.state import RunState
@@ -160,7 +160,7 @@ def submit(
     """Prepare the target and get or create the job there.
 
     ``check_store``: look at the store from here first, and take the result of this generation if it is committed there
-    (``found="completed"``), even when the target has forgotten the job. Without it the leader's node looks before any rank
+    (``found`` is ``COMPLETED``), even when the target has forgotten the job. Without it the leader's node looks before any rank
     starts.
 
     :raises RequestError: the store or the environment can't be used; nothing has been launched.
@@ -213,7 +213,7 @@ def _committed(store: RunStore, plan: JobPlan, target: ComputeTarget, job_id: st
         target=target.name,
         plan_digest=record["plan_digest"],
         store=plan.store,
-        found="completed",
+        found=SubmitResult.COMPLETED,
     )
 
 

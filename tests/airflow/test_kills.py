@@ -67,7 +67,7 @@ class Job:
 
     def living(self) -> list[int]:
         """Give every process of the job."""
-        return processes.marked(f"MUSTER_JOB={self.id}/g{self.handle.generation}/a{self.handle.attempt}")
+        return processes.marked(f"MUSTER_JOB={self.handle.id.marker}")
 
     def wait_until_gone(self) -> None:
         wait_until(lambda: not self.living(), what="all processes of the job are gone")

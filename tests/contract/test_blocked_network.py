@@ -32,7 +32,7 @@ def start_on(host: Host, paths: NodePaths, assignment: Assignment, entry: Path) 
     become = ["unshare", "--uts", "sh", "-c", IN_HOST, "sh", host.name, host.namespace, *guardian]
     with paths.diagnostics.open("ab") as log:
         argv = ["/bin/sh", "-c", '"$@" &', "sh", *become]
-        environment = clean_environment(assignment.marker)
+        environment = clean_environment(assignment.id.marker)
         subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True, check=True
         )

@@ -56,7 +56,7 @@ SUBMIT = """
 import pickle, sys
 submission, fields = pickle.load(sys.stdin.buffer)
 from muster.targets.docker.target import DockerTarget
-print(DockerTarget.from_fields("docker", fields).submit(submission).found)
+print(DockerTarget.from_fields("docker", fields).submit(submission).found.value)
 """
 
 

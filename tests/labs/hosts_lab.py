@@ -68,7 +68,7 @@ class HostsLab(JobLab):
 
     def node(self, handle: JobHandle, node: int = 0) -> tuple[Host, Path]:
         """Give the host of a node, and the node's folder."""
-        name = f"g{handle.generation}-a{handle.attempt}/node-{node}"
+        name = f"{handle.id.folder}/node-{node}"
         for host in self.rack.hosts:
             folder = self.folder(host) / "jobs" / handle.job_id / name
             if folder.exists():

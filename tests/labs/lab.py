@@ -198,7 +198,7 @@ class JobLab(ABC):
 
     def living(self, handle: JobHandle) -> list[int]:
         """Give every process of the run that lives, wherever it hid: found by its environment."""
-        return processes.marked(f"MUSTER_JOB={handle.job_id}/g{handle.generation}/a{handle.attempt}")
+        return processes.marked(f"MUSTER_JOB={handle.id.marker}")
 
     def record(self, handle: JobHandle) -> dict[str, Any]:
         """Give the run's record in the store."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from muster.core.attempt import AttemptId
 
 HANDLE_VERSION = 1
 
 
+class SubmitResult(str, Enum):
+    """How a submit got hold of the attempt."""
+
+    LAUNCHED = "launched"
+    ATTACHED = "attached"  # it was running, or waiting to
+    COMPLETED = "completed"  # its result is taken; nothing is trained
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobHandle:
-    """Names one attempt of one generation of a job on a target.
-
-    ``found`` says what submit met: ``launched``, ``attached`` (was running), ``completed`` (result taken, nothing trained).
-    """
+    """One attempt of one generation of a job on a target."""
 
     job_id: str
     generation: int
@@ -20,5 +28,10 @@ class JobHandle:
     target: str
     plan_digest: str
     store: str
-    found: str = "launched"
+    found: SubmitResult = SubmitResult.LAUNCHED
     version: int = HANDLE_VERSION
+
+    @property
+    def id(self) -> AttemptId:
+        """Return the attempt's name."""
+        return AttemptId(self.job_id, self.generation, self.attempt)

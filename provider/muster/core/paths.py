@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.core.attempt import AttemptId
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodePaths:
@@ -180,7 +182,7 @@ class JobPaths:
         return self.job / "claim.lock"
 
     def attempt(self, generation: int, attempt: int) -> Path:
-        return self.job / f"g{generation}-a{attempt}"
+        return self.job / AttemptId(self.job_id, generation, attempt).folder
 
     def node(self, generation: int, attempt: int, node: int) -> NodePaths:
         """Files of one node of one attempt."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 
@@ -67,9 +68,9 @@ class Assignment:
         return from_data(cls, json.loads(path.read_text(encoding="utf-8")))
 
     @property
-    def marker(self) -> str:
-        """Value of MUSTER_JOB in the environment of every process of this attempt."""
-        return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+    def id(self) -> AttemptId:
+        """Return the attempt's name."""
+        return AttemptId(self.job_id, self.generation, self.attempt)
 
     def mesh_patience(self, *, again: bool = False) -> float:
         """Give the seconds from now that the nodes have to come together; some are left however wrong this node's clock is.

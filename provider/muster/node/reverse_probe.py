@@ -56,7 +56,7 @@ class ReverseProbe:
         with contextlib.suppress(OSError):
             address = await asyncio.to_thread(socket.gethostbyname, own)
             if address != await asyncio.to_thread(socket.gethostbyname, leader):
-                self._server = await mesh.listen(address, self._a.marker, self._certificate, self._answer)
+                self._server = await mesh.listen(address, self._a.id.marker, self._certificate, self._answer)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.TimeoutError, ValueError):
@@ -78,7 +78,7 @@ async def probe_back(assignment: Assignment, node: int, certificate: Path, word:
     """Ring a node's reverse_probe, on all its ports at once."""
     context = mesh.tls(certificate, server=False)
     line = f"{word} {node}\n".encode()
-    ports = mesh.ports_of(assignment.marker)
+    ports = mesh.ports_of(assignment.id.marker)
     answers = await asyncio.gather(*(_ring(assignment.addresses[node], port, context, line) for port in ports))
     problem = next((answer.problem for answer in answers if answer.problem), "")
     silent = answers[0].silent if all(answer.silent for answer in answers) else ""

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from muster import runner
 from muster.core.codec import from_data, to_data
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.state import RunState
 from muster.core.store_access import StoreAccess
 from muster.hooks.compute import ComputeHook
@@ -111,7 +111,8 @@ class TrainOperator(JobOperator):
         context["ti"].xcom_push(key=RUN_KEY, value=self._reference(handle))
         url = outputs_url(store=handle.store, run=handle.job_id, generation=handle.generation, endpoint=access.endpoint_url)
         OutputsLink().persist(context, url)
-        self.log.info("run %s generation %s attempt %s: %s", handle.job_id, handle.generation, handle.attempt, handle.found)
+        known = (handle.job_id, handle.generation, handle.attempt, handle.found.value)
+        self.log.info("run %s generation %s attempt %s: %s", *known)
 
     def _reference(self, handle: JobHandle) -> dict[str, Any]:
         """Give the small data by which other tasks find the run."""
@@ -119,7 +120,7 @@ class TrainOperator(JobOperator):
         return {"version": 1, **known, "compute_target": requested_target(self), "aws_conn_id": self.aws_conn_id}
 
     def _wait(self, context: Context, handle: JobHandle, target: ComputeTarget, access: StoreAccess) -> dict[str, Any]:
-        if handle.found == "completed":
+        if handle.found is SubmitResult.COMPLETED:
             runner.release(target, handle)
             self.log.info("run %s had completed before this try: its result is taken, nothing was trained", handle.job_id)
             return self._complete(context, handle, runner.stored_outcome(handle, access))
@@ -182,7 +183,7 @@ class TrainOperator(JobOperator):
         return identity.is_retry(context["ti"], self.retries)
 
     def _warn_of(self, text: str) -> None:
-        if text and self.launched is not None and self.launched.found == "launched":
+        if text and self.launched is not None and self.launched.found is SubmitResult.LAUNCHED:
             self._tell(logging.WARNING, text)
 
     def _say(self, line: str) -> None:

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import canonical, from_data
 from muster.core.errors import RequestError, StaleGeneration
 from muster.core.event import Event
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
+from muster.core.plan import JobPlan
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.node.assignment import AttemptRecord
+from muster.node.assignment import Assignment, AttemptRecord
 from muster.targets.contract import Submission
 
 CLAIM_VERSION = 1
@@ -54,15 +57,15 @@ class Claim:
             return None
 
     @property
-    def marker(self) -> str:
-        """Value of MUSTER_JOB in the environment of every process of the attempt."""
-        return f"{self.job_id}/g{self.generation}/a{self.attempt}"
+    def id(self) -> AttemptId:
+        """Return the attempt's name."""
+        return AttemptId(self.job_id, self.generation, self.attempt)
 
     def deadline(self, max_run_duration: float) -> float:
         """Give the attempt's deadline, in seconds since the epoch; storing what is there is not part of the run's duration."""
         return (self.submitted if self.commit else self.first_started) + max_run_duration
 
-    def handle(self, target: str, found: str) -> JobHandle:
+    def handle(self, target: str, found: SubmitResult) -> JobHandle:
         """Give the handle of the claimed attempt."""
         return JobHandle(
             job_id=self.job_id,
@@ -72,6 +75,29 @@ class Claim:
             plan_digest=self.plan_digest,
             store=self.store,
             found=found,
+        )
+
+    def assignment(self, plan: JobPlan, node: int, *, requested: float, **place: Any) -> Assignment:
+        """Return a node's assignment; ``place`` are the fields that only the target knows, and those that it knows better.
+
+        ``requested``: when the user's request came in, 0.0 if nobody knows.
+        """
+        known: dict[str, Any] = {
+            "deadline": self.deadline(plan.limits.max_run_duration),
+            "requested": requested or self.submitted,
+            "submitted": self.submitted,
+        }
+        return Assignment(
+            job_id=self.job_id,
+            generation=self.generation,
+            attempt=self.attempt,
+            node=node,
+            store=self.store,
+            plan=plan,
+            plan_digest=self.plan_digest,
+            history=self.history,
+            commit_only=self.commit,
+            **{**known, **place},
         )
 
     def record(self, end: Event | None) -> AttemptRecord:

@@ -10,7 +10,7 @@ import pytest
 
 from muster.core.codec import canonical, digest, from_data, to_data
 from muster.core.event import Cursor, Event
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.job import Environment, Resources, TrainingJob
 from muster.core.manifest import Manifest, ManifestFile
 from muster.core.model_version import ModelVersion
@@ -63,7 +63,9 @@ BOXES = [
         secrets={"B": "conn"},
     ),
     PLAN,
-    JobHandle(job_id="x", generation=2, attempt=3, target="here", plan_digest="sha256:1", store="s3://b", found="attached"),
+    JobHandle(
+        job_id="x", generation=2, attempt=3, target="here", plan_digest="sha256:1", store="s3://b", found=SubmitResult.ATTACHED
+    ),
     Cursor(attempt=2, offsets=(0, 17)),
     VERDICT,
     Verdict(cause=Cause.RANK, signal=9),

@@ -92,7 +92,7 @@ class NodeExecutor:
         self._here = {
             "interpreter": a.interpreter or "python3",
             "workdir": str(self.paths.work),
-            "attempt": a.marker.replace("/", "-"),
+            "attempt": a.id.marker.replace("/", "-"),
         }
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         try:

@@ -37,7 +37,8 @@ class Follower:
         certificate = self._work.paths.certificate
         bell = ReverseProbe(self._a, certificate)
         opening = asyncio.ensure_future(bell.open_after())
-        connecting = asyncio.ensure_future(mesh.connect(self._a.addresses[0], self._a.marker, certificate, give_up, bell.tell))
+        leader, marker = self._a.addresses[0], self._a.id.marker
+        connecting = asyncio.ensure_future(mesh.connect(leader, marker, certificate, give_up, bell.tell))
         await asyncio.wait(_futures(connecting, self._halt, bell.over), return_when=asyncio.FIRST_COMPLETED)
         opening.cancel()
         bell.close()

@@ -57,7 +57,7 @@ class Leader:
         for note in self._a.notes:
             self._log.add(event.NOTE, level="warning", text=note)
         address = self._a.addresses[0] and await asyncio.to_thread(facts.resolved, self._a.addresses[0])
-        server = await mesh.listen(address, self._a.marker, self._work.paths.certificate, self._gang.on_peer)
+        server = await mesh.listen(address, self._a.id.marker, self._work.paths.certificate, self._gang.on_peer)
         finalizer = Finalizer(self._a, self._work, self._gang, self._record)
         verdict = await cancel_request.explained(await self._train(), self._work.paths.cancel, self._a.term_patience)
         await finalizer.run(verdict, self._halt)

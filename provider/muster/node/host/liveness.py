@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+from muster.core.attempt import AttemptId
 from muster.node import processes
 
 BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid, once there is an assignment for it
@@ -84,7 +85,7 @@ def marker_of(folder: str) -> str:
             told = json.load(file)
     except (OSError, ValueError):
         return ""
-    return f"{told['job_id']}/g{told['generation']}/a{told['attempt']}"
+    return AttemptId(told["job_id"], told["generation"], told["attempt"]).marker
 
 
 def _living_pid(file: str) -> int:

@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.paths import HostPaths
 from muster.node.host import gang_scheduler
 from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, STARTING, WAITING, Entry
 
 LEASE = 45.0  # seconds after which a launcher that says nothing counts as dead
-Key = tuple[str, int, int]
 
 
 def main(arguments: list[str]) -> int:
@@ -78,8 +78,8 @@ class QueueServer:
         claim = _read(self._claim_file(job))
         if claim is not None and not generation:
             generation, attempt = claim["generation"], claim["attempt"]
-        entry = self._entry((job, generation, attempt))
-        record = _read(self._record_file((job, generation, attempt))) or {}
+        entry = self._entry(AttemptId(job, generation, attempt))
+        record = _read(self._record_file(AttemptId(job, generation, attempt))) or {}
         return {"claim": claim, "entry": entry or record.get("entry"), "live": entry is not None, "end": record.get("end")}
 
     # -- claims
@@ -111,9 +111,9 @@ class QueueServer:
 
     def do_withdraw(self, job: str, generation: int, attempt: int, end: dict[str, Any], launcher: str = "") -> dict[str, Any]:
         """End an attempt that nobody has begun to launch, or that its launcher ends; says whether, also when asked again."""
-        entry = self._entry((job, generation, attempt))
+        entry = self._entry(AttemptId(job, generation, attempt))
         if entry is None:
-            record = _read(self._record_file((job, generation, attempt)))
+            record = _read(self._record_file(AttemptId(job, generation, attempt)))
             return {"withdrawn": record is not None and record["end"] == end, "leased": False}
         leased, ours = entry["until"] >= self._now, bool(launcher) and entry["launcher"] == launcher
         if not ours and (leased or entry["state"] in (STARTING, LAUNCHED)):
@@ -137,11 +137,11 @@ class QueueServer:
     def do_turn(self, hosts: list[dict[str, Any]], wanted: list[list[Any]], settled: list[list[Any]]) -> dict[str, Any]:
         """Note who is waited for and who has ended, grant what can be granted, and give the queue."""
         for key in wanted:
-            entry = self._entry((key[0], key[1], key[2]))
+            entry = self._entry(AttemptId(*key))
             if entry is not None:
                 entry["seen"] = self._now
         for key in settled:
-            entry = self._entry((key[0], key[1], key[2]))
+            entry = self._entry(AttemptId(*key))
             if entry is not None and self._may_leave(entry):
                 self._leave(entry, None)
         gang_scheduler.schedule(self._queue["entries"], hosts, self._now)
@@ -157,7 +157,7 @@ class QueueServer:
 
     def do_take(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
         """Begin to launch an attempt whose turn has come, unless somebody is at it, or another attempt owns the job."""
-        entry = self._entry((job, generation, attempt))
+        entry = self._entry(AttemptId(job, generation, attempt))
         if entry is None or entry["state"] not in (GRANTED, STARTING) or not self._owns(entry):
             return {"taken": False, "entry": entry}
         if entry["launcher"] != launcher or not entry["until"]:  # else it is asked again, the connection having been lost
@@ -198,7 +198,7 @@ class QueueServer:
         self, *, job: str, generation: int, attempt: int, launcher: str, bad: dict[str, str], hosts: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Give back what a launch could not use, because of ``bad`` hosts; the gang keeps its place in the order."""
-        entry = self._entry((job, generation, attempt))
+        entry = self._entry(AttemptId(job, generation, attempt))
         again = entry is not None and entry.get("refused") == launcher and not entry["launcher"]
         if entry is None or not (again or entry["launcher"] == launcher):
             return {"held": False, "entry": entry}
@@ -221,8 +221,8 @@ class QueueServer:
 
     # -- small things
 
-    def _entry(self, key: Key) -> Entry | None:
-        return next((e for e in self._queue["entries"] if (e["job"], e["generation"], e["attempt"]) == key), None)
+    def _entry(self, wanted: AttemptId) -> Entry | None:
+        return next((entry for entry in self._queue["entries"] if _id(entry) == wanted), None)
 
     def _owns(self, entry: Entry) -> bool:
         """Whether an attempt is the one that the job's claim names."""
@@ -230,23 +230,26 @@ class QueueServer:
         return (claim.get("generation"), claim.get("attempt")) == (entry["generation"], entry["attempt"])
 
     def _leased(self, job: str, generation: int, attempt: int, launcher: str) -> Entry | None:
-        entry = self._entry((job, generation, attempt))
+        entry = self._entry(AttemptId(job, generation, attempt))
         return entry if entry is not None and entry["launcher"] == launcher else None
 
     def _leave(self, entry: Entry, end: dict[str, Any] | None) -> None:
         self._queue["entries"].remove(entry)
         shutil.rmtree(entry["bundle"], ignore_errors=True)
-        key = (entry["job"], entry["generation"], entry["attempt"])
-        _write(self._record_file(key), {"entry": entry, "end": end})
+        _write(self._record_file(_id(entry)), {"entry": entry, "end": end})
 
     def _claim_file(self, job: str) -> str:
         return str(self._paths.job(job).claim)
 
-    def _record_file(self, key: Key) -> str:
-        return str(self._paths.job(key[0]).job / f"g{key[1]}-a{key[2]}.json")
+    def _record_file(self, one: AttemptId) -> str:
+        return str(self._paths.job(one.job_id).job / f"{one.folder}.json")
 
     def _record_files(self, job: str) -> list[str]:
         return sorted(str(file) for file in self._paths.job(job).job.glob("g*-a*.json"))
+
+
+def _id(entry: Entry) -> AttemptId:
+    return AttemptId(entry["job"], entry["generation"], entry["attempt"])
 
 
 def _read(file: str) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def rank_spec(
 def identity(assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings) -> dict[str, str]:
     """Give the ``MUSTER_*`` variables: who the rank is and where its folders are."""
     return {
-        MARKER: assignment.marker,
+        MARKER: assignment.id.marker,
         "MUSTER_RUN": assignment.job_id,
         "MUSTER_GENERATION": str(assignment.generation),
         "MUSTER_ATTEMPT": str(assignment.attempt),

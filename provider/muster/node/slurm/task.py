@@ -159,7 +159,7 @@ class Task:
 
     def _start_guardian(self, assignment: Assignment) -> int:
         env = _without_the_engine(os.environ)
-        env["MUSTER_JOB"] = assignment.marker
+        env["MUSTER_JOB"] = assignment.id.marker
         argv = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(self._here.root)]
         log = (os.POSIX_SPAWN_OPEN, 1, str(self._here.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]

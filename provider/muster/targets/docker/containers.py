@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import from_data
 from muster.core.event import Event
 from muster.core.paths import NodePaths
@@ -36,9 +37,9 @@ def container_name(job_id: str) -> str:
     return f"muster-{cleaned}" if cleaned == job_id else f"muster-{cleaned}-{_short(job_id)}"
 
 
-def attempt_name(job_id: str, generation: int, attempt: int) -> str:
-    """Give what begins the names of everything else of an attempt."""
-    return f"{container_name(job_id)}-g{generation}-a{attempt}"
+def attempt_name(one: AttemptId) -> str:
+    """Return what begins the names of everything else of an attempt."""
+    return f"{container_name(one.job_id)}-{one.folder}"
 
 
 def host_name(job_id: str, node: int) -> str:
@@ -66,8 +67,7 @@ class Container:
 class Attempt:
     """The containers of one attempt, by node; ``claim`` is None if node 0's is missing."""
 
-    generation: int
-    attempt: int
+    id: AttemptId
     claim: Claim | None
     containers: tuple[Container, ...]
 
@@ -98,12 +98,11 @@ class Jobs:
         """Give a job's attempts, the newest first."""
         with explained(f"looking for run {job_id}", self._where):
             rows = self._client.containers(all=True, filters={"label": f"{JOB}={job_id}"})
-        found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        found: dict[AttemptId, list[dict[str, Any]]] = {}
         for row in rows:
             if row["State"] != "removing":
-                labels = row["Labels"]
-                found.setdefault((int(labels[GENERATION]), int(labels[ATTEMPT])), []).append(row)
-        return [_attempt(*number, rows) for number, rows in sorted(found.items(), reverse=True)]
+                found.setdefault(_id(row), []).append(row)
+        return [_attempt(one, rows) for one, rows in sorted(found.items(), reverse=True)]
 
     def end_of(self, attempt: Attempt) -> Event | None:
         """Give the END event of an attempt's leader, None if it has not been written or the leader is gone."""
@@ -138,15 +137,15 @@ class Jobs:
             return
         yield from _content(stream, offset)
 
-    def step_aside(self, job_id: str, attempt: Attempt) -> None:
+    def step_aside(self, attempt: Attempt) -> None:
         """Free the name that is the claim, so that the next attempt can take it; whoever is first with that owns the job."""
         import docker.errors
 
         leader = attempt.leader
-        if leader is None or leader.name != container_name(job_id):
+        if leader is None or leader.name != container_name(attempt.id.job_id):
             return
         try:
-            self._client.rename(leader.id, f"{attempt_name(job_id, attempt.generation, attempt.attempt)}-n0")
+            self._client.rename(leader.id, f"{attempt_name(attempt.id)}-n0")
         except docker.errors.APIError as error:
             # it is gone, or has stepped aside already: then creating the next leader tells who owns the job
             if error.status_code not in (400, 404, 409):
@@ -174,13 +173,11 @@ class Jobs:
             networks: list[dict[str, Any]] = self._client.networks(filters={"label": f"{JOB}={job_id}"})
         return networks
 
-    def remove_networks(
-        self, job_id: str, *, keep: Iterable[tuple[int, int]] = (), last: tuple[int, int] | None = None
-    ) -> None:
-        """Remove a job's networks, but for those of the attempts to keep (generation, attempt) and of those after ``last``."""
+    def remove_networks(self, job_id: str, *, keep: Iterable[AttemptId] = (), last: AttemptId | None = None) -> None:
+        """Remove a job's networks, but for those of the attempts to keep and of those after ``last``."""
         kept = set(keep)
         for network in self.networks(job_id):
-            of = (int(network["Labels"][GENERATION]), int(network["Labels"][ATTEMPT]))
+            of = _id(network)
             if of not in kept and (last is None or of <= last):  # a newer one may have no container yet
                 self.remove_network(network["Id"])
 
@@ -205,11 +202,16 @@ def each(work: Any, items: Iterable[Any]) -> list[Any]:
     return [future.result() for future in futures]
 
 
-def _attempt(generation: int, attempt: int, rows: list[dict[str, Any]]) -> Attempt:
+def _attempt(one: AttemptId, rows: list[dict[str, Any]]) -> Attempt:
     claims = [row["Labels"][CLAIM] for row in rows if CLAIM in row["Labels"]]
     containers = sorted((_container(row) for row in rows), key=lambda container: container.node)
     claim = from_data(Claim, json.loads(claims[0])) if claims else None
-    return Attempt(generation=generation, attempt=attempt, claim=claim, containers=tuple(containers))
+    return Attempt(id=one, claim=claim, containers=tuple(containers))
+
+
+def _id(labelled: dict[str, Any]) -> AttemptId:
+    labels = labelled["Labels"]
+    return AttemptId(labels[JOB], int(labels[GENERATION]), int(labels[ATTEMPT]))
 
 
 def _container(row: dict[str, Any]) -> Container:

@@ -65,7 +65,7 @@ class Launch:
 
     @property
     def _base(self) -> str:
-        return containers.attempt_name(self.claim.job_id, self.claim.generation, self.claim.attempt)
+        return containers.attempt_name(self.claim.id)
 
     def run(self) -> None:
         """Launch it.
@@ -180,7 +180,7 @@ class Launch:
         """Give a node's container as the engine's API wants it; nothing in it is a secret."""
         setting, claim = self.setting, self.claim
         gpus = setting.gpus[node] if setting.gpus else ()
-        environment = {"MUSTER_JOB": claim.marker, **setting.account.environment}
+        environment = {"MUSTER_JOB": claim.id.marker, **setting.account.environment}
         if not gpus:
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"  # images that say "all" would show them under NVIDIA's runtime
         return {
@@ -214,25 +214,16 @@ class Launch:
     def _assignment(self, node: int) -> Assignment:
         claim, plan = self.claim, self.submission.plan
         gpus = self.setting.gpus[node] if self.setting.gpus else ()
-        return Assignment(
-            job_id=claim.job_id,
-            generation=claim.generation,
-            attempt=claim.attempt,
-            node=node,
+        return claim.assignment(
+            plan,
+            node,
+            requested=self.submission.requested,
             target=self.target,
-            store=plan.store,
-            plan=plan,
-            plan_digest=claim.plan_digest,
             addresses=tuple(alias(n) for n in range(claim.nodes)),
-            deadline=claim.deadline(plan.limits.max_run_duration),
-            requested=self.submission.requested or claim.submitted,
-            submitted=claim.submitted,
             interpreter=self.setting.interpreter,
             muster_python="",
             gpus=tuple(str(index) for index in range(len(gpus))),  # in a container its own devices are counted from 0
             archive=str(ARCHIVE) if node == 0 and self.submission.archive is not None else "",
-            history=claim.history,
-            commit_only=self.before is not None,
         )
 
 

@@ -68,7 +68,7 @@ def start_again(engine: Engine, handle: JobHandle, node: int) -> bool:
 def _goes_on(jobs: Jobs, attempt: Attempt, handle: JobHandle) -> bool:
     """Whether an attempt is the handle's, and its leader lives, has not ended and is not told to."""
     leader = attempt.leader
-    ours = (attempt.generation, attempt.attempt) == (handle.generation, handle.attempt)
+    ours = attempt.id == handle.id
     if leader is None or not ours or leader.state not in LIVING:
         return False
     return jobs.end_of(attempt) is None and not jobs.is_told_to_end(leader.id)

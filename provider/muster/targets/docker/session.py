@@ -83,7 +83,7 @@ class DockerSession:
     async def _attempt(self, handle: JobHandle, client: APIClient) -> Attempt:
         attempts = await asyncio.to_thread(Jobs(client, self._engine.url).attempts, handle.job_id)
         for attempt in attempts:
-            if (attempt.generation, attempt.attempt) == (handle.generation, handle.attempt):
+            if attempt.id == handle.id:
                 return attempt
         raise UnknownRun(
             f"no attempt {handle.attempt} of run {handle.job_id!r} on {self._engine.url}; `muster show` tells what is stored"

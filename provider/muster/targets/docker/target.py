@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from muster.core.errors import RequestError, TargetError, UnknownRun
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
@@ -93,8 +93,8 @@ class DockerTarget:
             if step in (Step.ATTACH, Step.TAKE):
                 assert claim is not None
                 assert owner is not None
-                forget_older(self._jobs, claim.job_id, attempts, owner)
-                return claim.handle(self.name, "attached" if step is Step.ATTACH else "completed")
+                forget_older(self._jobs, attempts, owner.id)
+                return claim.handle(self.name, SubmitResult.ATTACHED if step is Step.ATTACH else SubmitResult.COMPLETED)
             if owner is not None and found is Found.RUNNING:
                 self._end(owner, "replaced by a newer submit")
             try:
@@ -104,7 +104,7 @@ class DockerTarget:
 
     def find(self, job_id: str) -> JobHandle:
         """Give the handle of a job's newest attempt."""
-        return self._claim(self._owner(job_id)).handle(self.name, "attached")
+        return self._claim(self._owner(job_id)).handle(self.name, SubmitResult.ATTACHED)
 
     def session(self) -> Session:
         """Open a session: one client, a stream for every node that is watched."""
@@ -113,7 +113,7 @@ class DockerTarget:
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until nothing of it is left."""
         attempts = self._attempts(handle.job_id)
-        if not attempts or attempts[0].generation != generation or not attempts[0].running:
+        if not attempts or attempts[0].id.generation != generation or not attempts[0].running:
             return False
         self._end(attempts[0], reason)
         return True
@@ -139,12 +139,11 @@ class DockerTarget:
 
     def release(self, handle: JobHandle) -> None:
         """Remove the containers and networks of the run, unless it lives or its outputs could not be stored yet."""
-        last = (handle.generation, handle.attempt)
-        attempts = [a for a in self._all(handle.job_id) if (a.generation, a.attempt) <= last]
+        attempts = [a for a in self._all(handle.job_id) if a.id <= handle.id]
         if attempts and (attempts[0].running or self._found(attempts[0])[0] is Found.UNCOMMITTED):
             return
         self._jobs.remove(attempts)
-        self._jobs.remove_networks(handle.job_id, last=last)
+        self._jobs.remove_networks(handle.job_id, last=handle.id)
 
     def remove(self, handle: JobHandle) -> None:
         """Remove everything of the job from the engine, outputs that were never stored included."""
@@ -174,7 +173,7 @@ class DockerTarget:
             debris = attempts[0]
             if debris.claim is None or not await_birth(self.engine.client, self.engine.url, debris):
                 self._jobs.remove([debris])
-                self._jobs.remove_networks(job_id, keep=[(a.generation, a.attempt) for a in attempts[1:]])
+                self._jobs.remove_networks(job_id, keep=[a.id for a in attempts[1:]])
             attempts = self._all(job_id)
         return attempts
 
@@ -198,7 +197,7 @@ class DockerTarget:
         """Say what became of an attempt, and give its END event unless it lives."""
         if attempt.running:
             return Found.RUNNING, None
-        with explained(f"reading how attempt {attempt.attempt} ended", self.engine.url):
+        with explained(f"reading how attempt {attempt.id.attempt} ended", self.engine.url):
             ended = self._jobs.end_of(attempt)
         commit = attempt.claim is not None and attempt.claim.commit
         return found_of(running=False, end=ended, commit=commit), ended
@@ -210,7 +209,7 @@ class DockerTarget:
 
     def _launch(self, claim: Claim, step: Step, submission: Submission, attempts: list[Attempt]) -> JobHandle:
         if attempts:
-            self._jobs.step_aside(claim.job_id, attempts[0])
+            self._jobs.step_aside(attempts[0])
         launch = Launch(
             client=self.engine.client,
             where=self.engine.url,
@@ -222,9 +221,8 @@ class DockerTarget:
         )
         launch.run()
         if attempts:
-            owner = Attempt(generation=claim.generation, attempt=claim.attempt, claim=claim, containers=())
-            forget_older(self._jobs, claim.job_id, attempts, owner)
-        return claim.handle(self.name, "launched")
+            forget_older(self._jobs, attempts, claim.id)
+        return claim.handle(self.name, SubmitResult.LAUNCHED)
 
     def _setting(self, plan: JobPlan) -> Setting:
         client, where, ref = self.engine.client, self.engine.url, plan.environment

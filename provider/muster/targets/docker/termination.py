@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from muster.core.attempt import AttemptId
 from muster.core.errors import TargetError
 from muster.core.verdict import Cause
 from muster.targets.docker.containers import LIVING, Attempt, Container, Jobs, each
@@ -92,9 +93,9 @@ def _quietly(action: object, *arguments: object) -> None:
             raise
 
 
-def forget_older(jobs: Jobs, job_id: str, attempts: list[Attempt], owner: Attempt) -> None:
+def forget_older(jobs: Jobs, attempts: list[Attempt], owner: AttemptId) -> None:
     """Remove what older attempts left, once the owner lives or has lived."""
-    older = [a for a in attempts if (a.generation, a.attempt) < (owner.generation, owner.attempt)]
+    older = [a for a in attempts if a.id < owner]
     if older:
         jobs.remove(older)
-        jobs.remove_networks(job_id, keep=[(owner.generation, owner.attempt)])
+        jobs.remove_networks(owner.job_id, keep=[owner])

@@ -79,7 +79,7 @@ def start_agent(paths: NodePaths, assignment: Assignment, entry: Path) -> None:
     argv = ["/bin/sh", "-c", '"$@" &', "sh", *guardian]
     log = (os.POSIX_SPAWN_OPEN, 1, str(paths.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
-    shell = os.posix_spawn("/bin/sh", argv, clean_environment(assignment.marker), file_actions=actions, setsid=True)
+    shell = os.posix_spawn("/bin/sh", argv, clean_environment(assignment.id.marker), file_actions=actions, setsid=True)
     os.waitpid(shell, 0)
 
 
@@ -97,7 +97,7 @@ def start_again(paths: NodePaths, entry: Path) -> None:
 
 def _end_leftovers(assignment: Assignment, folder: Path) -> None:
     """Kill what ranks of a node have left behind, where agent and guardian died at once."""
-    of_job = set(processes.marked(f"MUSTER_JOB={assignment.marker}"))
+    of_job = set(processes.marked(f"MUSTER_JOB={assignment.id.marker}"))
     of_node = {*processes.marked(f"MUSTER_NODE={assignment.node}"), *processes.marked(f"MUSTER_SHIM_FOLDER={folder}")}
     processes.send(of_job & of_node, signal.SIGKILL)
 

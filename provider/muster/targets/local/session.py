@@ -90,5 +90,5 @@ class LocalWatch(JobWatch):
         if not self.concluded:
             return []
         if len(self.orderly) < len(self._paths):
-            sweep(f"{self.handle.job_id}/g{self.handle.generation}/a{self.handle.attempt}")
+            sweep(self.handle.id.marker)
         return [self.conclusion()]

@@ -24,7 +24,7 @@ from typing import Any
 
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.store_access import StoreAccess
@@ -85,14 +85,14 @@ class LocalTarget:
             step = next_step(claim, found, submission.generation, digest)
             if step in (Step.ATTACH, Step.TAKE):
                 assert claim is not None
-                return claim.handle(self.name, "attached" if step is Step.ATTACH else "completed")
+                return claim.handle(self.name, SubmitResult.ATTACHED if step is Step.ATTACH else SubmitResult.COMPLETED)
             if claim is not None and found is Found.RUNNING:
                 self._end(paths, claim, "replaced by a newer submit")
             return self._launch(paths, self._next_claim(claim, step, submission, digest), submission)
 
     def find(self, job_id: str) -> JobHandle:
         """Give the handle of a job's newest attempt."""
-        return self._claim(job_id).handle(self.name, "attached")
+        return self._claim(job_id).handle(self.name, SubmitResult.ATTACHED)
 
     def session(self) -> Session:
         """Open a session; nothing is connected to, on this machine."""
@@ -174,9 +174,9 @@ class LocalTarget:
         return found_of(running=running, end=end, commit=claim.commit)
 
     def _end(self, paths: JobPaths, claim: Claim, reason: str) -> None:
-        gone = end_agents(self._node_paths(claim), claim.marker, claim.submitted, reason, claim.grace + KILL_SLACK)
+        gone = end_agents(self._node_paths(claim), claim.id.marker, claim.submitted, reason, claim.grace + KILL_SLACK)
         if not gone:
-            raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={claim.marker}")
+            raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={claim.id.marker}")
 
     def _bring_back(self, handle: JobHandle, node: int) -> bool:
         """Start the agent of a node that an elastic run has lost again; not if the run has ended or is another attempt's."""
@@ -185,7 +185,7 @@ class LocalTarget:
         paths = JobPaths(root=self.root, job_id=handle.job_id)
         with locked(paths.lock):
             claim = Claim.read(paths.claim)
-            if claim is None or (claim.generation, claim.attempt) != (handle.generation, handle.attempt):
+            if claim is None or claim.id != handle.id:
                 return False
             nodes = self._node_paths(claim)
             runs = alive(nodes[0], claim.submitted) and end_event(nodes[0]) is None and not nodes[0].cancel.exists()
@@ -217,30 +217,21 @@ class LocalTarget:
             take_over(paths, claim, nodes)
         for node, node_paths in enumerate(nodes):
             start_agent(node_paths, self._assignment(paths, claim, submission, node), entry)
-        return claim.handle(self.name, "launched")
+        return claim.handle(self.name, SubmitResult.LAUNCHED)
 
     def _assignment(self, paths: JobPaths, claim: Claim, submission: Submission, node: int) -> Assignment:
         plan = submission.plan
-        return Assignment(
-            job_id=claim.job_id,
-            generation=claim.generation,
-            attempt=claim.attempt,
-            node=node,
+        return claim.assignment(
+            plan,
+            node,
+            requested=submission.requested,
             target=self.name,
-            store=plan.store,
-            plan=plan,
-            plan_digest=claim.plan_digest,
             addresses=tuple(loopback_address(claim.job_id, n) for n in range(claim.nodes)),
-            deadline=claim.deadline(plan.limits.max_run_duration),
-            requested=submission.requested or claim.submitted,
-            submitted=claim.submitted,
             interpreter=self._interpreter(plan.environment),
             muster_python=sys.executable,
             gpus=_share_of_gpus(plan.needs.gpus, node),
             claim=str(paths.claim),
             archive=str(submission.archive or ""),
-            history=claim.history,
-            commit_only=claim.commit,
         )
 
     def _interpreter(self, environment: EnvironmentRef) -> str:

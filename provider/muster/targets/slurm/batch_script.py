@@ -24,7 +24,7 @@ SCRIPT = """#!/bin/bash
 
 def comment_of(claim: Claim) -> str:
     """Give the comment of the batch job that was submitted for a claim."""
-    return f"muster:{claim.marker}"
+    return f"muster:{claim.id.marker}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Batch:
     def script(self) -> str:
         """Give the script; it holds no secret."""
         before = "\n".join(self._before())
-        return SCRIPT.format(marker=self.claim.marker, before=before, srun=shlex.join(self._srun()))
+        return SCRIPT.format(marker=self.claim.id.marker, before=before, srun=shlex.join(self._srun()))
 
     def _before(self) -> Iterator[str]:
         if self.options.bin:

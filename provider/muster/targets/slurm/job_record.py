@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import from_data
 from muster.core.errors import UnknownRun
 from muster.core.event import Event
@@ -70,7 +71,7 @@ class JobRecord:
         :raises UnknownRun: there never was one.
         """
         for claim, base in reversed(self._claims):
-            if (claim.generation, claim.attempt) == (handle.generation, handle.attempt):
+            if claim.id == handle.id:
                 return base
         which = f"attempt {handle.attempt} of run {self.job_id!r}, generation {handle.generation}"
         raise UnknownRun(f"there is no {which}, in the shared folder of the cluster")
@@ -91,16 +92,19 @@ class JobRecord:
 
     def wish(self, handle: JobHandle) -> dict[str, str] | None:
         """Give the end that somebody asked for, None if nobody did."""
-        found: dict[str, str] | None = self.data["wishes"].get(f"g{handle.generation}-a{self.base(handle)}")
+        found: dict[str, str] | None = self.data["wishes"].get(self._batch(handle.generation, self.base(handle)))
         return found
 
     def said(self, handle: JobHandle) -> str:
         """Give the last that the batch job of a handle's attempt said."""
-        return str(self.data["said"].get(f"g{handle.generation}-a{self.base(handle)}") or "")
+        return str(self.data["said"].get(self._batch(handle.generation, self.base(handle))) or "")
 
     def _submitted(self, generation: int, base: int) -> dict[str, str] | None:
-        found: dict[str, str] | None = self.data["numbers"].get(f"g{generation}-a{base}")
+        found: dict[str, str] | None = self.data["numbers"].get(self._batch(generation, base))
         return found
+
+    def _batch(self, generation: int, base: int) -> str:
+        return AttemptId(self.job_id, generation, base).folder
 
     @property
     def _claims(self) -> list[tuple[Claim, int]]:

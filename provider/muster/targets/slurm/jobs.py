@@ -13,7 +13,7 @@ from typing import Any
 from muster.core.codec import canonical, from_data
 from muster.core.errors import RequestError, TargetError
 from muster.core.event import Event
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.paths import JobPaths
 from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
@@ -67,14 +67,14 @@ class Jobs:
             became = await self.became(known)
             step = next_step(known.claim, became.found if became else None, submission.generation, digest)
             if step in (Step.ATTACH, Step.TAKE):
-                return known.owner.handle(self.target, "attached" if step is Step.ATTACH else "completed")
+                return known.owner.handle(self.target, SubmitResult.ATTACHED if step is Step.ATTACH else SubmitResult.COMPLETED)
             if became is not None and became.found is Found.RUNNING:
                 await self.end(known, became.number, "replaced by a newer submit")
                 known = await self.known(submission.job_id)
             end = known.end if known.claim is not None else None
             claim = next_claim(known.claim, end, step, submission, digest)
             if await self._launch(known, claim, submission, commit=step is Step.COMMIT):
-                return claim.handle(self.target, "launched")
+                return claim.handle(self.target, SubmitResult.LAUNCHED)
 
     async def cancel(self, handle: JobHandle, generation: int, reason: str) -> bool:
         """End the job if the generation owns it."""
@@ -108,7 +108,7 @@ class Jobs:
         following = next_claim(claim, known.end, Step.COMMIT, submission, claim.plan_digest)
         if not await self._launch(known, following, submission, commit=True):
             raise TargetError(f"run {handle.job_id} has just been taken by another submit; watch that one")
-        return following.handle(self.target, "launched")
+        return following.handle(self.target, SubmitResult.LAUNCHED)
 
     # -- what became of an attempt
 
@@ -251,24 +251,16 @@ class Jobs:
     def _template(self, batch: Batch, submission: Submission, archive: str, root: str) -> Assignment:
         claim, plan = batch.claim, submission.plan
         environment = cache.environment_name(plan.environment)
-        return Assignment(
-            job_id=claim.job_id,
-            generation=claim.generation,
-            attempt=claim.attempt,
-            node=0,
+        return claim.assignment(
+            plan,
+            0,
+            requested=submission.requested,
             target=self.target,
-            store=plan.store,
-            plan=plan,
-            plan_digest=claim.plan_digest,
             addresses=("",) * claim.nodes,
             deadline=0.0,
-            requested=submission.requested or claim.submitted,
-            submitted=claim.submitted,
             interpreter=plan.environment.interpreter or (f"{root}/{environment}/bin/python" if environment else ""),
             muster_python="",
             archive=archive,
-            history=claim.history,
-            commit_only=batch.commit,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from muster.core.errors import TargetError
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets import bare_metal
@@ -75,7 +75,7 @@ class SlurmTarget:
         """Give the handle of a job's newest attempt."""
 
         async def newest(jobs: Jobs) -> JobHandle:
-            return (await jobs.known(job_id)).owner.handle(self.name, "attached")
+            return (await jobs.known(job_id)).owner.handle(self.name, SubmitResult.ATTACHED)
 
         return self._do(newest)
 

@@ -87,14 +87,10 @@ class Follower:
         for task in (self._task, *self._returning):
             if task is not None:
                 task.cancel()
-        self._jobs.waiting.leave(self._key, self._hear_queue)
+        self._jobs.waiting.leave(self._handle.id, self._hear_queue)
         for node in self._nodes:
             if node.watch is not None:
                 node.watch.connection.forget(node.watch)
-
-    @property
-    def _key(self) -> tuple[str, int, int]:
-        return self._handle.job_id, self._handle.generation, self._handle.attempt
 
     async def _run(self) -> None:
         try:
@@ -116,7 +112,7 @@ class Follower:
         pause, since = 0.2, time.monotonic()
         while True:
             try:
-                seen = await self._jobs.seen(*self._key)
+                seen = await self._jobs.seen(self._handle.id)
             except (Unreachable, CommandTimeout):
                 self._note_silence([self._jobs.inventory.hosts[0].name] if time.monotonic() > since + NOT_RESPONDING else [])
                 await asyncio.sleep(pause)
@@ -128,11 +124,11 @@ class Follower:
 
     async def _wait_for_turn(self) -> None:
         self._turn = asyncio.get_running_loop().create_future()
-        self._jobs.waiting.enter(self._key, self._hear_queue)
+        self._jobs.waiting.enter(self._handle.id, self._hear_queue)
         try:
             await self._turn
         finally:
-            self._jobs.waiting.leave(self._key, self._hear_queue)
+            self._jobs.waiting.leave(self._handle.id, self._hear_queue)
 
     def _hear_queue(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
         waiting = self._turn is not None and not self._turn.done()
@@ -224,7 +220,7 @@ class Follower:
     def settle(self) -> None:
         """Let the queue go on once all hosts have said that nothing of the job is left on them."""
         if len(self._nodes) == self._count and all(node.is_gone for node in self._nodes):
-            self._jobs.waiting.settle(self._key)
+            self._jobs.waiting.settle(self._handle.id)
 
     def when_room(self, node: NodeSink) -> None:
         """Have a node's log go on once there is room."""

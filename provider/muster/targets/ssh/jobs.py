@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import from_data
 from muster.core.errors import MusterError, TargetError, UnknownRun
 from muster.core.event import Event
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
@@ -95,13 +96,13 @@ class SshJobs:
             step = next_step(before.claim, before.found, submission.generation, digest)
             if step in (Step.ATTACH, Step.TAKE):
                 assert before.claim is not None
-                return before.claim.handle(target, "attached" if step is Step.ATTACH else "completed")
+                return before.claim.handle(target, SubmitResult.ATTACHED if step is Step.ATTACH else SubmitResult.COMPLETED)
             if before.found is Found.RUNNING:
                 await self._end(before, "replaced by a newer submit")
                 before = dataclasses.replace(before, end=(await self._became(submission.job_id)).end)
             claim = next_claim(before.claim, before.end, step, submission, digest)
             if await self._claim(claim, before, submission, target, commit=step is Step.COMMIT):
-                return claim.handle(target, "launched")
+                return claim.handle(target, SubmitResult.LAUNCHED)
 
     async def _claim(self, claim: Claim, before: Became, submission: Submission, target: str, *, commit: bool) -> bool:
         """Claim an attempt and launch it if its turn has come; False if the job has another owner by now."""
@@ -130,20 +131,20 @@ class SshJobs:
 
     # -- what became of an attempt
 
-    async def seen(self, job_id: str, generation: int = 0, attempt: int = 0) -> QueuedJob:
-        """Give what the claim place knows of a job.
+    async def seen(self, wanted: AttemptId) -> QueuedJob:
+        """Return what the claim place knows of an attempt, generation 0 for the claimed one.
 
         :raises UnknownRun: nothing.
         """
-        seen = await self.queue.look(job_id, generation, attempt)
+        seen = await self.queue.look(wanted)
         if seen.claim is None or seen.entry is None:
             host = self.inventory.hosts[0].name
-            which = f"attempt {attempt} of run {job_id!r}" if attempt else f"run {job_id!r}"
+            which = f"attempt {wanted.attempt} of run {wanted.job_id!r}" if wanted.attempt else f"run {wanted.job_id!r}"
             raise UnknownRun(f"no {which} on the hosts whose queue {host} keeps; `muster ls` lists those in the store")
         return seen
 
     async def _became(self, job_id: str) -> Became:
-        seen = await self.queue.look(job_id)
+        seen = await self.queue.look(AttemptId(job_id, 0, 0))
         if seen.claim is None or seen.entry is None:
             lost = found_of(running=False, end=None, commit=seen.claim.commit) if seen.claim else None
             return Became(claim=seen.claim, found=lost)
@@ -205,12 +206,12 @@ class SshJobs:
                 self.waiting.wake()
                 return
             await asyncio.sleep(PAUSE)
-            seen = await self.seen(*entry.key)
+            seen = await self.seen(entry.id)
             entry = seen.entry or entry
             if not seen.live:
                 return
         await self._end_nodes(entry, reason, patience)
-        await self.queue.turn([], [entry.key])
+        await self.queue.turn([], [entry.id])
         self.waiting.wake()
 
     async def _end_unlaunched(self, entry: QueueEntry, reason: str, patience: float) -> bool:
@@ -260,7 +261,7 @@ class SshJobs:
         claim = next_claim(before.claim, before.end, Step.COMMIT, submission, before.claim.plan_digest)
         if not await self._claim(claim, before, submission, target, commit=True):
             raise TargetError(f"run {handle.job_id} was submitted again meanwhile; watch that attempt")
-        return claim.handle(target, "launched")
+        return claim.handle(target, SubmitResult.LAUNCHED)
 
     async def remove(self, job_id: str) -> None:
         """Delete everything of the job on all hosts."""

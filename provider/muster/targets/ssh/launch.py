@@ -99,7 +99,7 @@ class Launch:
         ready = await self._all(entry, [self._make_ready(allocation.host, bundle) for allocation in entry.allocations])
         if self._has_spares(entry) and not bundle.commits:
             await self._inspect(entry, ready, bundle.plan)
-        folders = [f"{r.info.root}/jobs/{entry.job}/g{entry.generation}-a{entry.attempt}/node-{n}" for n, r in enumerate(ready)]
+        folders = [f"{r.info.root}/jobs/{entry.job}/{entry.id.folder}/node-{n}" for n, r in enumerate(ready)]
         limits = bundle.plan.limits
         over = claim.deadline(limits.max_run_duration) + waited + limits.grace + limits.store_patience + OVER_SLACK
         await self._held("starting", entry, folders=folders, over=over)
@@ -156,7 +156,7 @@ class Launch:
             return self._files
         command = ["tar", "-C", entry.bundle, "-cf", "-", "."]
         done = await self._queue.connection.use(lambda shell: shell.run(command, limit=60.0))
-        if done.code and not (await self._queue.look(*entry.key)).live:
+        if done.code and not (await self._queue.look(entry.id)).live:
             raise LeaseLost
         if done.code:  # it would be so for whoever tries next
             gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.said}; submit it again")
@@ -185,7 +185,7 @@ class Launch:
             "do": "start",
             "folder": attempt.folders[node],
             "launch": entry.launch,
-            "marker": f"{entry.job}/g{entry.generation}/a{entry.attempt}",
+            "marker": entry.id.marker,
             "mounts": [mount.source for mount in bundle.plan.container.mounts],
             "archive": ready.archive,
             "before": bundle.left(node),

@@ -109,26 +109,19 @@ class Attempt:
 
     def _assignment(self, node: int, now: float) -> Assignment:
         claim, plan, host, allocation = self.claim, self.bundle.plan, self.ready[node], self.entry.allocations[node]
-        return Assignment(
-            job_id=claim.job_id,
-            generation=self.entry.generation,
-            attempt=self.entry.attempt,
-            node=node,
+        return claim.assignment(
+            plan,
+            node,
+            requested=self.bundle.requested,
             target=self.bundle.target,
-            store=claim.store,
-            plan=plan,
-            plan_digest=claim.plan_digest,
             addresses=tuple(ready.address for ready in self.ready),
             deadline=claim.deadline(plan.limits.max_run_duration) + self.waited,
-            requested=self.bundle.requested or claim.submitted,
             submitted=now,
             interpreter=host.interpreter,
             muster_python=host.info.python,
             gpus=allocation.gpus,
             claim=f"{host.info.root}/jobs/{claim.job_id}/claim.json" if allocation.host == self.claim_host else "",
             archive=host.archive if node == 0 else "",
-            history=claim.history,
-            commit_only=self.bundle.commits,
             notes=tuple(f"host {name} was replaced: {reason}" for name, reason in self.entry.excluded.items()),
         )
 

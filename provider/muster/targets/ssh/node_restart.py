@@ -14,11 +14,11 @@ async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
 
     :raises Unreachable: a host that has to be asked does not answer; it may again.
     """
-    seen = await jobs.seen(handle.job_id, handle.generation, handle.attempt)
+    seen = await jobs.seen(handle.id)
     claim, entry = seen.claim, seen.entry
     assert claim is not None
     assert entry is not None
-    owns = (claim.generation, claim.attempt) == (handle.generation, handle.attempt)
+    owns = claim.id == handle.id
     if not owns or not seen.live or entry.state != LAUNCHED:
         return False
     leader, lost = entry.allocations[0], entry.allocations[node]

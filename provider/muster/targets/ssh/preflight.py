@@ -79,7 +79,7 @@ class NodeProbes:
 
     async def look(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
         """Have all look at their hosts; gives the door that the mesh would have."""
-        data, marker = to_data(plan), f"{entry.job}/g{entry.generation}/a{entry.attempt}"
+        data, marker = to_data(plan), entry.id.marker
 
         async def look(node: int, host: PreparedHost) -> int:
             request = {"plan": data, "node": node, "address": host.address, "interpreter": host.interpreter}

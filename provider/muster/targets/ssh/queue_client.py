@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import from_data, to_data
 from muster.core.event import Event
 from muster.node.host import gang_scheduler
@@ -49,9 +50,9 @@ class QueueEntry:
     over: float = 0.0
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """Name the attempt."""
-        return self.job, self.generation, self.attempt
+    def id(self) -> AttemptId:
+        """Return the attempt's name."""
+        return AttemptId(self.job, self.generation, self.attempt)
 
     @property
     def is_fixed(self) -> bool:
@@ -89,13 +90,13 @@ class QueueClient:
     def __init__(self, inventory: Inventory, connection: HostConnection) -> None:
         self.inventory = inventory
         self.connection = connection
-        self._wanted: dict[tuple[str, int, int], list[asyncio.Future[QueuedJob]]] = {}
+        self._wanted: dict[AttemptId, list[asyncio.Future[QueuedJob]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def look(self, job: str, generation: int = 0, attempt: int = 0) -> QueuedJob:
-        """Give what is known of a job's claimed attempt, or of another one; asked together with whatever else is asked now."""
+    async def look(self, wanted: AttemptId) -> QueuedJob:
+        """Return what is known of an attempt, generation 0 for the claimed one; concurrent questions share one request."""
         answer: asyncio.Future[QueuedJob] = asyncio.get_running_loop().create_future()
-        self._wanted.setdefault((job, generation, attempt), []).append(answer)
+        self._wanted.setdefault(wanted, []).append(answer)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
         return await answer
@@ -104,7 +105,7 @@ class QueueClient:
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
             try:
-                found = (await self._ask("look", jobs=[list(key) for key in wanted]))["found"]
+                found = (await self._ask("look", jobs=[astuple(one) for one in wanted]))["found"]
             except Exception as error:
                 _settle(wanted, error)
                 continue
@@ -118,11 +119,9 @@ class QueueClient:
         )
         return from_data(QueueEntry, answer["entry"]) if answer["taken"] else None
 
-    async def turn(
-        self, wanted: list[tuple[str, int, int]], settled: list[tuple[str, int, int]]
-    ) -> tuple[list[QueueEntry], float]:
+    async def turn(self, wanted: list[AttemptId], settled: list[AttemptId]) -> tuple[list[QueueEntry], float]:
         """Have the queue go on; gives its entries and what time it is there."""
-        keys = {"wanted": [list(key) for key in wanted], "settled": [list(key) for key in settled]}
+        keys = {"wanted": [astuple(one) for one in wanted], "settled": [astuple(one) for one in settled]}
         answer = await self._ask("turn", hosts=self.inventory.data, **keys)
         return [from_data(QueueEntry, entry) for entry in answer["entries"]], answer["now"]
 
@@ -136,9 +135,7 @@ class QueueClient:
         ``launcher``: who has it, and has ended whatever was begun.
         """
         data = {"t": end.time, "k": end.kind, "n": end.node, **end.data}
-        job, generation, attempt = entry.key
-        key = {"job": job, "generation": generation, "attempt": attempt}
-        answer = await self._ask("withdraw", **key, end=data, launcher=launcher)
+        answer = await self._ask("withdraw", **_key(entry), end=data, launcher=launcher)
         return answer["withdrawn"], answer["leased"]
 
     async def forget(self, job: str) -> None:
@@ -147,8 +144,7 @@ class QueueClient:
 
     async def as_launcher(self, do: str, entry: QueueEntry, launcher: str, **fields: Any) -> dict[str, Any]:
         """Ask something that only the one who launches an attempt may ask."""
-        job, generation, attempt = entry.key
-        return await self._ask(do, job=job, generation=generation, attempt=attempt, launcher=launcher, **fields)
+        return await self._ask(do, **_key(entry), launcher=launcher, **fields)
 
     async def put_bundle(self, job: str, files: Mapping[str, tuple[bytes, int]]) -> str:
         """Store what an attempt is launched with; gives the folder."""
@@ -163,6 +159,10 @@ class QueueClient:
 
     async def _ask(self, do: str, **fields: Any) -> dict[str, Any]:
         return await self.connection.ask("queue-control", {"do": do, **fields})
+
+
+def _key(entry: QueueEntry) -> dict[str, Any]:
+    return {"job": entry.job, "generation": entry.generation, "attempt": entry.attempt}
 
 
 def _seen(data: dict[str, Any]) -> QueuedJob:
@@ -181,7 +181,7 @@ def _event(data: dict[str, Any] | None) -> Event | None:
     return Event(time=data["t"], kind=data["k"], node=data["n"], data=rest)
 
 
-def _settle(wanted: dict[tuple[str, int, int], list[asyncio.Future[QueuedJob]]], found: list[QueuedJob] | Exception) -> None:
+def _settle(wanted: dict[AttemptId, list[asyncio.Future[QueuedJob]]], found: list[QueuedJob] | Exception) -> None:
     for number, futures in enumerate(wanted.values()):
         for future in futures:
             if future.done():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.errors import MusterError, TargetError
 from muster.node.host.gang_scheduler import LAUNCHED, WAITING
 from muster.targets.hosts.connection import NodeWatch
@@ -21,7 +22,6 @@ from muster.targets.ssh.queue_client import QueueClient, QueueEntry
 
 TURN = 2.0  # seconds between two questions to the queue, unless something happens
 PATIENCE = 60.0  # seconds in which the queue may fail to answer before those who wait are told
-Key = tuple[str, int, int]
 Tell = Callable[["QueueEntry | MusterError | str | None", list[QueueEntry]], None]
 
 
@@ -85,20 +85,20 @@ class QueueWatcher:
     def __init__(self, queue: QueueClient, connections: Connections) -> None:
         self._queue = queue
         self._connections = connections
-        self._waiting: dict[Key, list[Tell]] = {}
-        self._holders: dict[Key, Holder] = {}
-        self._launching: dict[Key, asyncio.Task[None]] = {}
-        self._ended: set[Key] = set()
+        self._waiting: dict[AttemptId, list[Tell]] = {}
+        self._holders: dict[AttemptId, Holder] = {}
+        self._launching: dict[AttemptId, asyncio.Task[None]] = {}
+        self._ended: set[AttemptId] = set()
         self._answered = time.monotonic()
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def enter(self, key: Key, tell: Tell) -> None:
+    def enter(self, key: AttemptId, tell: Tell) -> None:
         """Wait for an attempt's turn."""
         self._waiting.setdefault(key, []).append(tell)
         self._serve()
 
-    def leave(self, key: Key, tell: Tell) -> None:
+    def leave(self, key: AttemptId, tell: Tell) -> None:
         """Wait no more."""
         left = [other for other in self._waiting.get(key, []) if other != tell]  # a bound method is another one each time
         if left:
@@ -106,7 +106,7 @@ class QueueWatcher:
         else:
             self._waiting.pop(key, None)
 
-    def settle(self, key: Key) -> None:
+    def settle(self, key: AttemptId) -> None:
         """Note that nothing is left of an attempt on its hosts: it goes out of the queue, together with others."""
         self._ended.add(key)
         self._serve()
@@ -150,7 +150,7 @@ class QueueWatcher:
         self._ended -= ended
         if not self._waiting:
             return
-        there = {entry.key: entry for entry in entries}
+        there = {entry.id: entry for entry in entries}
         self._watch_holders([entry for entry in entries if entry.holds and entry.until < now])
         for key in list(self._waiting):
             entry = there.get(key)
@@ -160,27 +160,27 @@ class QueueWatcher:
                 self._tell(key, entry, entries)
 
     def _watch_holders(self, holding: list[QueueEntry]) -> None:
-        keys = {entry.key for entry in holding}
+        keys = {entry.id for entry in holding}
         for key in [key for key in self._holders if key not in keys]:
             self._holders.pop(key).leave()
         for entry in holding:
-            if entry.key not in self._holders:
-                self._holders[entry.key] = Holder(room=self, entry=entry)
-                self._holders[entry.key].watch(self._connections)
+            if entry.id not in self._holders:
+                self._holders[entry.id] = Holder(room=self, entry=entry)
+                self._holders[entry.id].watch(self._connections)
 
     async def _launch(self, entry: QueueEntry) -> None:
         try:
             launched = await Launch(self._queue, self._connections, lambda line: None).run(entry)
             if launched is not None and launched.state == LAUNCHED:
-                self._tell(entry.key, launched, [])
+                self._tell(entry.id, launched, [])
         except LaunchUncertain as unsettled:
-            self._tell(entry.key, str(unsettled), [])
+            self._tell(entry.id, str(unsettled), [])
         except MusterError:
             self.wake()  # it has left the queue, with its end beside the claim
         finally:
-            self._launching.pop(entry.key, None)
+            self._launching.pop(entry.id, None)
 
-    def _tell(self, key: Key, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
+    def _tell(self, key: AttemptId, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
         for tell in list(self._waiting.get(key, [])):
             tell(entry, entries)
 

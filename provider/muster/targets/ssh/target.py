@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from muster.core.attempt import AttemptId
 from muster.core.errors import RequestError
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import ContainerOptions, JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets import bare_metal
@@ -61,9 +62,9 @@ class SshTarget:
 
     def find(self, job_id: str) -> JobHandle:
         """Give the handle of a job's newest attempt."""
-        seen = self._background.run(self._jobs.seen(job_id))
+        seen = self._background.run(self._jobs.seen(AttemptId(job_id, 0, 0)))
         assert seen.claim is not None
-        return seen.claim.handle(self.name, "attached")
+        return seen.claim.handle(self.name, SubmitResult.ATTACHED)
 
     def session(self) -> Session:
         """Open a session; it shares the connections that there are."""

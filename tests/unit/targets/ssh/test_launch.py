@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from muster.core.attempt import AttemptId
 from muster.core.codec import to_data
 from muster.core.errors import RequestError, TargetError
 from muster.targets.claim import Claim
@@ -49,7 +50,7 @@ class Hosts:
         self.asked.append(("place", "withdraw as launcher" if launcher else "withdraw"))
         return True, False
 
-    async def look(self, job: str, generation: int, attempt: int) -> QueuedJob:
+    async def look(self, wanted: AttemptId) -> QueuedJob:
         return QueuedJob(entry=self._entry, live=self.live)
 
     async def use(self, work: Any) -> CommandResult:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import Any, cast
 
+from muster.core.attempt import AttemptId
 from muster.targets.ssh.queue_client import QueueClient, QueueEntry
-from muster.targets.ssh.queue_watch import Key, QueueWatcher
+from muster.targets.ssh.queue_watch import QueueWatcher
 
 
 class EmptyQueue:
@@ -16,7 +17,7 @@ class EmptyQueue:
     def __init__(self) -> None:
         self.turns = 0
 
-    async def turn(self, waiting: list[Key], ended: list[Key]) -> tuple[list[QueueEntry], float]:
+    async def turn(self, waiting: list[AttemptId], ended: list[AttemptId]) -> tuple[list[QueueEntry], float]:
         """Count the question."""
         self.turns += 1
         return [], time.time()
