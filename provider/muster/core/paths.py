@@ -7,6 +7,18 @@ from pathlib import Path
 
 from muster.core.attempt import AttemptId
 
+LONGEST_NAME = 255  # bytes of a file name
+
+
+def check_name(name: str) -> str:
+    """Return a name that may be a file's or a folder's in a folder of ours.
+
+    :raises ValueError: it would lead elsewhere, be hidden, or be no file name.
+    """
+    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{name!r} can't be the name of a file or folder")
+    return name
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodePaths:

@@ -6,11 +6,26 @@ import asyncio
 import json
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from muster.core.codec import canonical
 from muster.core.verdict import Cause, Verdict
+from muster.node.private_files import replace_file
 
 PAUSE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelRequest:
+    """Why a run is to end."""
+
+    cause: Cause
+    reason: str
+
+    def write(self, file: Path) -> None:
+        """Replace the file that agents read when they get a SIGTERM."""
+        replace_file(file, canonical(self))
 
 
 def read(file: Path) -> Verdict | None:

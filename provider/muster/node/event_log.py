@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import math
@@ -14,6 +15,8 @@ from typing import Any
 from muster.core.event import Event
 
 RESERVE = 1 << 20  # bytes of disk that are the log's own beyond its end, which nobody else can fill
+TAIL_READ = 1 << 20  # bytes from the end of a log in which the END event is looked for
+END_MARK = b'"k": "end"'
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: blocks are taken, readers see no longer file
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -75,3 +78,18 @@ class EventLog:
         number = ctypes.get_errno()
         if number in FULL:
             self.note_full(OSError(number, os.strerror(number)))
+
+
+def read_end(path: Path) -> Event | None:
+    """Return the last END event near the end of a log, None if there is none; a line that was cut off is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_READ))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        if END_MARK in line:
+            with contextlib.suppress(ValueError, KeyError):
+                return Event.from_line(line)
+    return None

@@ -1,4 +1,4 @@
-"""The clean environment in which a node's processes start: what belongs to the machine, nothing of whoever submitted."""
+"""The clean environment in which a node's processes start: the machine's variables, nothing of the submitter's."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ INHERITED = frozenset(
 
 
 def clean_environment(marker: str) -> dict[str, str]:
-    """Give the environment in which a guardian starts; ``marker`` is the value of MUSTER_JOB."""
+    """Return the environment in which a guardian starts; ``marker`` is the value of MUSTER_JOB."""
     kept = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
     return {**kept, "MUSTER_JOB": marker}

@@ -1,4 +1,4 @@
-"""Whether a node lives: its guardian or agent, by process id and birth time; and ending what both left when they died."""
+"""Liveness of a node: its guardian or agent, by process id and start time; ends what both left when they died."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from muster.core.attempt import AttemptId
 from muster.node import processes
 
-BIRTH_TIME = 60.0  # seconds that a guardian may take to write down its pid, once there is an assignment for it
+BIRTH_TIME = 60.0  # seconds that a guardian may take to write its pid, once there is an assignment for it
 BOOT = "boot_id"  # in a node folder: the boot of the host in which its agent was started
 
 
-def lives(folder: str) -> bool:
-    """Whether guardian or agent of a node folder live, or may still be about to be born."""
+def is_alive(folder: str) -> bool:
+    """Return whether guardian or agent of a node folder are alive, or may still be about to start."""
     guardian = os.path.join(folder, "guardian.json")
     if os.path.exists(guardian):
         return bool(pids(folder))
@@ -30,12 +30,12 @@ def lives(folder: str) -> bool:
 
 
 def pids(folder: str) -> list[int]:
-    """Give the process ids of a node's guardian and agent, those that live."""
+    """Return the process ids of a node's guardian and agent, if they are alive."""
     return [pid for name in ("guardian.json", "agent.json") if (pid := _living_pid(os.path.join(folder, name)))]
 
 
 def boot_id() -> str:
-    """Give the id of this boot of the host, "" if its kernel tells none."""
+    """Return the id of this boot of the host, "" if the kernel has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -44,7 +44,7 @@ def boot_id() -> str:
 
 
 def was_rebooted(folder: str) -> bool:
-    """Whether the host was started anew since the node's agent was."""
+    """Return whether the host was booted since the node's agent was started."""
     try:
         with open(os.path.join(folder, BOOT), encoding="ascii") as file:
             return file.read().strip() not in ("", boot_id())
@@ -53,15 +53,15 @@ def was_rebooted(folder: str) -> bool:
 
 
 @contextlib.contextmanager
-def alone(folder: str, *, patient: bool) -> Iterator[bool]:
-    """Hold a node folder, so that nobody sweeps where somebody else starts an agent anew; gives whether it is held.
+def locked(folder: str, *, wait: bool) -> Iterator[bool]:
+    """Lock a node folder, so that no process sweeps while another restarts the agent; yield whether it is locked.
 
-    One that can't be locked, as it is gone or its file system has no locks, counts as held.
+    A folder that can't be locked, as it is gone or its file system has no locks, counts as locked.
     """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(os.path.join(folder, "assignment.json"), "r+b"))
-            fcntl.flock(file, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         except OSError:
@@ -71,7 +71,7 @@ def alone(folder: str, *, patient: bool) -> Iterator[bool]:
 
 
 def sweep(folder: str) -> bool:
-    """Kill every process of the node's attempt that is left on this host; True once there is none."""
+    """Kill every process of the node's attempt that is left on this host; return True once there is none."""
     marker = marker_of(folder)
     left = processes.marked(f"MUSTER_JOB={marker}") if marker else []
     processes.send(left, signal.SIGKILL)
@@ -79,13 +79,13 @@ def sweep(folder: str) -> bool:
 
 
 def marker_of(folder: str) -> str:
-    """Give the value of MUSTER_JOB of the node's attempt; "" if its assignment can't be read."""
+    """Return the value of MUSTER_JOB of the node's attempt; "" if its assignment can't be read."""
     try:
         with open(os.path.join(folder, "assignment.json"), encoding="utf-8") as file:
-            told = json.load(file)
+            assignment = json.load(file)
     except (OSError, ValueError):
         return ""
-    return AttemptId(told["job_id"], told["generation"], told["attempt"]).marker
+    return AttemptId(assignment["job_id"], assignment["generation"], assignment["attempt"]).marker
 
 
 def _living_pid(file: str) -> int:

@@ -60,7 +60,7 @@ class WatchedLog:
         if self.outside:
             return not (self.over or self.orderly)
         if self.orderly or now >= self._looked + LIVENESS:
-            self._lives, self._looked = liveness.lives(self.folder), now
+            self._lives, self._looked = liveness.is_alive(self.folder), now
         return self._lives
 
     def _read(self) -> bytes:
@@ -162,8 +162,8 @@ class LogStreamer:
         """Whether nothing of the node is left; agent and guardian may both have died with ranks alive."""
         if watched.outside or watched.orderly:
             return True
-        with liveness.alone(watched.folder, patient=False) as held:  # unless somebody is about to start it again
-            return held and not liveness.lives(watched.folder) and liveness.sweep(watched.folder)
+        with liveness.locked(watched.folder, wait=False) as held:  # unless somebody is about to start it again
+            return held and not liveness.is_alive(watched.folder) and liveness.sweep(watched.folder)
 
     # -- what is said
 

@@ -1,7 +1,7 @@
-"""The steward: what a target asks of a host for its jobs: lay out a node and start its agent, look at nodes, end, remove them.
+"""Host control command: start, inspect, stop and remove nodes on one host. One JSON request in, one JSON reply out.
 
-One JSON line on the standard input, for ``start`` followed by a tar of the node's files; one JSON answer. Its argument is the
-root.
+The request is a line on the standard input; :class:`StartNode` is followed by a tar of the node's files. The argument is the
+root folder.
 """
 
 from __future__ import annotations
@@ -13,164 +13,257 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from muster.core.event import Event
 from muster.core.paths import NodePaths
+from muster.core.verdict import Cause
 from muster.node import processes
-from muster.node.host import handover, liveness, node_folder
+from muster.node.assignment import Assignment
+from muster.node.cancel_request import CancelRequest
+from muster.node.event_log import read_end
+from muster.node.host import liveness, node_folder
 from muster.node.host.clean_environment import clean_environment
+from muster.node.rpc import CommandFailed, Commands, Request
 
-TAIL_READ = 1 << 20  # bytes from the end of an event log in which its END is looked for
+PART = "node-control"  # of start.py
 KILL_TIME = 20.0  # seconds for the kernel to end what was killed
-STALE = {"ok": False, "error": "the launch was given up, or another one of the same attempt was faster", "stale": True}
+FENCE_TIME = 5.0  # seconds for agents of a launch that was given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartReply:
+    """Whether a node was started: ``stale`` if its launch was given up or a later one was faster, ``refused``: why not."""
+
+    stale: bool = False
+    refused: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartNode(Request[StartReply]):
+    """Create a node's folder and start its guardian. ``archive``: the packed code, "" for none.
+
+    ``earlier``: the node's folders of earlier attempts, the newest first, for a node that commits their ranks' outputs.
+    """
+
+    folder: str
+    launch: int
+    marker: str
+    mounts: tuple[str, ...] = ()
+    archive: str = ""
+    earlier: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveUpLaunch(Request[tuple[str, ...]]):
+    """End and delete what a launch or an earlier one has started, and forbid it to start more; return what could not be ended.
+
+    ``keep_outputs``: but for the outputs of earlier ranks.
+    """
+
+    folder: str
+    launch: int
+    keep_outputs: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartNode(Request[bool]):
+    """Restart the guardian of a lost node in its folder as it is; return whether the node is alive, whoever started it."""
+
+    folder: str
+    launch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStatus:
+    """State of a node: ``ending`` if it has a cancel request, ``rebooted`` if it was lost by a reboot, its log's END event."""
+
+    exists: bool
+    alive: bool
+    ending: bool
+    rebooted: bool
+    end: Event | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectNodes(Request[tuple[NodeStatus, ...]]):
+    """Return the state of nodes."""
+
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAssignment(Request[Assignment | None]):
+    """Return a node's assignment, None if its folder is gone."""
+
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndNodes(Request[tuple[str, ...]]):
+    """Cancel nodes, and kill what outlives ``timeout`` seconds; return the folders of nodes that could not be ended.
+
+    ``launch``: the number of a launch that may not have begun here, and must not; 0 for none.
+    """
+
+    folders: tuple[str, ...]
+    cancel: CancelRequest
+    timeout: float
+    launch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveNodes(Request[tuple[str, ...]]):
+    """Delete nodes, unless some are alive; return the folders of those."""
+
+    folders: tuple[str, ...]
 
 
 def main(arguments: list[str]) -> int:
-    """Answer the request on the standard input; the root folder is the argument."""
-    control = NodeControl(Path(arguments[0]).expanduser())
-    request = json.loads(sys.stdin.buffer.readline())
-    fields = {name: value for name, value in request.items() if name != "do"}
-    if request["do"] == "start":
-        fields["files"] = sys.stdin.buffer
-    json.dump(getattr(control, f"do_{request['do']}")(**fields), sys.stdout)
+    """Answer the request on the standard input."""
+    control = NodeControl(Path(arguments[0]).expanduser(), sys.stdin.buffer)
+    json.dump(control.commands.answer(sys.stdin.buffer.readline()), sys.stdout)
     return 0
 
 
 class NodeControl:
-    """The nodes below one root folder."""
+    """The nodes below one root folder; ``files`` is the tar that follows the request."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, files: IO[bytes]) -> None:
         self._jobs = root / "jobs"
+        self._files = files
+        self.commands = Commands(
+            {
+                StartNode: self.start_node,
+                GiveUpLaunch: self.give_up_launch,
+                RestartNode: self.restart_node,
+                InspectNodes: self.inspect_nodes,
+                ReadAssignment: self.read_assignment,
+                EndNodes: self.end_nodes,
+                RemoveNodes: self.remove_nodes,
+            }
+        )
 
     # -- start
 
-    def do_start(
-        self, *, folder: str, launch: int, marker: str, mounts: list[str], archive: str, before: list[str], files: IO[bytes]
-    ) -> dict[str, Any]:
-        """Lay out a node and start its guardian, unless a later launch has been here; an earlier one is ended first.
-
-        ``archive``: the packed code, "" for none; ``before``: the node's folders of earlier attempts, the newest first, for one
-        that commits what their ranks left.
-        """
-        node, earlier = self._own(folder), [NodePaths(root=self._own(folder)) for folder in before]
-        missing = [mount for mount in mounts if not os.path.isdir(mount)]
+    def start_node(self, request: StartNode) -> StartReply:
+        """Create the node's folder and start its guardian; end an earlier launch first, and leave a later one alone."""
+        node, launch = self._checked(request.folder), request.launch
+        earlier = [NodePaths(root=self._checked(folder)) for folder in request.earlier]
+        missing = [mount for mount in request.mounts if not os.path.isdir(mount)]
         if missing:
-            return {"ok": False, "error": f"mounts: there is no folder {missing[0]!r}; mount or make it first"}
-        with node_folder.alone(node):
-            again = node_folder.launch_of(node) == launch  # the connection having been lost meanwhile
+            return StartReply(refused=f"mounts: there is no folder {missing[0]!r}; mount or make it first")
+        with node_folder.locked(node):
+            repeated = node_folder.launch_of(node) == launch  # the connection was lost meanwhile
             if node_folder.launch_of(node) > launch or node_folder.is_given_up(node, launch):
-                return STALE
-            if not again:
-                if self.do_end(folders=[folder], reason="its launch was broken off", cause="fenced", patience=5.0)["left"]:
-                    return {"ok": False, "error": "an earlier launch has left processes that could not be ended"}
-                node_folder.lay_out(node, files, launch, archive, commits=bool(before))
-            if node_folder.is_given_up(node, launch):  # meanwhile, by somebody who may not have seen the folder
-                node_folder.clear(node, keep=bool(before))
-                return STALE
-            return _take_over_and_start(NodePaths(root=node), marker, earlier, again=again)
+                return StartReply(stale=True)
+            if not repeated:
+                if self._fence(request.folder, "its launch was broken off"):
+                    return StartReply(refused="an earlier launch has left processes that could not be ended")
+                node_folder.create(node, self._files, launch, request.archive, commits=bool(earlier))
+            if node_folder.is_given_up(node, launch):  # meanwhile, by a request that may not have seen the folder
+                node_folder.delete(node, keep_outputs=bool(earlier))
+                return StartReply(stale=True)
+            return _take_outputs_and_start(NodePaths(root=node), request.marker, earlier, repeated=repeated)
 
-    def do_give_up(self, *, folder: str, launch: int, keep: bool) -> dict[str, Any]:
-        """End what a launch or an earlier one has started and delete it; what it has not begun by now, it will not begin.
-
-        ``keep``: but for what earlier ranks left, of which this may be the only copy. ``left``: what could not be ended.
-        """
-        node = self._own(folder)
-        node_folder.give_up(node, launch)
-        left: list[str] = []
-        if node.exists() and node_folder.launch_of(node) <= launch:
-            left = self.do_end(folders=[folder], reason="the launch was given up", cause="fenced", patience=5.0)["left"]
+    def give_up_launch(self, request: GiveUpLaunch) -> tuple[str, ...]:
+        """Give up a launch."""
+        node = self._checked(request.folder)
+        node_folder.give_up(node, request.launch)
+        left: tuple[str, ...] = ()
+        if node.exists() and node_folder.launch_of(node) <= request.launch:
+            left = self._fence(request.folder, "the launch was given up")
             if not left:
-                node_folder.clear(node, keep=keep)
-        return {"left": left}
+                node_folder.delete(node, keep_outputs=request.keep_outputs)
+        return left
 
-    def do_again(self, folder: str, launch: int) -> dict[str, Any]:
-        """Start the guardian of a node anew that was lost, in the folder as it is; ``lives``: whether it does, whoever did it.
+    def _fence(self, folder: str, reason: str) -> tuple[str, ...]:
+        cancel = CancelRequest(cause=Cause.FENCED, reason=reason)
+        return self.end_nodes(EndNodes(folders=(folder,), cancel=cancel, timeout=FENCE_TIME))
 
-        Not if the node is gone, is told to end, or is another launch's by now.
-        """
-        node = self._own(folder)
+    def restart_node(self, request: RestartNode) -> bool:
+        """Restart a lost node, unless it is gone, has a cancel request, or belongs to another launch by now."""
+        node = self._checked(request.folder)
         paths = NodePaths(root=node)
-        with liveness.alone(folder, patient=True):
-            if not paths.assignment.exists() or node_folder.launch_of(node) != launch or paths.cancel.exists():
-                return {"lives": False}
-            if not liveness.lives(folder):
-                _start_anew(paths)
-        return {"lives": liveness.lives(folder)}
+        with liveness.locked(request.folder, wait=True):
+            if not paths.assignment.exists() or node_folder.launch_of(node) != request.launch or paths.cancel.exists():
+                return False
+            if not liveness.is_alive(request.folder):
+                _restart(paths)
+        return liveness.is_alive(request.folder)
 
-    # -- look, end, remove
+    # -- inspect, end, remove
 
-    def do_look(self, folders: list[str]) -> dict[str, Any]:
-        """Say of each node whether it is there, lives, is told to end, was lost by a reboot, and what END its log has."""
-        return {"nodes": [_seen(folder) for folder in folders]}
+    def inspect_nodes(self, request: InspectNodes) -> tuple[NodeStatus, ...]:
+        """Return the state of nodes."""
+        return tuple(_status(str(self._checked(folder))) for folder in request.folders)
 
-    def do_assignment(self, folder: str) -> dict[str, Any]:
-        """Give what a node was told to do."""
+    def read_assignment(self, request: ReadAssignment) -> Assignment | None:
+        """Return a node's assignment."""
         try:
-            return {"assignment": json.loads(NodePaths(root=self._own(folder)).assignment.read_text(encoding="utf-8"))}
+            return Assignment.read(NodePaths(root=self._checked(request.folder)).assignment)
         except FileNotFoundError:
-            return {"assignment": None}
+            return None
 
-    def do_end(self, *, folders: list[str], reason: str, cause: str, patience: float, launch: int = 0) -> dict[str, Any]:
-        """Have agents end their ranks and leave; what outlives ``patience`` seconds is killed. ``left``: what could not be.
-
-        ``launch``: of one that may not have begun here yet, and must not.
-        """
-        for folder in folders if launch else ():
-            node_folder.give_up(self._own(folder), launch)
-        wish = json.dumps({"cause": cause, "reason": reason})
-        there = [folder for folder in folders if os.path.isdir(self._own(folder))]
+    def end_nodes(self, request: EndNodes) -> tuple[str, ...]:
+        """Cancel nodes, wait for their ends, kill the rest."""
+        nodes = {folder: self._checked(folder) for folder in request.folders}
+        for node in nodes.values() if request.launch else ():
+            node_folder.give_up(node, request.launch)
+        there = [folder for folder, node in nodes.items() if node.is_dir()]
         for folder in there:
-            with contextlib.suppress(OSError):  # a full disk takes no reason; they leave without one too
-                _write_private(NodePaths(root=Path(folder)).cancel, wish)
+            with contextlib.suppress(OSError):  # a full disk takes no reason; agents leave without one too
+                request.cancel.write(NodePaths(root=Path(folder)).cancel)
             processes.send(liveness.pids(folder), signal.SIGTERM)
-        give_up = time.monotonic() + patience
-        while any(liveness.lives(folder) for folder in there) and time.monotonic() < give_up:
+        deadline = time.monotonic() + request.timeout
+        while any(liveness.is_alive(folder) for folder in there) and time.monotonic() < deadline:
             time.sleep(0.02)
         for folder in there:
             processes.send(liveness.pids(folder), signal.SIGKILL)
-        give_up = time.monotonic() + KILL_TIME
-        while (left := [folder for folder in there if not liveness.sweep(folder)]) and time.monotonic() < give_up:
+        deadline = time.monotonic() + KILL_TIME
+        while (left := [folder for folder in there if not liveness.sweep(folder)]) and time.monotonic() < deadline:
             time.sleep(0.02)
-        return {"left": left}
+        return tuple(left)
 
-    def do_remove(self, folders: list[str]) -> dict[str, Any]:
-        """Delete nodes that have ended; ``alive`` are those that have not."""
-        alive = [folder for folder in folders if liveness.lives(str(self._own(folder)))]
-        for folder in folders if not alive else ():
-            node = Path(folder)
+    def remove_nodes(self, request: RemoveNodes) -> tuple[str, ...]:
+        """Delete nodes that have ended."""
+        nodes = {folder: self._checked(folder) for folder in request.folders}
+        alive = tuple(folder for folder in nodes if liveness.is_alive(folder))
+        for node in nodes.values() if not alive else ():
             shutil.rmtree(node, ignore_errors=True)
-            node_folder.forget(node)
-        return {"alive": alive}
+            node_folder.delete_launches(node)
+        return alive
 
-    def _own(self, folder: str) -> Path:
-        """Give a node folder.
+    def _checked(self, folder: str) -> Path:
+        """Return a node folder.
 
-        :raises ValueError: it is not below our jobs.
+        :raises CommandFailed: it is not below our jobs.
         """
         path = Path(folder)
         if self._jobs not in path.parents or ".." in path.parts:
-            raise ValueError(f"{folder} is not below {self._jobs}")
+            raise CommandFailed(f"{folder} is not below {self._jobs}")
         return path
 
 
-def _take_over_and_start(paths: NodePaths, marker: str, before: list[NodePaths], *, again: bool) -> dict[str, Any]:
-    """Take over what earlier ranks left, if there were any, and start the guardian; ``again``: unless it was."""
+def _take_outputs_and_start(paths: NodePaths, marker: str, earlier: list[NodePaths], *, repeated: bool) -> StartReply:
+    """Take the outputs of earlier ranks, if there were any, and start the guardian; ``repeated``: unless it is started."""
     try:
-        if before:
-            handover.hand_over(before, paths)
-    except handover.OutputsGone as gone:
-        return {"ok": False, "error": f"what the ranks left can't be had: {gone}; clear the task to train anew"}
-    if not again:
+        if earlier:
+            node_folder.take_outputs(earlier, paths)
+    except node_folder.OutputsGone as gone:
+        return StartReply(refused=f"the ranks' outputs are not available: {gone}; clear the task to train anew")
+    if not repeated:
         _start_guardian(paths.root, marker)
-    elif not paths.guardian.exists():  # who was asked first has died
-        with liveness.alone(str(paths.root), patient=True):
-            _start_anew(paths)
-    return {"ok": True}
+    elif not paths.guardian.exists():  # the process that got the first request has died
+        with liveness.locked(str(paths.root), wait=True):
+            _restart(paths)
+    return StartReply()
 
 
 def _start_guardian(node: Path, marker: str) -> None:
-    """Start a guardian that lives on without us and the connection; waits until it has been born."""
+    """Start a guardian that outlives this process and the connection; wait until its pid is written."""
     paths = NodePaths(root=node)
     guardian = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(node)]
     # the shell leaves at once, so the guardian becomes init's child; nothing of the connection stays open in it
@@ -179,46 +272,30 @@ def _start_guardian(node: Path, marker: str) -> None:
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
     shell = os.posix_spawn("/bin/sh", argv, clean_environment(marker), file_actions=actions, setsid=True)
     os.waitpid(shell, 0)
-    give_up = time.monotonic() + liveness.BIRTH_TIME
-    while not paths.guardian.exists() and time.monotonic() < give_up:
+    deadline = time.monotonic() + liveness.BIRTH_TIME
+    while not paths.guardian.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
-def _start_anew(paths: NodePaths) -> None:
-    """Start a guardian where one has died; waits until it has been born."""
-    folder, give_up = str(paths.root), time.monotonic() + KILL_TIME
-    while not liveness.sweep(folder) and time.monotonic() < give_up:
+def _restart(paths: NodePaths) -> None:
+    """Start a guardian where one has died; wait until its pid is written."""
+    folder, deadline = str(paths.root), time.monotonic() + KILL_TIME
+    while not liveness.sweep(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
     paths.agent.unlink(missing_ok=True)
     paths.guardian.unlink(missing_ok=True)
-    os.utime(paths.assignment)  # from now on it may be about to be born
+    os.utime(paths.assignment)  # from now on a guardian may be about to start
     (paths.root / liveness.BOOT).write_text(liveness.boot_id())
     _start_guardian(paths.root, liveness.marker_of(folder))
 
 
-def _seen(folder: str) -> dict[str, Any]:
-    alive = liveness.lives(folder)  # first: what was written before a death is still read
-    return {
-        "there": os.path.exists(os.path.join(folder, "assignment.json")),
-        "alive": alive,
-        "ending": NodePaths(root=Path(folder)).cancel.exists(),
-        "rebooted": liveness.was_rebooted(folder),
-        "end": _end_line(folder),
-    }
-
-
-def _end_line(folder: str) -> str:
-    """Give the line of the END event in a node's log, "" if there is none."""
-    try:
-        with open(NodePaths(root=Path(folder)).events, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_READ))
-            lines = [line for line in file.read().splitlines() if b'"k": "end"' in line]
-    except OSError:
-        return ""
-    return lines[-1].decode(errors="replace") if lines else ""
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+def _status(folder: str) -> NodeStatus:
+    alive = liveness.is_alive(folder)  # first: what was written before a death is still read
+    paths = NodePaths(root=Path(folder))
+    return NodeStatus(
+        exists=paths.assignment.exists(),
+        alive=alive,
+        ending=paths.cancel.exists(),
+        rebooted=liveness.was_rebooted(folder),
+        end=read_end(paths.events),
+    )

@@ -1,4 +1,4 @@
-"""Laying out a node's folder on a host: whole or not at all, not if its launch was given up, and never over what ranks left."""
+"""Creates a node's folder atomically; refuses abandoned launches and never overwrites the ranks' outputs."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import fcntl
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from muster.core.paths import NodePaths
 from muster.node.host import liveness
 
-LAUNCH = "launch"  # in a node folder: which try to launch the attempt has laid it out
+LAUNCH = "launch"  # in a node folder: the number of the launch that created it
 
 
-def lay_out(node: Path, files: IO[bytes], launch: int, archive: str, *, commits: bool) -> None:
-    """Make a node's folder of a tar of its files and the packed code, in place of what an earlier launch has laid out.
+def create(node: Path, files: IO[bytes], launch: int, archive: str, *, commits: bool) -> None:
+    """Create a node's folder from a tar of its files and the packed code, in place of an earlier launch's folder.
 
-    One that ``commits`` what earlier ranks left gets none of that here, and keeps what an earlier launch has taken over.
+    A node that ``commits`` the outputs of earlier ranks gets no code, and keeps the outputs that an earlier launch has taken.
     """
     scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
     try:
         scratch.mkdir(parents=True, mode=0o700)
         _fill(NodePaths(root=scratch), files, "" if commits else archive, work=not commits)
         (scratch / LAUNCH).write_text(str(launch))
-        clear(node, keep=commits)
+        delete(node, keep_outputs=commits)
         if commits and node.exists():
             _move(scratch, node)
         else:
@@ -42,21 +42,21 @@ def _fill(paths: NodePaths, files: IO[bytes], archive: str, *, work: bool) -> No
     if archive:
         unpack(archive, paths.work)
     with tarfile.open(fileobj=files, mode="r|") as packed:
-        packed.extractall(paths.root, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(paths.root)
-    os.utime(paths.assignment)  # a tar has its own times, and from now on a guardian may be about to be born
+        _extract(packed, paths.root)
+    os.utime(paths.assignment)  # a tar has its own times, and from now on a guardian may be about to start
     (paths.root / liveness.BOOT).write_text(liveness.boot_id())
 
 
 def _move(scratch: Path, node: Path) -> None:
-    """Fill a folder that can't be replaced; what says whose it is comes last."""
+    """Fill a folder that can't be replaced; the number of the launch comes last."""
     for file in sorted(scratch.iterdir(), key=lambda file: file.name == LAUNCH):
         file.rename(node / file.name)
 
 
-def clear(node: Path, *, keep: bool) -> None:
-    """Delete what a launch has laid out; ``keep``: but for what ranks left, of which this may be the only copy."""
+def delete(node: Path, *, keep_outputs: bool) -> None:
+    """Delete a node's folder; ``keep_outputs``: but for the ranks' outputs, of which this may be the only copy."""
     paths = NodePaths(root=node)
-    if not keep or not (paths.work.exists() or paths.ranks.exists()):
+    if not keep_outputs or not (paths.work.exists() or paths.ranks.exists()):
         shutil.rmtree(node, ignore_errors=True)
         return
     for path in node.iterdir():
@@ -67,19 +67,54 @@ def clear(node: Path, *, keep: bool) -> None:
 def unpack(archive: str, work: Path) -> None:
     """Unpack a job's code."""
     with tarfile.open(archive, "r:gz") as packed:
-        packed.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(work)
+        _extract(packed, work)
+
+
+def _extract(packed: tarfile.TarFile, folder: Path) -> None:
+    # older releases of Python have no filter; links that lead outside are refused when the code is packed
+    packed.extractall(folder, filter="data") if hasattr(tarfile, "data_filter") else packed.extractall(folder)
 
 
 def launch_of(node: Path) -> int:
-    """Give which launch has laid out a node, 0 if none has to its end."""
+    """Return the number of the launch that created a node's folder, 0 if none has completed it."""
     return _number(node / LAUNCH)
 
 
-# -- launches that were given up, perhaps before they had begun here
+# -- outputs of earlier attempts, for attempts that only commit them: moved from folder to folder, never deleted
+
+
+class OutputsGone(Exception):
+    """The ranks' outputs are in none of the folders; the message names the folders."""
+
+
+def take_outputs(earlier: Iterable[NodePaths], node: NodePaths) -> None:
+    """Move the ranks' outputs into a node's folder that has none; may be repeated after an interruption.
+
+    ``earlier``: the node's folders of the attempts before, the newest first. An attempt that failed before it had taken the
+    outputs has none either.
+
+    :raises OutputsGone: no folder has the outputs.
+    """
+    folders = list(earlier)
+    _take([before.work for before in folders], node.work)
+    _take([before.ranks for before in folders], node.ranks)
+
+
+def _take(earlier: list[Path], path: Path) -> None:
+    if path.exists():
+        return
+    source = next((folder for folder in earlier if folder.exists()), None)
+    if source is None:
+        where = ", ".join(str(folder.parent) for folder in earlier) or "no earlier attempt"
+        raise OutputsGone(f"{path.name} is in none of {where}")
+    os.rename(source, path)
+
+
+# -- launches that were given up, perhaps before they had begun on this host
 
 
 def give_up(node: Path, launch: int) -> None:
-    """Have this launch and all before it start nothing here any more; where that can't be noted, nothing can be laid out."""
+    """Forbid this launch and all before it to start anything here; where that can't be written, no folder can be created."""
     if is_given_up(node, launch):
         return
     scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
@@ -92,12 +127,12 @@ def give_up(node: Path, launch: int) -> None:
 
 
 def is_given_up(node: Path, launch: int) -> bool:
-    """Whether a launch must start nothing here."""
+    """Return whether a launch must start nothing here."""
     return _number(_given_up(node)) >= launch
 
 
-def forget(node: Path) -> None:
-    """Delete what is known of launches of a node that is removed, and the folders that are empty then."""
+def delete_launches(node: Path) -> None:
+    """Delete the record of launches of a node that is removed, and the folders that are empty then."""
     _given_up(node).unlink(missing_ok=True)
     for parent in (node.parent, node.parent.parent):
         with contextlib.suppress(OSError):
@@ -105,8 +140,8 @@ def forget(node: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(node: Path) -> Iterator[None]:
-    """Lay out and start while nobody else does, whose request for the same may come twice; where there are locks."""
+def locked(node: Path) -> Iterator[None]:
+    """Lock a node's folder against a repeated request for the same launch; where the file system has locks."""
     node.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(node.parent, os.O_RDONLY)
     try:

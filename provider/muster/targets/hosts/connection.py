@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from muster.core.errors import MusterError, TargetError
+from muster.node.rpc import CommandFailed, Request
 from muster.targets.hosts import cache, host_files
 from muster.targets.hosts.host_files import HostInfo
 from muster.targets.hosts.log_frames import FrameReader
 from muster.targets.hosts.reconnect import ReconnectPolicy
-from muster.targets.hosts.shell import ConnectionLost, Shell, Stream
+from muster.targets.hosts.shell import CommandResult, ConnectionLost, Shell, Stream
 from muster.targets.hosts.ssh_errors import Unreachable
 
+A = TypeVar("A")
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
 TALKS = 4  # conversations at once; each keeps a channel, of which there are CHANNELS, and others must get through
@@ -153,23 +155,31 @@ class HostConnection:
         """Give what the host is, from the last look at it."""
         return self._seen or await self.inspect()
 
-    async def ask(self, part: str, request: dict[str, Any], *, tail: bytes = b"", limit: float = 60.0) -> dict[str, Any]:
-        """Ask the keeper or the steward there; ``tail`` follows the request on its input."""
+    async def ask(self, part: str, request: Request[A], *, tail: bytes = b"", limit: float = 60.0) -> A:
+        """Return the answer of a part of the agent to a request; ``tail`` follows the request on the part's input.
+
+        :raises TargetError: the part failed, or its answer is malformed.
+        :raises RequestError: the host can't run the part.
+        """
         return await self.use(lambda shell: self._ask(shell, part, request, tail, limit))
 
-    async def _ask(
-        self, shell: PersistentShell, part: str, request: dict[str, Any], tail: bytes, limit: float
-    ) -> dict[str, Any]:
+    async def _ask(self, shell: PersistentShell, part: str, request: Request[A], tail: bytes, limit: float) -> A:
+        stdin = json.dumps(request.encode()).encode() + b"\n" + tail
         seen = self._seen or await self.inspect()
         argv = [seen.python, "-I", "-S", _start(seen), part, seen.root]
-        done = await shell.run(argv, stdin=json.dumps(request).encode() + b"\n" + tail, limit=limit)
+        done = await shell.run(argv, stdin=stdin, limit=limit)
         if done.code == 2 and "can't open file" in done.said:  # somebody has emptied the host's root folder
             self._seen = None
             seen = await self.inspect()
-            done = await shell.run(argv, stdin=json.dumps(request).encode() + b"\n" + tail, limit=limit)
+            done = await shell.run(argv, stdin=stdin, limit=limit)
+        what = f"asking {part} ({request.command})"
         if done.code:
-            raise host_files.refusal(done, shell.where, f"asking the {part} ({request['do']})", seen.python)
-        return host_files.answer_of(done, shell.where)
+            raise host_files.refusal(done, shell.where, what, seen.python)
+        try:
+            return request.decode_reply(host_files.answer_of(done, shell.where))
+        except CommandFailed as failed:
+            failure = CommandResult(code=1, out=b"", err=str(failed).encode())
+            raise host_files.refusal(failure, shell.where, what, seen.python) from None
 
     @contextlib.asynccontextmanager
     async def room(self) -> AsyncIterator[None]:

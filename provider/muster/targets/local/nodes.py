@@ -18,7 +18,7 @@ from muster.core.paths import JobPaths, NodePaths
 from muster.core.verdict import Cause
 from muster.node import processes
 from muster.node.assignment import Assignment
-from muster.node.host import handover
+from muster.node.host import node_folder
 from muster.node.host.clean_environment import clean_environment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
@@ -54,8 +54,8 @@ def take_over(paths: JobPaths, claim: Claim, nodes: list[NodePaths]) -> None:
     """Move what the ranks left, in whatever attempt it is, into the one that commits it."""
     for node, here in enumerate(nodes):
         try:
-            handover.hand_over((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
-        except (handover.OutputsGone, OSError) as error:
+            node_folder.take_outputs((paths.node(claim.generation, n, node) for n in range(claim.attempt - 1, 0, -1)), here)
+        except (node_folder.OutputsGone, OSError) as error:
             left = f"what node {node} of run {claim.job_id} left can't be had: {error}"
             raise TargetError(f"{left}; it can't be committed, clear the task to train anew") from error
 

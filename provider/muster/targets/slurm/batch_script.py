@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from muster.core.errors import MusterError, RequestError, TargetError
 from muster.core.paths import BatchPaths
 from muster.core.plan import JobPlan
+from muster.node.slurm.replies import SubmitOutcome
 from muster.targets.claim import Claim
 from muster.targets.slurm.options import Options
 
@@ -97,3 +99,14 @@ class Batch:
             own.append("--no-kill")
         program = [self.python, "-I", "-S", self.start, "slurm", str(self.paths.root)]
         return ["srun", *own, *self.options.srun_options, *self.options.wrapper, *program]
+
+
+def submit_error(job_id: str, outcome: SubmitOutcome, message: str) -> MusterError:
+    """Return the error for a job that sbatch gave no number for; without the prefix of every line of sbatch's."""
+    why = message.replace("sbatch: error: ", "").strip() or "sbatch did not say why"
+    if outcome is SubmitOutcome.REFUSED:
+        return RequestError(f"Slurm refuses run {job_id}: {why}")
+    if outcome is SubmitOutcome.FULL:
+        return TargetError(f"Slurm does not take run {job_id} now: {why}; submit it again later")
+    doubt = f"Slurm did not say whether it has taken run {job_id}: {why}"
+    return TargetError(f"{doubt}; submit it again: a job that it has taken is found by its name")

@@ -7,9 +7,11 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 from muster.core.errors import MusterError, RequestError, TargetError
+from muster.node.rpc import Request
+from muster.node.slurm import job_control
 from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.shell import CommandResult
 from muster.targets.slurm import query
@@ -18,9 +20,9 @@ from muster.targets.slurm.options import Options
 from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import LOST_NODE
 
+A = TypeVar("A")
 FASTEST = 1.0  # seconds between two questions while something happens
 COMMAND_TIME = 60.0
-DESK = "slurm-job-control"
 UNKNOWN = "Invalid job id"
 
 
@@ -49,10 +51,9 @@ class Cluster:
 
     # -- asking
 
-    async def desk(self, do: str, *, limit: float = COMMAND_TIME, **fields: Any) -> dict[str, Any]:
-        """Have Muster's program on the login node do something with the shared folder."""
-        root = (await self.connection.info()).root
-        return await self.connection.ask(DESK, {"do": do, "root": root, **fields}, limit=limit)
+    async def ask(self, request: Request[A], *, limit: float = COMMAND_TIME) -> A:
+        """Return the answer of Slurm job control, on the login node."""
+        return await self.connection.ask(job_control.PART, request, limit=limit)
 
     async def command(self, argv: Sequence[str]) -> CommandResult:
         """Run one of Slurm's commands on the login node.

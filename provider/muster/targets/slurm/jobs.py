@@ -8,9 +8,8 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from muster.core.codec import canonical, from_data
+from muster.core.codec import canonical, to_data
 from muster.core.errors import RequestError, TargetError
 from muster.core.event import Event
 from muster.core.handle import JobHandle, SubmitResult
@@ -18,12 +17,24 @@ from muster.core.paths import JobPaths
 from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
 from muster.node.assignment import Assignment
-from muster.node.slurm import rendezvous, submit_outcome
+from muster.node.cancel_request import CancelRequest
+from muster.node.slurm import rendezvous
+from muster.node.slurm.claim_chain import ChainEntry
+from muster.node.slurm.job_control import (
+    DeleteCredentials,
+    FindJob,
+    ReadJobs,
+    ReadTemplate,
+    RemoveJob,
+    RequestCancel,
+    SubmitJob,
+)
+from muster.node.slurm.replies import SubmitOutcome
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Submission
 from muster.targets.hosts import cache
 from muster.targets.slurm import query
-from muster.targets.slurm.batch_script import Batch, comment_of
+from muster.targets.slurm.batch_script import Batch, comment_of, submit_error
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.job_record import JobRecord
 from muster.targets.slurm.query import Partition, SlurmJobStatus
@@ -57,7 +68,8 @@ class Jobs:
 
     async def known(self, job_id: str) -> JobRecord:
         """Give what the shared folder has of a job."""
-        return JobRecord(job_id=job_id, data=(await self.cluster.desk("look", jobs=[job_id]))[job_id])
+        files = await self.cluster.ask(ReadJobs(jobs=(job_id,)))
+        return JobRecord(job_id=job_id, files=files[job_id])
 
     async def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job."""
@@ -81,7 +93,7 @@ class Jobs:
         known = await self.known(handle.job_id)
         if known.claim is None or known.claim.generation != generation:
             return False
-        if known.end is None or not rendezvous.decides(known.end.data):
+        if known.end is None or not rendezvous.is_final(known.end):
             await self._wish(known, reason)  # before Slurm is asked, who may be away: nodes that start meanwhile end by it
         became = await self.became(known)
         if became is None or became.found is not Found.RUNNING:
@@ -96,11 +108,12 @@ class Jobs:
         claim, became = known.owner, await self.became(known)
         if became is None or became.found is not Found.UNCOMMITTED:
             raise TargetError(f"run {handle.job_id} has nothing to commit: it is {became.found.value if became else 'unknown'}")
-        asked = await self.cluster.desk("template", job_id=handle.job_id, generation=claim.generation, base=known.owner_base)
+        request = ReadTemplate(job_id=handle.job_id, generation=claim.generation, base=known.owner_base)
+        template = await self.cluster.ask(request)
         submission = Submission(
             job_id=claim.job_id,
             generation=claim.generation,
-            plan=from_data(Assignment, asked).plan,
+            plan=template.plan,
             archive=None,
             access=access,
             requested=time.time(),
@@ -121,29 +134,35 @@ class Jobs:
             return Became(found=found_of(running=False, end=None, commit=known.claim.commit))
         told = await self.cluster.told(number)
         end = (await self.known(known.job_id)).end
-        if not told.state.over and end is not None and rendezvous.decides(end.data):
+        if not told.state.over and end is not None and rendezvous.is_final(end):
             told = await self._left(number, LEAVE_TIME)
         found = found_of(running=not told.state.over, end=end, commit=known.claim.commit)
         return Became(found=found, number=number, end=end)
 
     async def _number(self, known: JobRecord) -> str:
         """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
-        claim, base, give_up = known.owner, known.owner_base, time.monotonic() + ANSWER_TIME - float(known.data["age"])
+        claim, base, give_up = known.owner, known.owner_base, time.monotonic() + ANSWER_TIME - known.files.age
         while (submitted := known.submitted) is None:
-            asked: dict[str, Any] = {name: self.cluster.options.command(name) for name in ("squeue", "sacct")}
-            asked.update(generation=claim.generation, base=base, comment=comment_of(replace(claim, attempt=base)))
-            found = await self.cluster.desk("adopt", job_id=claim.job_id, **asked)
-            if found["failed"]:
-                raise TargetError(f"squeue on {self.cluster.connection.host.name} failed: {found['failed']}")
-            if found["job"]:
-                return str(found["job"])
+            request = FindJob(
+                job_id=claim.job_id,
+                comment=comment_of(replace(claim, attempt=base)),
+                generation=claim.generation,
+                base=base,
+                squeue=self.cluster.options.command("squeue"),
+                sacct=self.cluster.options.command("sacct"),
+            )
+            found = await self.cluster.ask(request)
+            if found.failed:
+                raise TargetError(f"squeue on {self.cluster.connection.host.name} failed: {found.failed}")
+            if found.job:
+                return found.job
             if time.monotonic() > give_up:
                 return ""
             await asyncio.sleep(PAUSE)
             known = await self.known(known.job_id)
             if known.claim is None:
                 return ""
-        return submitted["job"]
+        return submitted.job
 
     async def _left(self, number: str, limit: float) -> SlurmJobStatus:
         """Wait until Slurm has let go of a job."""
@@ -180,12 +199,16 @@ class Jobs:
 
     async def _wish(self, known: JobRecord, reason: str) -> None:
         """Leave the wish to end where the owner's nodes look for it, those too that are only starting."""
-        why = {"cause": Cause.CANCEL.value, "reason": reason}
-        await self.cluster.desk("wish", why=why, base=known.owner_base, **_names(known.owner))
+        owner, cancel = known.owner, CancelRequest(cause=Cause.CANCEL, reason=reason)
+        request = RequestCancel(
+            job_id=owner.job_id, generation=owner.generation, base=known.owner_base, attempt=owner.attempt, cancel=cancel
+        )
+        await self.cluster.ask(request)
 
     async def forget(self, last: Claim | JobHandle) -> None:
         """Remove the credentials of all attempts up to one that has ended; a job that never ran could not do so itself."""
-        await self.cluster.desk("forget", **_names(last))
+        request = DeleteCredentials(job_id=last.job_id, generation=last.generation, attempt=last.attempt)
+        await self.cluster.ask(request)
 
     # -- launching
 
@@ -211,14 +234,14 @@ class Jobs:
             packed = submission.archive
             archive = await connection.use(lambda shell: cache.ensure_archive(shell, host.root, packed, host.python))
         files = _files(batch, submission, self._template(batch, submission, archive, host.root))
-        entry = {"claim": json.loads(canonical(claim)), "base": claim.attempt}
-        names = {"job_id": claim.job_id, "number": known.next_number, "entry": entry, "files": files, "argv": batch.argv()}
-        answer = await self.cluster.desk("launch", limit=SUBMIT_TIME, **names)
-        if not answer["won"]:
+        entry = ChainEntry(claim=to_data(claim), base=claim.attempt)
+        request = SubmitJob(job_id=claim.job_id, number=known.next_number, entry=entry, files=files, argv=tuple(batch.argv()))
+        reply = await self.cluster.ask(request, limit=SUBMIT_TIME)
+        if not reply.won:
             return False
-        if answer["outcome"] != submit_outcome.TAKEN:
-            raise submit_outcome.error_of(claim.job_id, answer["outcome"], answer["said"])
-        await self._refuse_hopeless(claim, known.next_number + 1, answer["job"])
+        if reply.outcome is not SubmitOutcome.TAKEN:
+            raise submit_error(claim.job_id, reply.outcome, reply.message)
+        await self._refuse_hopeless(claim, known.next_number + 1, reply.job)
         return True
 
     async def _refuse_hopeless(self, claim: Claim, next_number: int, number: str) -> None:
@@ -231,7 +254,7 @@ class Jobs:
         await self._left(number, HARD_END)
         await self.forget(claim)
         if next_number == 1:
-            await self.cluster.desk("remove", job_id=claim.job_id, number=next_number)
+            await self.cluster.ask(RemoveJob(job_id=claim.job_id, number=next_number))
         what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
         has = f"; {partition}" if partition is not None else ""
         raise RequestError(f"{what}{has}; ask for less, or choose another partition")
@@ -281,7 +304,3 @@ def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[s
     if submission.secrets:
         files[paths.secrets.name] = json.dumps(submission.secrets).encode()
     return {name: base64.b64encode(content).decode() for name, content in files.items()}
-
-
-def _names(one: Claim | JobHandle) -> dict[str, Any]:
-    return {"job_id": one.job_id, "generation": one.generation, "attempt": one.attempt}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
+from muster.node.slurm.job_control import ReadJobs
 from muster.targets.hosts.background import background
 from muster.targets.hosts.connection import FIRST_PAUSE, LONGEST_PAUSE
 from muster.targets.hosts.shell import CommandTimeout, ConnectionLost
@@ -53,11 +54,11 @@ class SlurmSession:
                 watch.close()
 
     async def _watches(self, cluster: Cluster, cursors: Mapping[JobHandle, Cursor]) -> list[SlurmWatch]:
-        jobs = sorted({handle.job_id for handle in cursors})
-        known = await _patiently(lambda: cluster.desk("look", jobs=jobs))
+        jobs = tuple(sorted({handle.job_id for handle in cursors}))
+        known = await _patiently(lambda: cluster.ask(ReadJobs(jobs=jobs)))
         root = (await _patiently(cluster.connection.info)).root
         return [
-            SlurmWatch(handle, cursor, JobRecord(job_id=handle.job_id, data=known[handle.job_id]), root)
+            SlurmWatch(handle, cursor, JobRecord(job_id=handle.job_id, files=known[handle.job_id]), root)
             for handle, cursor in cursors.items()
         ]
 
@@ -66,9 +67,9 @@ class SlurmSession:
         if watch.settled:
             return watch.conclusion(None, "")
         handle = watch.handle
-        looked = await _patiently(lambda: cluster.desk("look", jobs=[handle.job_id]))
-        known = JobRecord(job_id=handle.job_id, data=looked[handle.job_id])
-        return watch.conclusion(known.wish(handle), known.said(handle))
+        files = await _patiently(lambda: cluster.ask(ReadJobs(jobs=(handle.job_id,))))
+        record = JobRecord(job_id=handle.job_id, files=files[handle.job_id])
+        return watch.conclusion(record.cancel_request(handle), record.output(handle))
 
 
 async def _patiently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

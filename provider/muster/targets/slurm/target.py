@@ -19,6 +19,7 @@ from muster.core.finding import Finding
 from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
+from muster.node.slurm.job_control import RemoveJob
 from muster.targets import bare_metal
 from muster.targets.claim import Found
 from muster.targets.contract import Log, Session, Submission
@@ -109,7 +110,7 @@ class SlurmTarget:
             became = await jobs.became(known)
             if became is not None and became.found is Found.RUNNING:
                 raise TargetError(f"run {handle.job_id} is still running; cancel it first")
-            await jobs.cluster.desk("remove", job_id=handle.job_id, number=known.next_number)
+            await jobs.cluster.ask(RemoveJob(job_id=handle.job_id, number=known.next_number))
 
         self._do(remove)
 

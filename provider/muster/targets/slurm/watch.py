@@ -15,6 +15,7 @@ from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
+from muster.node.cancel_request import CancelRequest
 from muster.targets.job_watch import JobWatch
 from muster.targets.slurm.cluster import Away, Cluster
 from muster.targets.slurm.feed import Feed, Lines, News, Silence
@@ -195,7 +196,7 @@ class SlurmWatch:
         if self._told is not None:
             yield from self._hear_slurm(self._told)
 
-    def conclusion(self, wish: dict[str, str] | None, said: str) -> Event:
+    def conclusion(self, wish: CancelRequest | None, said: str) -> Event:
         """Give the run's END, with what Slurm knows of it.
 
         Where nodes could not say it: ``wish`` is what somebody asked for, ``said`` the last that the batch job said.
@@ -216,10 +217,10 @@ class SlurmWatch:
         ended = Event(time=end.time if end else time.time(), kind=END, node=0, data=data)
         return _out_of_memory(ended, told, said)
 
-    def _slurms_verdict(self, told: SlurmJobStatus | None, wish: dict[str, str] | None, said: str) -> Verdict:
+    def _slurms_verdict(self, told: SlurmJobStatus | None, wish: CancelRequest | None, said: str) -> Verdict:
         """Give why the run ended, as Slurm has it; a wish of ours comes before that."""
         if wish:
-            return Verdict(cause=Cause(wish["cause"]), detail=wish["reason"])
+            return Verdict(cause=wish.cause, detail=wish.reason)
         text = told.state.text if told else "ended"
         lost = f": {told.lost}" if told and told.lost else ""
         detail = f"Slurm job {self.number} {text or 'ended'}{lost}"

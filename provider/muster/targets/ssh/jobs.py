@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.core.attempt import AttemptId
-from muster.core.codec import from_data
 from muster.core.errors import MusterError, TargetError, UnknownRun
 from muster.core.event import Event
 from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
+from muster.node.cancel_request import CancelRequest
+from muster.node.host import node_control
 from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, WAITING
+from muster.node.host.node_control import EndNodes, InspectNodes, NodeStatus, ReadAssignment, RemoveNodes
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Log, Submission
 from muster.targets.hosts import cache
@@ -161,27 +163,25 @@ class SshJobs:
         if seen.end is not None:
             return False, seen.end
         nodes = await self._look(entry.allocations)
-        if any(node["alive"] for node in nodes.values() if node):
+        if any(node.alive for node in nodes.values() if node):
             return True, None
         if nodes.get(0) is None and not entry.is_over:
             host = entry.allocations[0].host if entry.allocations else "?"
             raise Unreachable(
                 f"host {host}, which led run {entry.job}, can't be asked how it stands; bring it up, and try again"
             )
-        line = nodes[0]["end"] if nodes[0] else ""
-        return False, Event.from_line(line) if line else None
+        leader = nodes[0]
+        return False, leader.end if leader else None
 
-    async def _look(self, allocations: Iterable[Allocation]) -> dict[int, dict[str, Any] | None]:
+    async def _look(self, allocations: Iterable[Allocation]) -> dict[int, NodeStatus | None]:
         """Ask the hosts of an attempt how its nodes are; None for a host that does not answer."""
 
-        async def look(allocation: Allocation) -> dict[str, Any] | None:
-            request = {"do": "look", "folders": [allocation.folder]}
+        async def look(allocation: Allocation) -> NodeStatus | None:
             try:
-                answer = await self.connection(allocation.host).ask("node-control", request)
+                connection = self.connection(allocation.host)
+                return (await connection.ask(node_control.PART, InspectNodes(folders=(allocation.folder,))))[0]
             except TargetError:
                 return None
-            node: dict[str, Any] = answer["nodes"][0]
-            return node
 
         return dict(enumerate(await asyncio.gather(*(look(allocation) for allocation in allocations))))
 
@@ -225,14 +225,14 @@ class SshJobs:
 
     async def _end_nodes(self, entry: QueueEntry, reason: str, patience: float, launch: int = 0) -> None:
         async def end(allocation: Allocation) -> str:
-            request: dict[str, Any] = {"do": "end", "folders": [allocation.folder], "reason": reason}
-            request.update(cause=Cause.CANCEL.value, launch=launch)
+            cancel = CancelRequest(cause=Cause.CANCEL, reason=reason)
+            request = EndNodes(folders=(allocation.folder,), cancel=cancel, timeout=patience, launch=launch)
             try:
                 connection = self.connection(allocation.host)
-                answer = await connection.ask("node-control", {**request, "patience": patience}, limit=patience + 60.0)
+                left = await connection.ask(node_control.PART, request, limit=patience + 60.0)
             except MusterError as error:
                 return f"host {allocation.host} can't be asked to end it ({error})"
-            return f"host {allocation.host} has processes that could not be ended" if answer["left"] else ""
+            return f"host {allocation.host} has processes that could not be ended" if left else ""
 
         started = [allocation for allocation in entry.allocations if allocation.folder]
         failed = [text for text in await asyncio.gather(*map(end, started)) if text]
@@ -247,13 +247,14 @@ class SshJobs:
                 f"run {handle.job_id} has nothing to commit: it is {before.found.value if before.found else 'unknown'}"
             )
         first = (await uncommitted_outputs(before.claim, self.queue))[0]
-        told = await self.connection(first.host).ask("node-control", {"do": "assignment", "folder": first.folders[-1]})
-        if told["assignment"] is None:
+        request = ReadAssignment(folder=first.folders[-1])
+        assignment = await self.connection(first.host).ask(node_control.PART, request)
+        if assignment is None:
             raise TargetError(f"run {handle.job_id} has nothing to commit: {first.folders[-1]} is gone from host {first.host}")
         submission = Submission(
             job_id=before.claim.job_id,
             generation=before.claim.generation,
-            plan=from_data(JobPlan, told["assignment"]["plan"]),
+            plan=assignment.plan,
             archive=None,
             access=access,
             requested=time.time(),
@@ -270,11 +271,15 @@ class SshJobs:
             raise TargetError(f"run {job_id} is still running; cancel it first")
         for entry in await self.queue.attempts(job_id):
             for allocation in entry.allocations:
-                request = {"do": "remove", "folders": [allocation.folder]}
-                if allocation.folder and (await self.connection(allocation.host).ask("node-control", request))["alive"]:
-                    where = f"on host {allocation.host}"
-                    raise TargetError(f"run {job_id} still has processes {where}; cancel it, and try again")
+                if allocation.folder:
+                    await self._remove(job_id, allocation)
         await self.queue.forget(job_id)
+
+    async def _remove(self, job_id: str, allocation: Allocation) -> None:
+        request = RemoveNodes(folders=(allocation.folder,))
+        alive = await self.connection(allocation.host).ask(node_control.PART, request)
+        if alive:
+            raise TargetError(f"run {job_id} still has processes on host {allocation.host}; cancel it, and try again")
 
 
 def _connection(host: Host, shared: Background) -> HostConnection:

@@ -14,7 +14,9 @@ from muster.core.codec import from_data
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.core.event import Event
 from muster.core.plan import JobPlan
+from muster.node.host import node_control
 from muster.node.host.gang_scheduler import LAUNCHED, STARTING
+from muster.node.host.node_control import GiveUpLaunch, StartNode
 from muster.node.host.queue_control import LEASE
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
@@ -181,20 +183,19 @@ class Launch:
 
     async def _start(self, attempt: Attempt, node: int, files: Files) -> None:
         entry, bundle, ready = attempt.entry, attempt.bundle, attempt.ready[node]
-        request = {
-            "do": "start",
-            "folder": attempt.folders[node],
-            "launch": entry.launch,
-            "marker": entry.id.marker,
-            "mounts": [mount.source for mount in bundle.plan.container.mounts],
-            "archive": ready.archive,
-            "before": bundle.left(node),
-        }
-        answer = await ready.connection.ask("node-control", request, tail=host_files.tar_of(files), limit=START_TIME)
-        if answer.get("stale"):
+        request = StartNode(
+            folder=attempt.folders[node],
+            launch=entry.launch,
+            marker=entry.id.marker,
+            mounts=tuple(mount.source for mount in bundle.plan.container.mounts),
+            archive=ready.archive,
+            earlier=bundle.left(node),
+        )
+        reply = await ready.connection.ask(node_control.PART, request, tail=host_files.tar_of(files), limit=START_TIME)
+        if reply.stale:
             raise LeaseLost
-        if not answer["ok"]:
-            raise RequestError(f"host {ready.connection.host.name}: {answer['error']}")
+        if reply.refused:
+            raise RequestError(f"host {ready.connection.host.name}: {reply.refused}")
 
     async def _undo(self, entry: QueueEntry) -> list[str]:
         """End what has been started of a launch that is given up; gives the hosts that did not say that nothing is left."""
@@ -204,9 +205,9 @@ class Launch:
                 connection = self._connections(allocation.host)
             except MusterError:
                 return True  # of a host that the inventory has no more, nothing is to be given away
-            request = {"do": "give_up", "folder": allocation.folder, "launch": entry.launch, "keep": entry.is_fixed}
+            request = GiveUpLaunch(folder=allocation.folder, launch=entry.launch, keep_outputs=entry.is_fixed)
             try:
-                return not (await connection.ask("node-control", request))["left"]
+                return not await connection.ask(node_control.PART, request)
             except MusterError:
                 return False
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from muster.core.handle import JobHandle
+from muster.node.host import node_control
 from muster.node.host.gang_scheduler import LAUNCHED
+from muster.node.host.node_control import InspectNodes, RestartNode
 from muster.targets.ssh.jobs import SshJobs
 
 
@@ -22,10 +24,8 @@ async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
     if not owns or not seen.live or entry.state != LAUNCHED:
         return False
     leader, lost = entry.allocations[0], entry.allocations[node]
-    [told] = (await jobs.connection(leader.host).ask("node-control", {"do": "look", "folders": [leader.folder]}))["nodes"]
-    if not told["alive"] or told["ending"] or told["end"]:
+    [status] = await jobs.connection(leader.host).ask(node_control.PART, InspectNodes(folders=(leader.folder,)))
+    if not status.alive or status.ending or status.end is not None:
         return False
-    answer = await jobs.connection(lost.host).ask(
-        "node-control", {"do": "again", "folder": lost.folder, "launch": entry.launch}
-    )
-    return bool(answer["lives"])
+    restart = RestartNode(folder=lost.folder, launch=entry.launch)
+    return await jobs.connection(lost.host).ask(node_control.PART, restart)

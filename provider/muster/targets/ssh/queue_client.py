@@ -14,6 +14,7 @@ from muster.core.codec import from_data, to_data
 from muster.core.event import Event
 from muster.node.host import gang_scheduler
 from muster.node.host.gang_scheduler import GRANTED, STARTING, WAITING
+from muster.node.rpc import Request
 from muster.targets.claim import Claim
 from muster.targets.hosts import host_files
 from muster.targets.hosts.connection import HostConnection
@@ -158,7 +159,19 @@ class QueueClient:
         await self.connection.use(lambda shell: shell.run(["rm", "-rf", "--", folder]))
 
     async def _ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        return await self.connection.ask("queue-control", {"do": do, **fields})
+        return await self.connection.ask("queue-control", _Question({"do": do, **fields}))
+
+
+class _Question(Request[dict[str, Any]]):
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+
+    def encode(self) -> dict[str, Any]:
+        return self._data
+
+    @classmethod
+    def decode_reply(cls, reply: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(reply)
 
 
 def _key(entry: QueueEntry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The steward: nodes are laid out once, started again only where they were lost, and what ranks left is never deleted."""
+"""Node control: folders are created once, nodes restarted only where they were lost, and the ranks' outputs never deleted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from muster.node import processes
+from muster.node import cancel_request, processes
 from muster.node.host import liveness, node_control
-from muster.node.host.node_control import NodeControl
+from muster.node.host.node_control import GiveUpLaunch, NodeControl, RemoveNodes, RestartNode, StartNode, StartReply
 from muster.node.host.node_folder import LAUNCH, launch_of
 from muster.targets.hosts import host_files
+
+STARTED = StartReply()
 
 
 @pytest.fixture
@@ -32,8 +34,12 @@ def node(tmp_path: Path) -> Path:
     return folder
 
 
+def control(root: Path, files: bytes = b"") -> NodeControl:
+    return NodeControl(root, io.BytesIO(files))
+
+
 def again(root: Path, node: Path, launch: int = 2) -> bool:
-    return bool(NodeControl(root).do_again(folder=str(node), launch=launch)["lives"])
+    return control(root).restart_node(RestartNode(folder=str(node), launch=launch))
 
 
 def test_one_that_lives_is_left_alone(tmp_path: Path, node: Path) -> None:
@@ -54,10 +60,10 @@ def test_one_that_is_told_to_end_another_launch_s_or_gone_is_not_started(tmp_pat
 
 
 class Host:
-    """A host's root folder, whose steward starts guardians that only say that they were born."""
+    """A host's root folder, whose guardians only write that they have started."""
 
     def __init__(self, root: Path) -> None:
-        self.control = NodeControl(root)
+        self.root = root
         self.jobs = root / "jobs" / "job"
         self.started: list[Path] = []
 
@@ -68,15 +74,16 @@ class Host:
         self.started.append(node)
         (node / "guardian.json").write_text(json.dumps({"pid": 0, "start": 1}))
 
-    def start(self, attempt: int, launch: int = 1, before: tuple[int, ...] = ()) -> dict[str, Any]:
-        told = json.dumps({"job_id": "job", "generation": 1, "attempt": attempt}).encode()
-        files = io.BytesIO(host_files.tar_of({"assignment.json": (told, 0o600)}))
-        earlier = [str(self.node(number)) for number in before]
-        told_to = {"folder": str(self.node(attempt)), "launch": launch, "marker": "job", "mounts": [], "archive": ""}
-        return self.control.do_start(**told_to, before=earlier, files=files)
+    def start(self, attempt: int, launch: int = 1, before: tuple[int, ...] = ()) -> StartReply:
+        assignment = json.dumps({"job_id": "job", "generation": 1, "attempt": attempt}).encode()
+        files = host_files.tar_of({"assignment.json": (assignment, 0o600)})
+        earlier = tuple(str(self.node(number)) for number in before)
+        request = StartNode(folder=str(self.node(attempt)), launch=launch, marker="job", earlier=earlier)
+        return control(self.root, files).start_node(request)
 
-    def give_up(self, attempt: int, launch: int = 1, keep: bool = True) -> dict[str, Any]:
-        return self.control.do_give_up(folder=str(self.node(attempt)), launch=launch, keep=keep)
+    def give_up(self, attempt: int, launch: int = 1, keep: bool = True) -> tuple[str, ...]:
+        request = GiveUpLaunch(folder=str(self.node(attempt)), launch=launch, keep_outputs=keep)
+        return control(self.root).give_up_launch(request)
 
     def outputs(self) -> list[str]:
         return [str(file.relative_to(self.jobs)) for file in self.jobs.glob("g1-a*/node-0/work/outputs/*")]
@@ -87,22 +94,22 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a host on which the ranks of attempt 1 have left a model."""
     host = Host(tmp_path)
     monkeypatch.setattr(node_control, "_start_guardian", host.guardian)
-    assert host.start(1) == {"ok": True}
+    assert host.start(1) == STARTED
     (host.node(1) / "work" / "outputs" / "model.pt").write_text("weights")
     return host
 
 
 def test_what_ranks_left_outlives_launches_that_die_or_are_given_up(host: Host) -> None:
     taken = ["g1-a2/node-0/work/outputs/model.pt"]
-    assert host.start(2, before=(1,)) == {"ok": True}
+    assert host.start(2, before=(1,)) == STARTED
     assert host.outputs() == taken
-    assert host.start(2, launch=2, before=(1,)) == {"ok": True}, "the launcher of the first has died"
+    assert host.start(2, launch=2, before=(1,)) == STARTED, "the launcher of the first has died"
     assert host.outputs() == taken
     assert launch_of(host.node(2)) == 2
-    assert host.give_up(2, launch=2) == {"left": []}
+    assert host.give_up(2, launch=2) == ()
     assert host.outputs() == taken
     assert not (host.node(2) / "assignment.json").exists()
-    assert host.start(3, before=(2, 1)) == {"ok": True}
+    assert host.start(3, before=(2, 1)) == STARTED
     assert host.outputs() == ["g1-a3/node-0/work/outputs/model.pt"]
     assert (host.node(3) / "ranks").is_dir()
 
@@ -113,7 +120,7 @@ def test_what_ranks_left_outlives_a_failure_between_its_two_moves(host: Host, mo
         with pytest.raises(OSError, match="No space"):
             host.start(2, before=(1,))
     assert host.outputs() == ["g1-a2/node-0/work/outputs/model.pt"]
-    assert host.start(2, before=(1,)) == {"ok": True}
+    assert host.start(2, before=(1,)) == STARTED
     assert host.started[-1] == host.node(2)
     assert (host.node(2) / "ranks").is_dir()
 
@@ -133,30 +140,29 @@ def no_space_after(count: int) -> Callable[..., None]:
 def test_what_is_nowhere_is_told(host: Host) -> None:
     shutil.rmtree(host.node(1))
     refused = host.start(2, before=(1,))
-    assert not refused["ok"]
-    assert "clear the task to train anew" in refused["error"]
+    assert "clear the task to train anew" in refused.refused
 
 
 def test_a_launch_that_was_given_up_starts_nothing_however_late_it_comes(host: Host) -> None:
-    assert host.give_up(2, launch=1, keep=False) == {"left": []}
-    assert host.start(2, launch=1)["stale"]
+    assert host.give_up(2, launch=1, keep=False) == ()
+    assert host.start(2, launch=1).stale
     assert not host.node(2).exists()
-    assert host.start(2, launch=2) == {"ok": True}
-    assert host.give_up(3, launch=2, keep=False) == host.give_up(3, launch=1, keep=False) == {"left": []}
-    assert host.start(3, launch=2)["stale"], "what was given up later counts"
-    assert host.give_up(2, launch=1, keep=False) == {"left": []}
+    assert host.start(2, launch=2) == STARTED
+    assert host.give_up(3, launch=2, keep=False) == host.give_up(3, launch=1, keep=False) == ()
+    assert host.start(3, launch=2).stale, "what was given up later counts"
+    assert host.give_up(2, launch=1, keep=False) == ()
     assert host.node(2).exists(), "a later launch is somebody else's"
 
 
 def test_a_launch_that_is_given_up_while_it_unpacks_starts_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out = node_control.node_folder.lay_out
+    create = node_control.node_folder.create
 
     def slowly(node: Path, *given: Any, **more: Any) -> None:
-        assert host.give_up(2, keep=False) == {"left": []}
-        lay_out(node, *given, **more)
+        assert host.give_up(2, keep=False) == ()
+        create(node, *given, **more)
 
-    monkeypatch.setattr(node_control.node_folder, "lay_out", slowly)
-    assert host.start(2)["stale"]
+    monkeypatch.setattr(node_control.node_folder, "create", slowly)
+    assert host.start(2).stale
     assert not host.node(2).exists()
     assert host.started == [host.node(1)]
 
@@ -166,25 +172,25 @@ def test_a_host_with_a_full_disk_gives_a_launch_up_all_the_same(host: Host, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", full)
-    monkeypatch.setattr(node_control, "_write_private", full)
-    assert host.give_up(1, keep=False) == {"left": []}
+    monkeypatch.setattr(cancel_request, "replace_file", full)
+    assert host.give_up(1, keep=False) == ()
     assert not host.node(1).exists()
 
 
 def test_what_is_asked_twice_is_started_once_and_goes_on_where_the_first_died(host: Host) -> None:
-    assert host.start(1) == {"ok": True}
+    assert host.start(1) == STARTED
     assert host.started == [host.node(1)]
     (host.node(1) / "guardian.json").unlink()
-    assert host.start(1) == {"ok": True}
+    assert host.start(1) == STARTED
     assert host.started == [host.node(1)] * 2
 
 
 def test_a_guardian_may_be_about_to_be_born_as_soon_as_there_is_an_assignment(host: Host) -> None:
     (host.node(1) / "guardian.json").unlink()
-    assert liveness.lives(str(host.node(1)))
+    assert liveness.is_alive(str(host.node(1)))
 
 
 def test_a_node_that_is_removed_leaves_nothing(host: Host) -> None:
     host.give_up(2, keep=False)
-    host.control.do_remove([str(host.node(1)), str(host.node(2))])
+    control(host.root).remove_nodes(RemoveNodes(folders=(str(host.node(1)), str(host.node(2)))))
     assert not host.jobs.exists()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from muster.core.paths import BatchPaths, JobPaths
-from muster.node.slurm import claim_chain, job_control
+from muster.node.slurm import claim_chain
+from muster.node.slurm.claim_chain import ChainEntry
+from muster.node.slurm.job_control import DeleteCredentials, JobControl
 
 
 def laid_out(paths: JobPaths, number: int, generation: int, attempt: int, base: int) -> BatchPaths:
     """Let an attempt own the job, with credentials for its nodes."""
+    entry = ChainEntry(claim={"generation": generation, "attempt": attempt}, base=base)
     paths.job.mkdir(parents=True, exist_ok=True)
-    assert claim_chain.take(paths, number, {"claim": {"generation": generation, "attempt": attempt}, "base": base})
+    assert claim_chain.append(paths, number, entry)
     batch = paths.batch(generation, base)
     batch.root.mkdir(parents=True, exist_ok=True)
     for file in (batch.access, batch.secrets):
@@ -25,7 +28,7 @@ def test_the_credentials_of_a_newer_attempt_stay(tmp_path: Path) -> None:
     laid_out(paths, 1, generation=1, attempt=2, base=1)  # started again by Slurm
     retry = laid_out(paths, 2, generation=1, attempt=3, base=3)
     cleared = laid_out(paths, 3, generation=2, attempt=1, base=1)
-    job_control.forget(root=str(tmp_path), job_id="run", generation=1, attempt=2)
+    JobControl(tmp_path).delete_credentials(DeleteCredentials(job_id="run", generation=1, attempt=2))
     assert not ended.access.exists()
     assert not ended.secrets.exists()
     assert all(file.exists() for batch in (retry, cleared) for file in (batch.access, batch.secrets))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lab import assignment_of, plan_of
 from muster.core.paths import JobPaths
+from muster.core.verdict import Cause
 from muster.node.assignment import Assignment
-from muster.node.slurm import claim_chain, end_reason, rendezvous
+from muster.node.cancel_request import CancelRequest
+from muster.node.slurm import claim_chain, rendezvous, replies
+from muster.node.slurm.claim_chain import ChainEntry
 from muster.node.slurm.rendezvous import StartRefused
 
 
-def entry(attempt: int = 1, generation: int = 1) -> dict[str, Any]:
-    claim = {"job_id": "job", "generation": generation, "attempt": attempt, "history": [], "submitted": 1.0}
-    return {"claim": claim, "base": attempt}
+def entry(attempt: int = 1, generation: int = 1, who: int = 0) -> ChainEntry:
+    claim = {"job_id": "job", "generation": generation, "attempt": attempt, "history": [], "submitted": 1.0, "who": who}
+    return ChainEntry(claim=claim, base=attempt)
 
 
 def template(attempt: int = 1) -> Assignment:
@@ -41,7 +43,7 @@ def test_of_many_that_take_a_turn_one_gets_it(paths: JobPaths) -> None:
     won: list[int] = []
 
     def take(who: int) -> None:
-        if claim_chain.take(paths, 0, {**entry(), "who": who}):
+        if claim_chain.append(paths, 0, entry(who=who)):
             won.append(who)
 
     threads = [threading.Thread(target=take, args=(who,)) for who in range(16)]
@@ -50,13 +52,13 @@ def test_of_many_that_take_a_turn_one_gets_it(paths: JobPaths) -> None:
     for thread in threads:
         thread.join()
     assert len(won) == 1
-    assert [found["who"] for found in claim_chain.entries(paths)] == won
+    assert [found.claim["who"] for found in claim_chain.entries(paths)] == won
     assert json.loads(paths.claim.read_text())["attempt"] == 1
     assert [path.name for path in paths.claim_chain.iterdir()] == ["00000000.json"]
 
 
 def test_a_restart_becomes_the_next_attempt_with_its_history(paths: JobPaths) -> None:
-    claim_chain.take(paths, 0, entry())
+    claim_chain.append(paths, 0, entry())
     assert rendezvous.own(paths, template(), restarts=0) == ((), ())
     ended(paths, "node")
     history, notes = rendezvous.own(paths, template(), restarts=1)
@@ -67,7 +69,7 @@ def test_a_restart_becomes_the_next_attempt_with_its_history(paths: JobPaths) ->
 
 @pytest.mark.parametrize("cause", ["rank", "cancel", "deadline", "request"])
 def test_a_restart_of_a_run_that_has_ended_is_refused(paths: JobPaths, cause: str) -> None:
-    claim_chain.take(paths, 0, entry())
+    claim_chain.append(paths, 0, entry())
     ended(paths, cause)
     with pytest.raises(StartRefused, match="has ended") as caught:
         rendezvous.own(paths, template(), restarts=1)
@@ -75,8 +77,8 @@ def test_a_restart_of_a_run_that_has_ended_is_refused(paths: JobPaths, cause: st
 
 
 def test_a_start_whose_run_another_owns_is_refused_and_the_others_hear_of_it(paths: JobPaths) -> None:
-    claim_chain.take(paths, 0, entry())
-    claim_chain.take(paths, 1, entry(attempt=2))
+    claim_chain.append(paths, 0, entry())
+    claim_chain.append(paths, 1, entry(attempt=2))
     meeting = paths.batch(1, 1).leader("12")
     meeting.parent.mkdir(parents=True)
     with pytest.raises(StartRefused, match="attempt 2 of generation 1 owns"):
@@ -96,23 +98,23 @@ def test_the_first_start_of_a_generation_counts_for_its_deadline(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["g1.started"]
 
 
-def told(**said: str) -> end_reason.SqueueRow:
-    cells = {"State": "COMPLETING", "RestartCnt": "0", **said}
-    return end_reason.parse_row("".join(cells.get(name, "").ljust(width) for name, width in end_reason.WIDTHS.items()))
+def row(**shown: str) -> replies.SqueueRow:
+    cells = {"State": "COMPLETING", "RestartCnt": "0", **shown}
+    return replies.parse_row("".join(cells.get(name, "").ljust(width) for name, width in replies.WIDTHS.items()))
 
 
 def test_why_slurm_ends_a_job_is_told_apart() -> None:
-    preempted = end_reason.wish("12", 0, told(RestartCnt="1", PreemptTime="2026-01-01T00:00:00"))
-    assert preempted == {"cause": "node", "reason": "Slurm job 12 was preempted and queued again"}
-    lost = end_reason.wish("12", 0, told(RestartCnt="1"), "srun: error: Node failure on node2\n")
-    assert lost["reason"] == "Slurm job 12 lost node node2 and was queued again"
-    assert end_reason.wish("12", 0, told(Reason="TimeLimit"))["cause"] == "deadline"
-    assert end_reason.wish("12", 1, told(RestartCnt="1"))["cause"] == "cancel"
-    assert end_reason.wish("12", 0, None)["cause"] == "node"
+    preempted = replies.end_reason("12", 0, row(RestartCnt="1", PreemptTime="2026-01-01T00:00:00"))
+    assert preempted == CancelRequest(cause=Cause.NODE, reason="Slurm job 12 was preempted and queued again")
+    lost = replies.end_reason("12", 0, row(RestartCnt="1"), "srun: error: Node failure on node2\n")
+    assert lost.reason == "Slurm job 12 lost node node2 and was queued again"
+    assert replies.end_reason("12", 0, row(Reason="TimeLimit")).cause is Cause.DEADLINE
+    assert replies.end_reason("12", 1, row(RestartCnt="1")).cause is Cause.CANCEL
+    assert replies.end_reason("12", 0, None).cause is Cause.NODE
 
 
 def test_a_jobs_time_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert end_reason.seconds_left(told(EndTime="N/A")) is None
-    left = end_reason.seconds_left(told(EndTime="2099-01-01T00:00:00"))
+    assert replies.seconds_left(row(EndTime="N/A")) is None
+    left = replies.seconds_left(row(EndTime="2099-01-01T00:00:00"))
     assert left is not None
     assert left > 0

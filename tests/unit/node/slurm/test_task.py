@@ -13,7 +13,8 @@ from lab import assignment_of, plan_of
 from muster.core.codec import canonical
 from muster.core.paths import JobPaths, NodePaths
 from muster.node.assignment import AttemptRecord
-from muster.node.slurm import claim_chain, end_reason
+from muster.node.slurm import claim_chain, replies
+from muster.node.slurm.claim_chain import ChainEntry
 from muster.node.slurm.rendezvous import StartRefused, first_start
 from muster.node.slurm.task import Task
 
@@ -31,7 +32,7 @@ def submitted(paths: JobPaths, attempt: int, **others: Any) -> None:
     batch.root.mkdir(parents=True)
     batch.template.write_bytes(canonical(replace(template, history=history, **others)))
     claim = {"job_id": "job", "generation": 1, "attempt": attempt, "history": [], "submitted": 1.0}
-    claim_chain.take(paths, claim_chain.next_number(paths), {"claim": claim, "base": attempt})
+    claim_chain.append(paths, claim_chain.next_number(paths), ChainEntry(claim=claim, base=attempt))
 
 
 def task(paths: JobPaths, base: int, restarts: int = 0, node: int = 0) -> Task:
@@ -53,8 +54,8 @@ def trained(paths: JobPaths, attempt: int, node: int = 0) -> NodePaths:
 def test_a_commit_that_slurm_starts_again_stores_what_its_first_start_had_taken_over(paths: JobPaths) -> None:
     trained(paths, 1)
     submitted(paths, 2, commit_only=True)
-    task(paths, 2)._lay_out()
-    task(paths, 2, restarts=1)._lay_out()
+    task(paths, 2)._create_folder()
+    task(paths, 2, restarts=1)._create_folder()
     third = paths.node(1, 3, 0)
     assert (third.outputs / "model.txt").read_text() == "weights of 1"
     assert third.rank_log(0).read_text() == "said"
@@ -68,8 +69,8 @@ def test_a_start_that_is_lost_while_it_takes_over_loses_nothing(paths: JobPaths,
     with monkeypatch.context() as lost:
         lost.delattr("os.rename")
         with pytest.raises(AttributeError, match="rename"):
-            first._lay_out()
-    task(paths, 2, restarts=1)._lay_out()
+            first._create_folder()
+    task(paths, 2, restarts=1)._create_folder()
     assert (paths.node(1, 3, 0).outputs / "model.txt").read_text() == "weights of 1"
 
 
@@ -77,20 +78,20 @@ def test_a_commit_of_what_is_gone_is_refused(paths: JobPaths) -> None:
     trained(paths, 1, node=0)
     submitted(paths, 2, commit_only=True)
     with pytest.raises(StartRefused, match=r"what node 1 of run job left is gone: .*g1-a1"):
-        task(paths, 2, node=1)._lay_out()
+        task(paths, 2, node=1)._create_folder()
 
 
 def test_ranks_begin_in_an_empty_folder(paths: JobPaths) -> None:
     trained(paths, 1)
     submitted(paths, 2)
     (paths.node(1, 2, 0).outputs / "stale").mkdir(parents=True)
-    task(paths, 2)._lay_out()
+    task(paths, 2)._create_folder()
     assert list(paths.node(1, 2, 0).outputs.iterdir()) == []
     assert (paths.node(1, 1, 0).outputs / "model.txt").exists()
 
 
 def test_a_commit_is_not_part_of_the_runs_duration(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(end_reason, "ask", lambda job: None)
+    monkeypatch.setattr(replies, "ask", lambda job: None)
     submitted(paths, 1)
     submitted(paths, 2, commit_only=True)
     now = time.time()

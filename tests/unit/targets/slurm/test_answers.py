@@ -12,7 +12,7 @@ import pytest
 from lab import plan_of
 from muster.core.errors import RequestError, TargetError
 from muster.core.store_access import StoreAccess
-from muster.node.slurm import submit_outcome
+from muster.node.slurm import replies
 from muster.targets.contract import Submission
 from muster.targets.slurm import jobs
 from muster.targets.slurm.target import SlurmTarget
@@ -65,12 +65,12 @@ def secrets_below(root: Path) -> list[Path]:
         (1, "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", "unknown"),
         (1, "sbatch: error: Batch job submission failed: Connection refused", "unknown"),
         (1, "sbatch: error: Batch job submission failed: Communication connection failure", "unknown"),
-        (submit_outcome.TIMED_OUT, "sbatch did not end within 300 s", "unknown"),
+        (replies.TIMED_OUT, "sbatch did not end within 300 s", "unknown"),
         (-15, "", "unknown"),
     ],
 )
 def test_what_sbatch_says_is_told_apart(code: int, said: str, outcome: str) -> None:
-    assert submit_outcome.outcome_of(code, said) == outcome
+    assert replies.submit_outcome(code, said) == outcome
 
 
 def test_a_job_that_slurm_took_without_saying_so_is_found_again(target: SlurmTarget, slurm: FakeSlurm) -> None:

@@ -17,6 +17,9 @@ from muster.core.paths import BatchPaths
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
+from muster.node.cancel_request import CancelRequest
+from muster.node.slurm.claim_chain import ChainEntry
+from muster.node.slurm.job_control import BatchRecord, JobFiles, Submitted
 from muster.targets import OPTIONS
 from muster.targets.claim import Claim
 from muster.targets.hosts.ssh_login import SshLogin
@@ -161,17 +164,11 @@ def test_answers_of_slurm_are_read() -> None:
 
 
 def known(attempts: int = 1) -> JobRecord:
-    claims = [{"claim": {**CLAIM.__dict__, "attempt": attempt, "history": []}, "base": 1} for attempt in range(1, attempts + 1)]
-    data = {
-        "turn": attempts,
-        "entries": claims,
-        "numbers": {"g1-a1": {"job": "12"}},
-        "wishes": {},
-        "said": {},
-        "age": 0,
-        "end": None,
-    }
-    return JobRecord(job_id="job", data=data)
+    claims = [{**CLAIM.__dict__, "attempt": attempt, "history": []} for attempt in range(1, attempts + 1)]
+    entries = tuple(ChainEntry(claim=claim, base=1) for claim in claims)
+    batch = BatchRecord(submitted=Submitted(job="12"), cancel=None, output="")
+    files = JobFiles(next_number=attempts, entries=entries, batches={"g1-a1": batch})
+    return JobRecord(job_id="job", files=files)
 
 
 def lines_of(attempt: int, node: int, *events: Event) -> Lines:
@@ -251,7 +248,7 @@ def test_a_wish_comes_before_what_slurm_makes_of_it() -> None:
     watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
     hear(watch, slurm("CANCELLED"), Silence(attempt=1, node=0), Silence(attempt=1, node=1))
     assert watch.ended
-    ended = watch.conclusion({"cause": "cancel", "reason": "changed my mind"}, "")
+    ended = watch.conclusion(CancelRequest(cause=Cause.CANCEL, reason="changed my mind"), "")
     assert (ended.data["state"], ended.data["verdict"]["detail"]) == (RunState.CANCELED.value, "changed my mind")
 
 

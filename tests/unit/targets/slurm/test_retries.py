@@ -16,10 +16,10 @@ from muster.core.event import END, NODE_END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
 from muster.core.store_access import StoreAccess
+from muster.node.slurm.job_control import PART
 from muster.targets.contract import Submission
 from muster.targets.hosts.shell import CommandResult, ConnectionLost
 from muster.targets.hosts.ssh_errors import Unreachable
-from muster.targets.slurm.cluster import DESK
 from muster.targets.slurm.login_node import LoginNode, OwnShell
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.target import SlurmTarget
@@ -28,7 +28,7 @@ from slurm_fake import FakeSlurm
 
 @dataclass(eq=False)
 class Away:
-    """A login that fails with each of ``errors`` before it is this machine; ``looks``: the fate of questions to the desk."""
+    """A login that fails with each of ``errors`` before it is this machine; ``looks``: the fate of requests to job control."""
 
     errors: list[Exception] = field(default_factory=list)
     looks: list[Exception | None] = field(default_factory=list)
@@ -41,12 +41,12 @@ class Away:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut(OwnShell):
-    """This machine's shell, cut off by each error of ``looks`` when the desk is asked."""
+    """This machine's shell, cut off by each error of ``looks`` when job control is asked."""
 
     looks: list[Exception | None]
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
-        error = self.looks.pop(0) if DESK in argv and self.looks else None
+        error = self.looks.pop(0) if PART in argv and self.looks else None
         if error is not None:
             raise error
         return await super().run(argv, stdin=stdin, limit=limit)

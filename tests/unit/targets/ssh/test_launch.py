@@ -9,6 +9,7 @@ import pytest
 from muster.core.attempt import AttemptId
 from muster.core.codec import to_data
 from muster.core.errors import RequestError, TargetError
+from muster.node.host.node_control import GiveUpLaunch
 from muster.targets.claim import Claim
 from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.shell import CommandResult
@@ -69,11 +70,11 @@ class Host:
     def __init__(self, hosts: Hosts, name: str, *, away: bool) -> None:
         self._hosts, self._name, self._away = hosts, name, away
 
-    async def ask(self, part: str, request: dict[str, Any], **how: Any) -> dict[str, Any]:
-        self._hosts.asked.append((self._name, f"{request['do']} {request['launch']}"))
+    async def ask(self, part: str, request: GiveUpLaunch, **how: Any) -> tuple[str, ...]:
+        self._hosts.asked.append((self._name, f"{request.command} {request.launch}"))
         if self._away:
-            raise Unreachable(f"host {self._name} is away")
-        return {"left": []}
+            raise Unreachable(f"host {self._name} is unreachable")
+        return ()
 
 
 def breaks(monkeypatch: pytest.MonkeyPatch, error: Exception, begun: bool = True) -> None:
@@ -93,7 +94,7 @@ async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch
     hosts = Hosts(entry_of("granted"))
     given = await hosts.launch().run(entry_of("granted"))
     assert given is not None
-    assert hosts.asked == [("place", "take"), ("a", "give_up 3"), ("b", "give_up 3"), ("place", "refuse")]
+    assert hosts.asked == [("place", "take"), ("a", "give_up_launch 3"), ("b", "give_up_launch 3"), ("place", "refuse")]
 
 
 async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +111,7 @@ async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch:
     breaks(monkeypatch, BadHosts({"b": Unreachable("host b does not answer")}), begun=False)
     hosts = Hosts(entry_of("starting", folder="/f"))
     await hosts.launch().run(entry_of("starting"))
-    assert hosts.asked[1:3] == [("a", "give_up 3"), ("b", "give_up 3")]
+    assert hosts.asked[1:3] == [("a", "give_up_launch 3"), ("b", "give_up_launch 3")]
     unbegun = Hosts(entry_of("granted"))
     await unbegun.launch().run(entry_of("granted"))
     assert unbegun.asked == [("place", "take"), ("place", "refuse")]
