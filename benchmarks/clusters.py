@@ -128,16 +128,12 @@ class _Nodes:
         code.mkdir(exist_ok=True)
         job = training_job({**wishes, "store": f"s3://{BUCKET}/runs"}, base=code)
         planned = runner.plan(job, log=_quiet)
-        job_id, began = runner.new_run_id("many"), Began()
+        began = Began()
         handle = runner.submit(
             planned,
             target,
-            job_id=job_id,
-            generation=1,
-            access=self._access(),
-            secrets={},
+            runner.LaunchContext(job_id=runner.new_run_id("many"), access=self._access()),
             log=_quiet,
-            requested=time.time(),
             check_store=False,
         )
         try:

@@ -1,4 +1,4 @@
-"""Composes the parts: plan, submit, watch, cancel, commit; the only place that knows them all, used by CLI and Airflow."""
+"""Composes launchers, packaging, targets and store into plan, submit, watch, commit and release of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 import secrets as random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core.codec import from_data
 from muster.core.errors import TargetError, UnknownRun
-from muster.core.event import END, Cursor, Event
+from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle, SubmitResult
 from muster.core.job import TrainingJob
 from muster.core.plan import CONTINUE, END_RUN, ContainerOptions, EnvironmentRef, JobPlan, Limits, Needs
@@ -36,11 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A job that could be submitted: its plan, and its packed code on this machine."""
+    """A job ready to submit: its plan, and its packed code on this machine."""
 
     job: TrainingJob
     plan: JobPlan
     archive: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchContext:
+    """What a launch needs beside the plan: run id and generation, the store's access, secrets' values, the time of the request.
+
+    ``requested`` in seconds since the epoch; the preparing phase is counted from it.
+    """
+
+    job_id: str
+    generation: int = 1
+    access: StoreAccess
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    requested: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +72,7 @@ class Outcome:
 
     @classmethod
     def from_data(cls, run: str, generation: int, data: Mapping[str, Any]) -> Outcome:
-        """Read the data of an END event, or a run's record; both name these things alike."""
+        """Read the data of an END event or of a run record, which have the same keys."""
         return cls(
             run=run,
             generation=generation,
@@ -77,15 +91,15 @@ class Outcome:
 
 
 def new_run_id(name: str) -> str:
-    """Give a new, sortable run id: name, time (UTC), four random characters."""
+    """Return a new, sortable run id: name, time (UTC), four random characters."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:40] or "run"
     return f"{readable}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{random.token_hex(2)}"
 
 
 def plan(job: TrainingJob, *, log: Log) -> Planned:
-    """Turn a job into a plan: check its files, pack its code, resolve its packages, lay out its ranks.
+    """Turn a job into a plan: check its files, pack its code, resolve its packages, place its ranks.
 
-    :raises RequestError: something of the request is wrong; nothing has been launched.
+    :raises RequestError: the request is wrong; nothing has been launched.
     """
     cache = Path(default_root()).expanduser()
     source.check(job)
@@ -117,7 +131,7 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
 
 
 def environment(job: TrainingJob, *, log: Log) -> EnvironmentRef:
-    """Resolve a job's environment as its plan would have it.
+    """Resolve a job's environment, as for its plan.
 
     :raises EnvironmentUnsolvable: its packages can't be resolved.
     """
@@ -125,81 +139,71 @@ def environment(job: TrainingJob, *, log: Log) -> EnvironmentRef:
 
 
 def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
-    wanted = conda_file.spelled_out(job.environment)
-    if wanted.interpreter:
-        return EnvironmentRef(interpreter=wanted.interpreter)
-    if wanted.image:
-        return EnvironmentRef(image=wanted.image)
+    spec = conda_file.spelled_out(job.environment)
+    if spec.interpreter:
+        return EnvironmentRef(interpreter=spec.interpreter)
+    if spec.image:
+        return EnvironmentRef(image=spec.image)
     ref = EnvironmentRef(python=f"{sys.version_info.major}.{sys.version_info.minor}")
-    if wanted.packages or wanted.python:
+    if spec.packages or spec.python:
         from muster.packaging.environment import lock
 
-        ref = lock.resolve(wanted.packages, python=wanted.python or sys.executable, cache=cache, log=log)
+        ref = lock.resolve(spec.packages, python=spec.python or sys.executable, cache=cache, log=log)
     return dataclasses.replace(
         ref,
-        base_image=wanted.base_image,
+        base_image=spec.base_image,
         mpi=job.distributed_backend == MPI,
         gpu=job.use_gpu,
-        apt_packages=wanted.apt_packages,
-        steps=wanted.steps,
+        apt_packages=spec.apt_packages,
+        steps=spec.steps,
     )
 
 
-def submit(
-    planned: Planned,
-    target: ComputeTarget,
-    *,
-    job_id: str,
-    generation: int,
-    access: StoreAccess,
-    secrets: Mapping[str, str],
-    log: Log,
-    requested: float,
-    check_store: bool,
-) -> JobHandle:
+def submit(planned: Planned, target: ComputeTarget, context: LaunchContext, *, log: Log, check_store: bool) -> JobHandle:
     """Prepare the target and get or create the job there.
 
-    ``check_store``: look at the store from here first, and take the result of this generation if it is committed there
-    (``found`` is ``COMPLETED``), even when the target has forgotten the job. Without it the leader's node looks before any rank
-    starts.
+    ``check_store``: check the store from here first, and take the result of this generation if it is committed there
+    (``found`` is ``COMPLETED``), even when the target no longer knows the job. Without it the leader's node checks the store
+    before any rank starts.
 
     :raises RequestError: the store or the environment can't be used; nothing has been launched.
-    :raises StoreError: the store is away, which may pass; nothing has been launched.
+    :raises StoreError: the store is unreachable, which may pass; nothing has been launched.
     """
     past: tuple[AttemptRecord, ...] = ()
     if check_store:
-        store = _store(planned.plan.store, access)
+        store = _store(planned.plan.store, context.access)
         store.check()
-        taken = _committed(store, planned.plan, target, job_id, generation)
-        if taken is not None:
-            return taken
-        past = _attempts(store, job_id, generation)
+        committed = _committed(store, planned.plan, target, context)
+        if committed is not None:
+            return committed
+        past = _attempts(store, context)
     target.prepare(planned.plan, log)
     return target.submit(
         Submission(
-            job_id=job_id,
-            generation=generation,
+            job_id=context.job_id,
+            generation=context.generation,
             plan=planned.plan,
             archive=planned.archive,
-            access=access,
-            secrets=dict(secrets),
-            requested=requested,
+            access=context.access,
+            secrets=context.secrets,
+            requested=context.requested,
             past=past,
             first_started=past[0].started if past else 0.0,
         )
     )
 
 
-def _attempts(store: RunStore, job_id: str, generation: int) -> tuple[AttemptRecord, ...]:
-    """Give the attempts that the store knows of, for a target that has let go of them."""
+def _attempts(store: RunStore, context: LaunchContext) -> tuple[AttemptRecord, ...]:
+    """Return the attempts in the store's record, for a target that has released them."""
     try:
-        record = store.record(job_id, generation)
+        record = store.record(context.job_id, context.generation)
     except UnknownRun:
         return ()
     return tuple(from_data(AttemptRecord, attempt) for attempt in record["attempts"])
 
 
-def _committed(store: RunStore, plan: JobPlan, target: ComputeTarget, job_id: str, generation: int) -> JobHandle | None:
+def _committed(store: RunStore, plan: JobPlan, target: ComputeTarget, context: LaunchContext) -> JobHandle | None:
+    job_id, generation = context.job_id, context.generation
     manifest = store.manifest(job_id, generation)
     if manifest is None:
         return None
@@ -223,17 +227,8 @@ async def watch(target: ComputeTarget, handle: JobHandle, cursor: Cursor | None 
         yield position, event
 
 
-async def outcome(target: ComputeTarget, handle: JobHandle, tell: Callable[[Event], None] = lambda event: None) -> Outcome:
-    """Wait for a run's end and give it; ``tell`` hears every event on the way."""
-    async for _, event in watch(target, handle):
-        tell(event)
-        if event.kind == END:
-            return Outcome.from_event(handle, event)
-    raise AssertionError("a session ended without an END event")
-
-
 def stored_outcome(handle: JobHandle, access: StoreAccess) -> Outcome:
-    """Give the outcome of a run that has ended from its record in the store; a committed manifest outranks what that says.
+    """Return the outcome of an ended run from its record in the store; a committed manifest outranks the record.
 
     :raises UnknownRun: the store has no such run.
     """
@@ -253,19 +248,14 @@ def stored_outcome(handle: JobHandle, access: StoreAccess) -> Outcome:
     )
 
 
-def cancel(target: ComputeTarget, handle: JobHandle, generation: int, reason: str) -> bool:
-    """End a run if ``generation`` still owns it, and wait until it is gone; says whether it was there to be ended."""
-    return target.cancel(handle, generation, reason)
-
-
 def release(target: ComputeTarget, handle: JobHandle) -> None:
-    """Let a target go of a run whose outcome has been taken; one that can't is asked again by the next submit."""
+    """Release a target's files of a run whose outcome was read; after a failure the next submit releases them."""
     with contextlib.suppress(TargetError):
         target.release(handle)
 
 
 def commit(target: ComputeTarget, job_id: str, access: StoreAccess) -> JobHandle:
-    """Start agents that store what a completed run could not; watch the handle for the outcome."""
+    """Start agents that store the outputs a completed run could not store; watch the handle for the outcome."""
     return target.commit(target.find(job_id), access)
 
 
@@ -273,9 +263,3 @@ def _store(uri: str, access: StoreAccess) -> RunStore:
     from muster.store.run_store import RunStore
 
     return RunStore(uri, access)
-
-
-def with_limits(planned: Planned, **limits: float) -> Planned:
-    """Give the same job with other limits; for callers that know a deadline of their own."""
-    plan = dataclasses.replace(planned.plan, limits=dataclasses.replace(planned.plan.limits, **limits))
-    return dataclasses.replace(planned, plan=plan)

@@ -56,13 +56,13 @@ def test_built_ahead_and_found_after_a_change_of_the_code(air: Air, build: Build
     name = unique()
     make_wheel(workshop.packages, name, "3.0")
     air.script("print('one')")
-    first = air.returned(build(pip_packages=[name], entry_script="train.py"), "build")
+    first = air.returned(build(pip_packages=[name]), "build")
     workshop.made.add(first["image"])
     assert first["lock"] == f"{name}==3.0\n"
     assert first["digest"] == workshop.engine.images.get(first["image"]).id
     assert "installing the packages" in air.log
     air.script("print('two')")
-    assert air.returned(build(pip_packages=[name], entry_script="train.py"), "build") == first
+    assert air.returned(build(pip_packages=[name]), "build") == first
     assert "building image" not in air.log
 
 

@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "targets": {"core", "node", "packaging", "store", "targets"},
     "runner": {"core", "launchers", "node", "packaging", "registry", "store", "targets"},
     "doctor": {"core", "packaging", "store", "targets"},
-    "cli": {"cli", "core", "doctor", "registry", "request", "runner", "store", "targets"},
+    "settings": {"core", "targets"},
+    "client": {"core", "request", "runner", "settings", "store", "targets"},
+    "cli": {"cli", "client", "core", "doctor", "registry", "request", "runner", "settings", "store", "targets"},
 }
 # the one file that starts all processes of a node, the sync process among them; the one command that may be given a connection
 HANDS_OVER = {"node/start.py": {"store"}, "cli/doctor.py": {"hooks"}}

@@ -14,9 +14,9 @@ from typing import Any
 
 from muster import doctor as examination
 from muster.cli import FAILED, OK
-from muster.cli.settings import Settings, load
 from muster.core.codec import to_data
 from muster.core.errors import RequestError
+from muster.settings import Settings, load
 
 # what makes airflow look for connections in its database too, as its own commands do, and not only in the environment
 AIRFLOW_DATABASE = ("_AIRFLOW_PROCESS_CONTEXT", "server")

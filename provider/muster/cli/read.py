@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster.cli import OK, formatting
-from muster.cli.settings import load
 from muster.core import event
 from muster.core.errors import RequestError, StoreError, StoreUnusable
 from muster.core.event import Event
 from muster.core.state import RunState
+from muster.settings import load
 
 if TYPE_CHECKING:
     from muster.store.run_store import RunStore

@@ -1,4 +1,4 @@
-"""Waiting for a run at a terminal: its events are printed, Ctrl-C and SIGTERM cancel it, its end is the exit code."""
+"""Follows a run at a terminal: prints its events, cancels it on Ctrl-C and SIGTERM, turns its outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -7,32 +7,29 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from muster import runner
 from muster.cli import BAD_REQUEST, CANCELLED, FAILED, OK, SIGNALS, drop_stdout, error_line, formatting
 from muster.core import event
 from muster.core.codec import to_data
 from muster.core.event import Event
-from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause
 
 if TYPE_CHECKING:
+    from muster.client import SubmittedRun
     from muster.runner import Outcome
-    from muster.targets.contract import ComputeTarget
 
 CANCEL_REASON = "cancelled at the command line"
 
 
 class Screen:
-    """Prints events, as JSON or for a person. A reader that goes away does not end the run."""
+    """Prints events, as JSON or for a person. The run continues when the reader of the output has gone."""
 
-    def __init__(self, run: str, *, as_json: bool) -> None:
-        self._run = run
+    def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
         self._since = time.monotonic()
 
     def note(self, line: str, level: str = "info") -> None:
-        """Print something that this command has to say."""
+        """Print a message of this command."""
         self.show(Event(time=time.time(), kind=event.NOTE, node=formatting.HERE, data={"level": level, "text": line}))
 
     def show(self, item: Event) -> None:
@@ -64,7 +61,7 @@ class Screen:
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Give the exit code of an outcome; a request that the nodes refused is a bad request."""
+    """Return the exit code of an outcome; a request that the nodes refused is a bad request."""
     if outcome.state is RunState.COMPLETED:
         return OK
     if outcome.state is RunState.CANCELED:
@@ -73,40 +70,37 @@ def exit_code(outcome: Outcome) -> int:
     return BAD_REQUEST if refused else FAILED
 
 
-def watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> int:
-    """Wait for the end of a run and give the exit code; one that was cancelled from here is cancelled, whatever it died of."""
-    outcome, cancelled = asyncio.run(_watch(target, handle, screen))
+def watch(run: SubmittedRun, screen: Screen) -> int:
+    """Wait for the end of a run and return the exit code; a run cancelled from here counts as cancelled, whatever ended it."""
+    outcome, cancelled = asyncio.run(_watch(run, screen))
     screen.close(outcome)
-    runner.release(target, handle)
+    run.release()
     return CANCELLED if cancelled and outcome.state is not RunState.COMPLETED else exit_code(outcome)
 
 
-async def _watch(target: ComputeTarget, handle: JobHandle, screen: Screen) -> tuple[Outcome, bool]:
-    cancel = _Cancel(target, handle, screen)
+async def _watch(run: SubmittedRun, screen: Screen) -> tuple[Outcome, bool]:
+    cancellation = _Cancellation(run, screen)
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
-        loop.add_signal_handler(number, cancel.ask)
-    outcome = await runner.outcome(target, handle, screen.show)
-    return outcome, await cancel.done()
+        loop.add_signal_handler(number, cancellation.start)
+    outcome = await run.wait(screen.show)
+    return outcome, await cancellation.hit()
 
 
-class _Cancel:
-    """Cancels the run on the first signal; later ones change nothing, for the end is already on its way."""
+class _Cancellation:
+    """Cancels the run on the first signal; later signals have no effect."""
 
-    def __init__(self, target: ComputeTarget, handle: JobHandle, screen: Screen) -> None:
-        self._target = target
-        self._handle = handle
+    def __init__(self, run: SubmittedRun, screen: Screen) -> None:
+        self._run = run
         self._screen = screen
         self._task: asyncio.Task[bool] | None = None
 
-    def ask(self) -> None:
-        """Begin to cancel."""
+    def start(self) -> None:
+        """Start to cancel the run, in a thread."""
         if self._task is None:
-            self._screen.note(f"cancelling {self._handle.job_id}")
-            handle = self._handle
-            work = asyncio.to_thread(runner.cancel, self._target, handle, handle.generation, CANCEL_REASON)
-            self._task = asyncio.ensure_future(work)
+            self._screen.note(f"cancelling {self._run.id}")
+            self._task = asyncio.ensure_future(asyncio.to_thread(self._run.cancel, CANCEL_REASON))
 
-    async def done(self) -> bool:
-        """Wait until a cancel that was begun has ended; says whether there was one and it hit."""
+    async def hit(self) -> bool:
+        """Wait for a cancellation that was started; return whether there was one and the run was running."""
         return self._task is not None and await self._task

@@ -65,12 +65,14 @@ class TrainOperator(JobOperator):
             handle = runner.submit(
                 planned,
                 target,
-                job_id=identity.job_id(context["ti"]),
-                generation=identity.generation(context["ti"], self.retries),
-                access=access,
-                secrets=secrets,
+                runner.LaunchContext(
+                    job_id=identity.job_id(context["ti"]),
+                    generation=identity.generation(context["ti"], self.retries),
+                    access=access,
+                    secrets=secrets,
+                    requested=requested,
+                ),
                 log=self._say,
-                requested=requested,
                 check_store=True,
             )
             self.launched = handle

@@ -31,7 +31,7 @@ def end_job(
     """
     name = f"run {handle.job_id} generation {handle.generation}"
     try:
-        hit = _cancel(lambda: runner.cancel(target, handle, handle.generation, reason), name, tell, patience)
+        hit = _cancel(lambda: target.cancel(handle, handle.generation, reason), name, tell, patience)
     except MusterError as error:
         remedy = f"`muster cancel {handle.job_id} --target {handle.target}`"
         tell(logging.ERROR, f"{name} may still be running, it could not be ended: {error}; end it by {remedy}")

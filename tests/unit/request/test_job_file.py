@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli import job_file
 from muster.core.errors import RequestError
+from muster.request import job_file
 
 
 def read(tmp_path: Path, text: str) -> dict[str, object]:

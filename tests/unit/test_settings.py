@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.cli.settings import load
 from muster.core.errors import RequestError
+from muster.settings import load
 
 TOML = """
 target = "big"
