@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-gpu contract demo bench lock
+.PHONY: help setup check test test-full test-gpu contract demo bench lock
 
 BIN := .venv/bin
 BENCH ?= launch
@@ -22,6 +22,10 @@ check: setup  ## lint, format, types, which module may import which; seconds
 test: setup  ## every test that needs no GPU (TESTS=… to choose some, LANES=0 for one process); with CI=true a skip is a failure
 	@scripts/system.sh
 	$(BIN)/python -m pytest $(WORKERS) --durations=20 $(TESTS)
+
+test-full: setup  ## make test with every example on every target and every volume whole, as before a release
+	@scripts/system.sh
+	$(BIN)/python -m pytest --full $(WORKERS) --durations=20 $(TESTS)
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu $(TESTS)

@@ -60,9 +60,10 @@ start_engine() {
     say "starting dockerd; its log is $cache/dockerd.log"
     if [ -d /run/systemd/system ]; then
         as_root systemctl start docker >>"$cache/dockerd.log" 2>&1 || true
-    elif [ "$(id -u)" = 0 ] || has sudo; then
-        # in a session of its own, so that it outlives this script
-        (as_root setsid nohup dockerd >>"$cache/dockerd.log" 2>&1 </dev/null &)
+    elif [ "$(id -u)" = 0 ]; then
+        .venv/bin/python scripts/daemon.py "$cache/dockerd.log" dockerd
+    elif has sudo; then
+        .venv/bin/python scripts/daemon.py "$cache/dockerd.log" sudo -n dockerd
     fi
     tries=0
     until engine_answers; do

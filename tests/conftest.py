@@ -9,7 +9,7 @@ import pytest
 from mlflow_server import RunningMlflow, running
 from store_server import Store, StoreServer
 
-pytest_plugins = ["contract_report", "engine", "lanes", "rack", "slurm_cluster", "workshop"]
+pytest_plugins = ["contract_report", "engine", "frameworks", "full", "lanes", "rack", "slurm_cluster", "workshop"]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from air import Air
 from trained import check, check_configs, example, trained
 
+from frameworks import Frameworks
 from muster.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
@@ -21,18 +22,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(2400)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of locks and snapshots that all examples share."""
-    return tmp_path_factory.mktemp("home")
-
-
 @pytest.fixture
 def contained(  # noqa: PLR0917
     airflow_db: None,
     docker_store: DockerStore,
     base_image: str,
-    home: Path,
+    frameworks: Frameworks,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -44,7 +39,7 @@ def contained(  # noqa: PLR0917
     extra = {"target": "docker", "base_image": base_image, "networks": docker_store.network}
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
     monkeypatch.setenv("AIRFLOW_CONN_MUSTER_DOCKER", json.dumps({"conn_type": "muster", "extra": extra}))
-    monkeypatch.setenv("MUSTER_HOME", str(home))
+    monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     source = tmp_path / "source"
     source.mkdir()
     return Air(store=docker_store, target=LocalTarget(root=tmp_path / "unused"), source=source, capture=capfd)
@@ -53,10 +48,12 @@ def contained(  # noqa: PLR0917
 @pytest.mark.parametrize(
     ("name", "model", "nodes", "hashes", "tasks"),
     [
-        ("tensorflow_multi_worker", "digits-multi-worker", 2, 2, {"worker": 2}),
-        ("tensorflow_parameter_server", "digits-parameter-server", 2, 2, {"ps": 1, "worker": 2}),
+        pytest.param("tensorflow_multi_worker", "digits-multi-worker", 2, 2, {"worker": 2}, marks=pytest.mark.full),
+        pytest.param(
+            "tensorflow_parameter_server", "digits-parameter-server", 2, 2, {"ps": 1, "worker": 2}, marks=pytest.mark.full
+        ),
         ("horovod_torch", "digits-horovod-torch", 2, 2, {}),
-        ("horovod_tensorflow", "digits-horovod-tensorflow", 2, 2, {}),
+        pytest.param("horovod_tensorflow", "digits-horovod-tensorflow", 2, 2, {}, marks=pytest.mark.full),
         ("mpi_digits", "digits-mpi", 3, 3, {}),
     ],
 )

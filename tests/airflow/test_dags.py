@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from air import Air
@@ -14,9 +16,20 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 from trained import check, check_configs, example, trained
 
+from frameworks import Frameworks
+from muster.targets.local.target import LocalTarget
+
 pytestmark = pytest.mark.timeout(1800)  # PyTorch and TensorFlow are installed
 DAGS = Path(__file__).parents[2] / "dags"
 Load = Callable[[], DagBag]
+
+
+@pytest.fixture
+def target(frameworks: Frameworks) -> Iterator[LocalTarget]:
+    """Give a local target that keeps its environments; what a job leaves on it is not kept."""
+    local = LocalTarget(root=frameworks.root / "local")
+    yield local
+    shutil.rmtree(local.root / "jobs", ignore_errors=True)
 
 
 @pytest.fixture
@@ -67,7 +80,8 @@ def test_train_digits_gives_a_model_that_reads_digits(
     assert (registered["name"], registered["version"]) == ("digits", 1)
     assert registered["metrics"]["accuracy"] >= 0.95
     [model] = air.store.open().download(registered["run"], "outputs/model.pt", tmp_path)
-    assert held_back_accuracy(air, model) == pytest.approx(registered["metrics"]["accuracy"])
+    record = air.store.open().record(registered["run"])
+    assert held_back_accuracy(record, model) == pytest.approx(registered["metrics"]["accuracy"])
 
 
 def test_tensorflow_trains_on_this_machine(air: Air, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,10 +95,9 @@ def test_tensorflow_trains_on_this_machine(air: Air, monkeypatch: pytest.MonkeyP
         check_configs(done, tasks)
 
 
-def held_back_accuracy(air: Air, model: Path) -> float:
+def held_back_accuracy(record: dict[str, Any], model: Path) -> float:
     """Let the environment that trained a model read the held-back digits with it."""
-    [python] = air.target.root.glob("environments/*/bin/python")
-    argv = [str(python), str(DAGS / "digits" / "train.py"), "--evaluate", str(model)]
+    argv = [record["environment"]["interpreter"], str(DAGS / "digits" / "train.py"), "--evaluate", str(model)]
     environment = {"PYTHONPATH": str(DAGS.parent / "provider")}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=300)
     return float(json.loads(done.stdout)["accuracy"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from air import Air
 from trained import check, check_configs, example, trained
 
+from frameworks import Frameworks
 from muster.targets.local.target import LocalTarget
 from slurm_cluster import SlurmCluster
 from store_server import Store, wait_until
@@ -17,10 +20,12 @@ from store_server import Store, wait_until
 pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of locks and snapshots, and of the cluster's shared folder, for all examples."""
-    return tmp_path_factory.mktemp("home")
+@pytest.fixture
+def shared(frameworks: Frameworks) -> Iterator[Path]:
+    """Give the cluster's shared folder for all examples; what is installed there is kept, what a job leaves is not."""
+    folder = frameworks.root / "slurm"
+    yield folder
+    shutil.rmtree(folder / "jobs", ignore_errors=True)
 
 
 @pytest.fixture
@@ -28,7 +33,8 @@ def clustered(  # noqa: PLR0917
     airflow_db: None,
     slurm_cluster: SlurmCluster,
     store: Store,
-    home: Path,
+    frameworks: Frameworks,
+    shared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -37,10 +43,10 @@ def clustered(  # noqa: PLR0917
     access = store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
-    extra = {"target": "slurm", "root": str(home / "shared"), "memory": "1900M", "poll_interval": "2"}
+    extra = {"target": "slurm", "root": str(shared), "memory": "1900M", "poll_interval": "2"}
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
     monkeypatch.setenv("AIRFLOW_CONN_MUSTER_CLUSTER", json.dumps({"conn_type": "muster", "extra": extra}))
-    monkeypatch.setenv("MUSTER_HOME", str(home))
+    monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     for name, value in slurm_cluster.environment.items():
         monkeypatch.setenv(name, value)
     source = tmp_path / "source"
@@ -51,8 +57,8 @@ def clustered(  # noqa: PLR0917
 @pytest.mark.parametrize(
     ("name", "model", "hashes", "tasks"),
     [
-        ("mpi_digits", "digits-mpi", 3, {}),
-        ("train_digits", "digits", 2, {}),
+        pytest.param("mpi_digits", "digits-mpi", 3, {}, marks=pytest.mark.full),
+        pytest.param("train_digits", "digits", 2, {}, marks=pytest.mark.full),
         ("tensorflow_multi_worker", "digits-multi-worker", 2, {"worker": 2}),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from air import Air
 from trained import check, check_configs, example, trained
 
+from frameworks import Frameworks
 from hosts_lab import HostsLab
 from muster.targets.local.target import LocalTarget
 from rack import Rack
@@ -19,18 +20,12 @@ pytestmark = pytest.mark.timeout(1800)
 ROOT = "~/examples"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of locks and snapshots that all examples share."""
-    return tmp_path_factory.mktemp("home")
-
-
 @pytest.fixture
 def racked(  # noqa: PLR0917
     airflow_db: None,
     rack: Rack,
     rack_store: Store,
-    home: Path,
+    frameworks: Frameworks,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -45,7 +40,7 @@ def racked(  # noqa: PLR0917
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
     monkeypatch.setenv("AIRFLOW_CONN_RACK_LOGIN", json.dumps(login))
     monkeypatch.setenv("AIRFLOW_CONN_MUSTER_RACK", json.dumps({"conn_type": "muster", "extra": extra}))
-    monkeypatch.setenv("MUSTER_HOME", str(home))
+    monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     source = tmp_path / "source"
     source.mkdir()
     return Air(store=rack_store, target=LocalTarget(root=tmp_path / "unused"), source=source, capture=capfd)
@@ -54,9 +49,9 @@ def racked(  # noqa: PLR0917
 @pytest.mark.parametrize(
     ("name", "model", "nodes", "hashes", "tasks"),
     [
-        ("mpi_digits", "digits-mpi", 3, 3, {}),
+        pytest.param("mpi_digits", "digits-mpi", 3, 3, {}, marks=pytest.mark.full),
         ("train_digits", "digits", 2, 2, {}),
-        ("tensorflow_multi_worker", "digits-multi-worker", 2, 2, {"worker": 2}),
+        pytest.param("tensorflow_multi_worker", "digits-multi-worker", 2, 2, {"worker": 2}, marks=pytest.mark.full),
     ],
 )
 def test_an_example_trains_across_ssh_hosts(  # noqa: PLR0917

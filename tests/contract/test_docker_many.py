@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from docker_lab import JOB, DockerLab
+from frameworks import Frameworks
 from lab import lines
 from mpi_lab import mpi_plan
 from muster import runner
 from muster.core.state import RunState
-from muster.packaging.environment import lock
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -38,8 +36,8 @@ def everything(engine: DockerClient) -> dict[str, set[str]]:
 
 
 @pytest.mark.timeout(3600)
-def test_fifty_mpi_jobs_of_three_containers_leave_nothing(docker_lab: DockerLab, tmp_path: Path) -> None:
-    ref = lock.resolve(("mpi4py==4.1.2",), python=sys.executable, cache=tmp_path, log=print)
+def test_fifty_mpi_jobs_of_three_containers_leave_nothing(docker_lab: DockerLab, frameworks: Frameworks) -> None:
+    ref = frameworks.locked("mpi4py==4.1.2")
     plan = mpi_plan(HELLO, docker_lab.store.uri, 3, 1, environment=dataclasses.replace(ref, mpi=True))
     before = everything(docker_lab.engine)
     for number in range(JOBS):

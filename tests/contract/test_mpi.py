@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from frameworks import Frameworks
 from lab import HOSTILE, Lab, lines, notes
 from mpi_lab import mpi_plan
 from muster.core.event import Event
@@ -21,7 +21,6 @@ from muster.core.handle import JobHandle
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.packaging.environment import lock, venv
 from muster.targets.local.nodes import living
 from store_server import Store, wait_until
 
@@ -46,17 +45,14 @@ LEAVE = "import os\nprint('rank', os.environ['MUSTER_RANK'], flush=True)\n"
 
 
 @pytest.fixture(scope="module", params=PACKAGES, ids=[f"openmpi{version}" for version in PACKAGES])
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EnvironmentRef:
+def environment(request: pytest.FixtureRequest, frameworks: Frameworks) -> EnvironmentRef:
     """An environment of Muster's own with mpi4py, and with the Open MPI of the version where it is a package."""
-    root = tmp_path_factory.mktemp("environment")
-    packages = ("mpi4py==4.1.2", *PACKAGES[request.param])
-    ref = lock.resolve(packages, python=sys.executable, cache=root / "locks", log=print)
-    python = venv.ensure(ref, root, print)
-    mpirun = shutil.which("mpirun", path=f"{python.parent}:{os.environ['PATH']}")
+    environment = frameworks.installed("mpi4py==4.1.2", *PACKAGES[request.param])
+    mpirun = shutil.which("mpirun", path=f"{Path(environment.interpreter).parent}:{os.environ['PATH']}")
     assert mpirun, "no mpirun: make setup installs the system package openmpi-bin"
     said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=True).stdout
     assert f"(Open MPI) {request.param}." in said
-    return EnvironmentRef(interpreter=str(python))
+    return environment
 
 
 @pytest.fixture(autouse=True)

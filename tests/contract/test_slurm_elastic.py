@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from elastic_lab import TRAIN, elastic_plan
+from frameworks import TORCH, Frameworks
 from lab import lines, notes
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
-from muster.packaging.environment import lock, venv
 from slurm_lab import SlurmLab
 
 pytestmark = pytest.mark.timeout(1200)  # torch is installed
-PACKAGES = ("torch==2.13.0", "numpy")
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentRef:
-    """An environment with torch, on the shared folder by its path."""
-    root = tmp_path_factory.mktemp("environment")
-    locked = lock.resolve(PACKAGES, python=sys.executable, cache=root / "locks", log=print)
-    return EnvironmentRef(interpreter=str(venv.ensure(locked, root, print)))
+@pytest.fixture
+def environment(frameworks: Frameworks) -> EnvironmentRef:
+    """An environment with torch, which all nodes find by its path."""
+    return frameworks.installed(*TORCH)
 
 
 @pytest.fixture

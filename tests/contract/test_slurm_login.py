@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from contract.labs import login_node
+from frameworks import Frameworks
 from lab import lines, plan_of
 from mpi_lab import mpi_plan
 from muster.core.errors import RequestError
 from muster.core.event import LINE, STATE, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
-from muster.packaging.environment import lock
 from slurm_cluster import user_name
 from slurm_lab import SlurmLab
 
@@ -107,8 +106,8 @@ def test_a_controller_that_does_not_answer_holds_no_end_up(slurm_lab: SlurmLab) 
     assert events[-1].data["state"] == "Completed"
 
 
-def test_mpirun_starts_ranks_through_the_agents_and_not_through_slurm(slurm_lab: SlurmLab, tmp_path: Path) -> None:
-    environment = lock.resolve(("mpi4py==4.1.2",), python=sys.executable, cache=tmp_path / "locks", log=print)
+def test_mpirun_starts_ranks_through_the_agents_and_not_through_slurm(slurm_lab: SlurmLab, frameworks: Frameworks) -> None:
+    environment = frameworks.locked("mpi4py==4.1.2")
     plan = mpi_plan(HELLO, slurm_lab.store.uri, 2, 2, environment=environment)
     outcome, events = slurm_lab.wait(slurm_lab.submit(plan))
     assert outcome.state is RunState.COMPLETED, (outcome.verdict, lines(events))
