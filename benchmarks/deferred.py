@@ -213,6 +213,7 @@ def _launched(config: dict[str, Any], names: list[str], root: Path) -> dict[str,
     """Enter jobs in the target's queue as launched; gives their handles as JSON, with their node folders."""
     from muster import targets
     from muster.core.codec import canonical
+    from muster.node.host.gang_scheduler import LAUNCHED, Allocation, ResourceRequest
     from muster.targets.claim import Claim
     from muster.targets.hosts.background import background
 
@@ -224,9 +225,9 @@ def _launched(config: dict[str, Any], names: list[str], root: Path) -> dict[str,
         made = Claim(job_id=name, generation=1, attempt=1, plan_digest="", store="", nodes=1, submitted=now, first_started=now)
         home = root / "jobs" / name / "g1-a1" / "node-0"
         home.mkdir(parents=True)
-        places = [{"host": "host", "gpus": [], "folder": str(home)}]
-        wish = {"bundle": "", "nodes": 1, "slots": 0, "gpus": 0, "state": "launched", "allocations": places}
-        await jobs.queue.claim(made, None, wish)
+        places = (Allocation(host="host", folder=str(home)),)
+        resources = ResourceRequest(nodes=1, slots=0, gpus=0, bundle="", state=LAUNCHED, allocations=places)
+        await jobs.queue.claim(made, None, resources)
         return canonical(made.handle(target.name, "launched")).decode(), home
 
     async def claims() -> list[tuple[str, Path]]:

@@ -1,12 +1,6 @@
-"""The keeper: an inventory's claims and queue, kept on its first host; one JSON request in, one answer out, under one lock.
+"""Queue server: an inventory's claims and queue, kept on its first host. One JSON request in, one reply out, under one lock.
 
-An entry of the queue has ``number`` (its place in the order), ``job``, ``generation``, ``attempt``; what it asks for: ``nodes``
-and for each of them ``slots`` and ``gpus``, no slots if it only stores what lies at its ``places``; ``excluded`` hosts with the
-reason; ``state``; ``places`` (host, gpus, node folder) once it holds some, ``held`` hosts that it waits for; ``parcel``, the
-folder with what is to be launched; ``launch``, how often that was begun, ``launcher``, who is at it, and ``until``, when that
-one counts as dead, ``refused``, who gave it back last; ``over``, when no agent of it can live any more; ``seen``, when somebody
-last asked for it. An entry that has ended lies beside the claim with its ``end``. Times are this host's, in seconds since the
-epoch, but for ``over``, which is of whoever launched it.
+An attempt that has ended leaves the queue; its last entry is kept beside the claim, with its end.
 """
 
 from __future__ import annotations
@@ -19,37 +13,227 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from muster.core.attempt import AttemptId
-from muster.core.paths import HostPaths
+from muster.core.codec import canonical, from_data
+from muster.core.event import Event
+from muster.core.paths import HostPaths, check_name
 from muster.node.host import gang_scheduler
-from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, STARTING, WAITING, Entry
+from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, STARTING, WAITING, HostCapacity, QueueEntry, ResourceRequest
+from muster.node.private_files import replace_file
+from muster.node.rpc import Commands, Message, Reply, Request
 
-LEASE = 45.0  # seconds after which a launcher that says nothing counts as dead
+PART = "queue-control"  # of start.py
+LEASE = 45.0  # seconds after which a launcher that does not renew its lease counts as dead
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """The queue's file."""
+
+    next: int = 1
+    entries: tuple[QueueEntry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedEntry:
+    """The file of an attempt that has left the queue; ``end`` of an attempt that never had agents."""
+
+    entry: QueueEntry
+    end: Event | None
+
+
+# -- requests
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedAttempt:
+    """What the queue server has of an attempt: the job's claim as data, the attempt's entry and end.
+
+    ``live``: the entry is still in the queue.
+    """
+
+    claim: dict[str, Any] | None
+    entry: QueueEntry | None
+    live: bool
+    end: Event | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadQueued(Request[tuple[QueuedAttempt, ...]]):
+    """Return what is known of attempts; generation 0 names the attempt that owns the job."""
+
+    attempts: tuple[AttemptId, ...]
+
+    def __post_init__(self) -> None:
+        for attempt in self.attempts:
+            check_name(attempt.job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfAttempt:
+    id: AttemptId
+
+    def __post_init__(self) -> None:
+        check_name(self.id.job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimAttempt(Request[QueueEntry | None], _OfAttempt):
+    """Claim a job's next attempt if its owner is still as ``expected``, and queue it; return None if another was faster."""
+
+    expected: AttemptId | None
+    claim: dict[str, Any]
+    resources: ResourceRequest
+    hosts: tuple[HostCapacity, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithdrawReply:
+    """Whether an attempt has ended by the request; else whether a launcher holds a lease of it."""
+
+    withdrawn: bool
+    leased: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Withdraw(Request[WithdrawReply], _OfAttempt):
+    """End an attempt whose launch has not begun, or whose ``launcher`` asks for it."""
+
+    end: Event
+    launcher: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfJob:
+    job_id: str
+
+    def __post_init__(self) -> None:
+        check_name(self.job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAttempts(Request[tuple[QueueEntry, ...]], _OfJob):
+    """Return the entries of all attempts of a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteJob(Request[None], _OfJob):
+    """Delete all that is known of a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueState:
+    """The queue's entries, and the time on the queue server."""
+
+    entries: tuple[QueueEntry, ...]
+    now: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvanceQueue(Request[QueueState]):
+    """Note which attempts are asked for and which have ended, grant what can be granted, and return the queue."""
+
+    hosts: tuple[HostCapacity, ...]
+    wanted: tuple[AttemptId, ...] = ()
+    ended: tuple[AttemptId, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfLauncher(_OfAttempt):
+    launcher: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchLease:
+    """A launcher's lease of an attempt. ``waited``: seconds that the attempt was in the queue."""
+
+    entry: QueueEntry
+    claim: dict[str, Any]
+    waited: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquireLease(Request[LaunchLease | None], _OfLauncher):
+    """Begin to launch a granted attempt; None if another launcher has the lease, or another attempt owns the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenewLease(Request[bool], _OfLauncher):
+    """Renew a lease; return False when another launcher has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeginStart(Request[bool], _OfLauncher):
+    """Note the node folders before the first agent starts, and until when agents may be alive; return False without a lease."""
+
+    folders: tuple[str, ...]
+    over: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishStart(Request[bool], _OfLauncher):
+    """Note that all agents have started, and delete the launch bundle; return False without a lease."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnReply:
+    """The entry after its allocations were returned, and the hosts that could still take a node of it."""
+
+    entry: QueueEntry
+    able: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnAllocations(Request[ReturnReply | None], _OfLauncher):
+    """Return the allocations of a launch that failed on ``bad`` hosts; the gang keeps its place in the order."""
+
+    bad: dict[str, str]
+    hosts: tuple[HostCapacity, ...]
+
+
+# -- the server
 
 
 def main(arguments: list[str]) -> int:
-    """Answer the request on the standard input; the root folder is its first argument."""
-    request = json.load(sys.stdin)
+    """Answer the request on the standard input; the argument is the root folder."""
     server = QueueServer(HostPaths.of(arguments[0]))
     with server.locked():
-        answer = server.answer(request)
-    json.dump(answer, sys.stdout)
+        reply = server.answer(sys.stdin.read())
+    json.dump(reply, sys.stdout)
     return 0
 
 
 class QueueServer:
-    """Everything is read from the disk when it is asked for, and written before it is answered."""
+    """Reads everything from the disk for each request, and writes it before the reply."""
 
     def __init__(self, paths: HostPaths, clock: Callable[[], float] = time.time) -> None:
         self._paths = paths
         self._now = clock()
-        self._queue: dict[str, Any] = {"next": 1, "entries": []}
+        self._queue = Queue()
+        self._commands = Commands(
+            {
+                ReadQueued: self._read_queued,
+                ClaimAttempt: self._claim,
+                Withdraw: self._withdraw,
+                ReadAttempts: self._read_attempts,
+                DeleteJob: self._delete_job,
+                AdvanceQueue: self._advance,
+                AcquireLease: self._acquire_lease,
+                RenewLease: self._renew_lease,
+                BeginStart: self._begin_start,
+                FinishStart: self._finish_start,
+                ReturnAllocations: self._return_allocations,
+            }
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the one lock; the kernel frees it if we die."""
+        """Hold the one lock, which the kernel releases if this process dies."""
         os.makedirs(self._paths.root, mode=0o700, exist_ok=True)
         descriptor = os.open(self._paths.queue_lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -58,215 +242,200 @@ class QueueServer:
         finally:
             os.close(descriptor)
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked by its name."""
-        self._queue = _read(str(self._paths.queue)) or self._queue
-        before = json.dumps(self._queue)
-        fields = {name: value for name, value in request.items() if name != "do"}
-        answer: dict[str, Any] = getattr(self, f"do_{request['do']}")(**fields)
-        if json.dumps(self._queue) != before:
-            _write(str(self._paths.queue), self._queue)
-        return answer
-
-    # -- looking
-
-    def do_look(self, jobs: list[list[Any]]) -> dict[str, Any]:
-        """Give claim, entry and end of each job: of ``[job, generation, attempt]``, generation 0 for the claimed attempt."""
-        return {"found": [self._look(*job) for job in jobs]}
-
-    def _look(self, job: str, generation: int, attempt: int) -> dict[str, Any]:
-        claim = _read(self._claim_file(job))
-        if claim is not None and not generation:
-            generation, attempt = claim["generation"], claim["attempt"]
-        entry = self._entry(AttemptId(job, generation, attempt))
-        record = _read(self._record_file(AttemptId(job, generation, attempt))) or {}
-        return {"claim": claim, "entry": entry or record.get("entry"), "live": entry is not None, "end": record.get("end")}
+    def answer(self, message: Message) -> Reply:
+        """Return the reply to a request; the queue is written unless the request failed."""
+        before = self._queue = _read(Queue, self._paths.queue) or Queue()
+        reply = self._commands.answer(message)
+        if "error" not in reply and self._queue != before:
+            replace_file(self._paths.queue, canonical(self._queue))
+        return reply
 
     # -- claims
 
-    def do_claim(
-        self, job: str, expected: list[int] | None, claim: dict[str, Any], wish: dict[str, Any], hosts: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Claim a job's next attempt if it is still as expected, and have it wait for its turn, which may have come.
+    def _read_queued(self, request: ReadQueued) -> tuple[QueuedAttempt, ...]:
+        return tuple(map(self._queued, request.attempts))
 
-        One that is asked again, since the connection was lost before it was answered, is answered again.
-        """
-        owner = _read(self._claim_file(job))
-        ours = self._look(job, claim["generation"], claim["attempt"])["entry"] if owner == claim else None
-        if ours is not None and ours["bundle"] == wish["bundle"]:
-            return {"taken": True, "entry": ours}
-        if (owner and [owner["generation"], owner["attempt"]]) != expected:
-            return {"taken": False}
-        entry: Entry = {
-            **{"job": job, "generation": claim["generation"], "attempt": claim["attempt"], "number": self._queue["next"]},
-            **{"state": WAITING, "allocations": [], "held": [], "excluded": {}, "since": self._now, "seen": self._now},
-            **{"launch": 0, "launcher": "", "until": 0.0},
-            **wish,
-        }
-        self._queue["next"] += 1
-        self._queue["entries"].append(entry)
-        _write(self._claim_file(job), claim)
-        gang_scheduler.schedule(self._queue["entries"], hosts, self._now)
-        return {"taken": True, "entry": entry}
+    def _queued(self, attempt: AttemptId) -> QueuedAttempt:
+        claim = self._claim_of(attempt.job_id)
+        if claim is not None and not attempt.generation:
+            attempt = AttemptId(attempt.job_id, int(claim["generation"]), int(claim["attempt"]))
+        entry, ended = self._entry(attempt), _read(EndedEntry, self._ended_file(attempt))
+        return QueuedAttempt(
+            claim=claim,
+            entry=entry or (ended.entry if ended else None),
+            live=entry is not None,
+            end=ended.end if ended else None,
+        )
 
-    def do_withdraw(self, job: str, generation: int, attempt: int, end: dict[str, Any], launcher: str = "") -> dict[str, Any]:
-        """End an attempt that nobody has begun to launch, or that its launcher ends; says whether, also when asked again."""
-        entry = self._entry(AttemptId(job, generation, attempt))
+    def _claim(self, request: ClaimAttempt) -> QueueEntry | None:
+        """Claim an attempt; a request that is repeated, since its answer was lost, gets the same answer."""
+        owner, resources = self._claim_of(request.id.job_id), request.resources
+        ours = self._queued(request.id).entry if owner == request.claim else None
+        if ours is not None and ours.bundle == resources.bundle:
+            return ours
+        if _id_of(owner) != request.expected:
+            return None
+        entry = QueueEntry(
+            number=self._queue.next,
+            job=request.id.job_id,
+            generation=request.id.generation,
+            attempt=request.id.attempt,
+            nodes=resources.nodes,
+            slots=resources.slots,
+            gpus=resources.gpus,
+            state=resources.state,
+            bundle=resources.bundle,
+            allocations=resources.allocations,
+            since=self._now,
+            seen=self._now,
+        )
+        self._queue = Queue(next=self._queue.next + 1, entries=(*self._queue.entries, entry))
+        _write(self._paths.job(entry.job).claim, canonical(request.claim))
+        self._schedule(request.hosts)
+        return self._entry(request.id)
+
+    def _withdraw(self, request: Withdraw) -> WithdrawReply:
+        entry = self._entry(request.id)
         if entry is None:
-            record = _read(self._record_file(AttemptId(job, generation, attempt)))
-            return {"withdrawn": record is not None and record["end"] == end, "leased": False}
-        leased, ours = entry["until"] >= self._now, bool(launcher) and entry["launcher"] == launcher
-        if not ours and (leased or entry["state"] in (STARTING, LAUNCHED)):
-            return {"withdrawn": False, "leased": leased}
-        self._leave(entry, end)
-        return {"withdrawn": True, "leased": False}
+            ended = _read(EndedEntry, self._ended_file(request.id))
+            return WithdrawReply(withdrawn=ended is not None and ended.end == request.end)
+        leased, ours = entry.until >= self._now, bool(request.launcher) and entry.launcher == request.launcher
+        if not ours and (leased or entry.state in (STARTING, LAUNCHED)):
+            return WithdrawReply(withdrawn=False, leased=leased)
+        self._leave(entry, request.end)
+        return WithdrawReply(withdrawn=True)
 
-    def do_attempts(self, job: str) -> dict[str, Any]:
-        """Give every entry of a job, of all its attempts."""
-        ended = [(_read(file) or {}).get("entry") for file in self._record_files(job)]
-        return {"entries": [*filter(None, ended), *(e for e in self._queue["entries"] if e["job"] == job)]}
+    def _read_attempts(self, request: ReadAttempts) -> tuple[QueueEntry, ...]:
+        files = sorted(self._paths.job(request.job_id).job.glob("g*-a*.json"))
+        ended = [found.entry for file in files if (found := _read(EndedEntry, file)) is not None]
+        return (*ended, *(entry for entry in self._queue.entries if entry.job == request.job_id))
 
-    def do_forget(self, job: str) -> dict[str, Any]:
-        """Remove all that is known of a job."""
-        self._queue["entries"] = [entry for entry in self._queue["entries"] if entry["job"] != job]
-        shutil.rmtree(self._paths.job(job).job, ignore_errors=True)
-        return {}
+    def _delete_job(self, request: DeleteJob) -> None:
+        self._queue = replace(self._queue, entries=tuple(e for e in self._queue.entries if e.job != request.job_id))
+        shutil.rmtree(self._paths.job(request.job_id).job, ignore_errors=True)
 
     # -- the queue
 
-    def do_turn(self, hosts: list[dict[str, Any]], wanted: list[list[Any]], settled: list[list[Any]]) -> dict[str, Any]:
-        """Note who is waited for and who has ended, grant what can be granted, and give the queue."""
-        for key in wanted:
-            entry = self._entry(AttemptId(*key))
-            if entry is not None:
-                entry["seen"] = self._now
-        for key in settled:
-            entry = self._entry(AttemptId(*key))
-            if entry is not None and self._may_leave(entry):
+    def _advance(self, request: AdvanceQueue) -> QueueState:
+        for entry in filter(None, map(self._entry, request.wanted)):
+            self._update(entry, seen=self._now)
+        for entry in filter(None, map(self._entry, request.ended)):
+            if self._may_leave(entry):
                 self._leave(entry, None)
-        gang_scheduler.schedule(self._queue["entries"], hosts, self._now)
-        return {"entries": self._queue["entries"], "now": self._now}
+        self._schedule(request.hosts)
+        return QueueState(entries=self._queue.entries, now=self._now)
 
-    def _may_leave(self, entry: Entry) -> bool:
-        """Whether an attempt of which nothing is left is over; one whose launcher died is launched again if anyone wants it."""
-        wanted = gang_scheduler.is_wanted(entry, self._now) and self._owns(entry)
-        died = entry["state"] == STARTING and entry["until"] < self._now and not wanted
-        return died or entry["state"] == LAUNCHED
+    def _schedule(self, hosts: tuple[HostCapacity, ...]) -> None:
+        self._queue = replace(self._queue, entries=gang_scheduler.schedule(self._queue.entries, hosts, self._now))
+
+    def _may_leave(self, entry: QueueEntry) -> bool:
+        """Return whether an attempt without nodes is over; after the death of its launcher it is launched again if wanted."""
+        wanted = entry.is_wanted(self._now) and self._owns(entry)
+        died = entry.state == STARTING and entry.until < self._now and not wanted
+        return died or entry.state == LAUNCHED
 
     # -- launching: one at a time, by whoever holds the lease
 
-    def do_take(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
-        """Begin to launch an attempt whose turn has come, unless somebody is at it, or another attempt owns the job."""
-        entry = self._entry(AttemptId(job, generation, attempt))
-        if entry is None or entry["state"] not in (GRANTED, STARTING) or not self._owns(entry):
-            return {"taken": False, "entry": entry}
-        if entry["launcher"] != launcher or not entry["until"]:  # else it is asked again, the connection having been lost
-            if entry["until"] >= self._now:
-                return {"taken": False, "entry": entry}
-            entry.update(launcher=launcher, launch=entry["launch"] + 1, until=self._now + LEASE)
-        return {"taken": True, "entry": entry, "claim": _read(self._claim_file(job)), "waited": self._now - entry["since"]}
+    def _acquire_lease(self, request: AcquireLease) -> LaunchLease | None:
+        entry, claim = self._entry(request.id), self._claim_of(request.id.job_id)
+        if entry is None or claim is None or entry.state not in (GRANTED, STARTING) or not self._owns(entry):
+            return None
+        if entry.launcher != request.launcher or not entry.until:  # else the request is repeated: its answer was lost
+            if entry.until >= self._now:
+                return None
+            entry = self._update(entry, launcher=request.launcher, launch=entry.launch + 1, until=self._now + LEASE)
+        return LaunchLease(entry=entry, claim=claim, waited=self._now - entry.since)
 
-    def do_renew(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
-        """Go on launching; false when somebody else took over."""
-        entry = self._leased(job, generation, attempt, launcher)
+    def _renew_lease(self, request: RenewLease) -> bool:
+        entry = self._leased(request)
         if entry is not None:
-            entry["until"] = self._now + LEASE
-        return {"held": entry is not None}
+            self._update(entry, until=self._now + LEASE)
+        return entry is not None
 
-    def do_starting(  # noqa: PLR0917
-        self, job: str, generation: int, attempt: int, launcher: str, folders: list[str], over: float = 0.0
-    ) -> dict[str, Any]:
-        """Note the node folders before the first agent starts; from now on agents may live on the hosts, until ``over``."""
-        entry = self._leased(job, generation, attempt, launcher)
+    def _begin_start(self, request: BeginStart) -> bool:
+        entry = self._leased(request)
         if entry is None or not self._owns(entry):
-            return {"held": False}
-        for place, folder in zip(entry["allocations"], folders, strict=True):
-            place["folder"] = folder
-        entry.update(state=STARTING, until=self._now + LEASE, over=over)
-        return {"held": True}
+            return False
+        pairs = zip(entry.allocations, request.folders, strict=True)
+        allocations = tuple(replace(allocation, folder=folder) for allocation, folder in pairs)
+        self._update(entry, state=STARTING, allocations=allocations, until=self._now + LEASE, over=request.over)
+        return True
 
-    def do_started(self, job: str, generation: int, attempt: int, launcher: str) -> dict[str, Any]:
-        """Note that all agents have started; what was stored for launching goes."""
-        entry = self._leased(job, generation, attempt, launcher)
+    def _finish_start(self, request: FinishStart) -> bool:
+        entry = self._leased(request)
         if entry is None:
-            return {"held": False}
-        entry.update(state=LAUNCHED, until=0.0)
-        shutil.rmtree(entry["bundle"], ignore_errors=True)
-        return {"held": True}
+            return False
+        self._update(entry, state=LAUNCHED, until=0.0)
+        self._delete_bundle(entry)
+        return True
 
-    def do_refuse(
-        self, *, job: str, generation: int, attempt: int, launcher: str, bad: dict[str, str], hosts: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Give back what a launch could not use, because of ``bad`` hosts; the gang keeps its place in the order."""
-        entry = self._entry(AttemptId(job, generation, attempt))
-        again = entry is not None and entry.get("refused") == launcher and not entry["launcher"]
-        if entry is None or not (again or entry["launcher"] == launcher):
-            return {"held": False, "entry": entry}
-        if not again:
-            self._give_back(entry, bad)
-            entry.update(until=0.0, launcher="", refused=launcher)
-            gang_scheduler.schedule(self._queue["entries"], hosts, self._now)
-        return {
-            "held": True,
-            "entry": entry,
-            "able": [host for host in gang_scheduler.could_ever(entry, hosts) if host not in bad],
-        }
+    def _return_allocations(self, request: ReturnAllocations) -> ReturnReply | None:
+        entry = self._entry(request.id)
+        repeated = entry is not None and entry.refused == request.launcher and not entry.launcher
+        if entry is None or not (repeated or entry.launcher == request.launcher):
+            return None
+        if not repeated:
+            entry = self._update(entry, until=0.0, launcher="", refused=request.launcher)
+            if entry.is_fixed:
+                self._update(entry, state=GRANTED)
+            else:
+                self._update(entry, state=WAITING, allocations=(), held=(), excluded={**entry.excluded, **request.bad})
+            self._schedule(request.hosts)
+        entry = self._entry(request.id) or entry
+        able = tuple(host for host in gang_scheduler.possible_hosts(entry, request.hosts) if host not in request.bad)
+        return ReturnReply(entry=entry, able=able)
 
-    @staticmethod
-    def _give_back(entry: Entry, bad: dict[str, str]) -> None:
-        if gang_scheduler.is_fixed(entry):
-            entry.update(state=GRANTED)
-        else:
-            entry.update(state=WAITING, allocations=[], held=[], excluded={**entry["excluded"], **bad})
+    # -- entries and files
 
-    # -- small things
+    def _entry(self, attempt: AttemptId) -> QueueEntry | None:
+        return next((entry for entry in self._queue.entries if entry.id == attempt), None)
 
-    def _entry(self, wanted: AttemptId) -> Entry | None:
-        return next((entry for entry in self._queue["entries"] if _id(entry) == wanted), None)
+    def _update(self, entry: QueueEntry, **changes: Any) -> QueueEntry:
+        updated = replace(entry, **changes)
+        entries = tuple(updated if other.id == entry.id else other for other in self._queue.entries)
+        self._queue = replace(self._queue, entries=entries)
+        return updated
 
-    def _owns(self, entry: Entry) -> bool:
-        """Whether an attempt is the one that the job's claim names."""
-        claim = _read(self._claim_file(entry["job"])) or {}
-        return (claim.get("generation"), claim.get("attempt")) == (entry["generation"], entry["attempt"])
+    def _owns(self, entry: QueueEntry) -> bool:
+        return _id_of(self._claim_of(entry.job)) == entry.id
 
-    def _leased(self, job: str, generation: int, attempt: int, launcher: str) -> Entry | None:
-        entry = self._entry(AttemptId(job, generation, attempt))
-        return entry if entry is not None and entry["launcher"] == launcher else None
+    def _leased(self, request: _OfLauncher) -> QueueEntry | None:
+        entry = self._entry(request.id)
+        return entry if entry is not None and entry.launcher == request.launcher else None
 
-    def _leave(self, entry: Entry, end: dict[str, Any] | None) -> None:
-        self._queue["entries"].remove(entry)
-        shutil.rmtree(entry["bundle"], ignore_errors=True)
-        _write(self._record_file(_id(entry)), {"entry": entry, "end": end})
+    def _leave(self, entry: QueueEntry, end: Event | None) -> None:
+        self._queue = replace(self._queue, entries=tuple(other for other in self._queue.entries if other.id != entry.id))
+        self._delete_bundle(entry)
+        _write(self._ended_file(entry.id), canonical(EndedEntry(entry=entry, end=end)))
 
-    def _claim_file(self, job: str) -> str:
-        return str(self._paths.job(job).claim)
+    def _delete_bundle(self, entry: QueueEntry) -> None:
+        if Path(entry.bundle).parent == self._paths.job(entry.job).job:
+            shutil.rmtree(entry.bundle, ignore_errors=True)
 
-    def _record_file(self, one: AttemptId) -> str:
-        return str(self._paths.job(one.job_id).job / f"{one.folder}.json")
+    def _claim_of(self, job_id: str) -> dict[str, Any] | None:
+        return _read(dict[str, Any], self._paths.job(job_id).claim)
 
-    def _record_files(self, job: str) -> list[str]:
-        return sorted(str(file) for file in self._paths.job(job).job.glob("g*-a*.json"))
+    def _ended_file(self, attempt: AttemptId) -> Path:
+        return self._paths.job(attempt.job_id).job / f"{attempt.folder}.json"
 
 
-def _id(entry: Entry) -> AttemptId:
-    return AttemptId(entry["job"], entry["generation"], entry["attempt"])
+def _id_of(claim: dict[str, Any] | None) -> AttemptId | None:
+    return AttemptId(claim["job_id"], claim["generation"], claim["attempt"]) if claim else None
 
 
-def _read(file: str) -> dict[str, Any] | None:
+def _read(kind: type[T], file: Path) -> T | None:
+    """Return the value in a file, None if there is no such file; a file that is no such value is set aside."""
     try:
-        with open(file, encoding="utf-8") as text:
-            data: dict[str, Any] = json.load(text)
+        return from_data(kind, json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return data
+    except ValueError as error:
+        aside = file.with_name(f"{file.name}.broken-{time.time():.0f}")
+        os.replace(file, aside)
+        sys.stderr.write(f"muster: {file} can't be read ({error}); it is set aside as {aside.name}\n")
+        return None
 
 
-def _write(file: str, data: dict[str, Any]) -> None:
-    os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
-    with open(file + ".new", "w", encoding="utf-8", opener=_private) as text:
-        json.dump(data, text, sort_keys=True, separators=(",", ":"))
-    os.replace(file + ".new", file)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_file(file, content)

@@ -11,7 +11,7 @@ from muster.core.event import END, Event
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node.agent.finalizer import commit_hint
-from muster.targets.ssh.queue_client import QueueEntry
+from muster.node.host.gang_scheduler import QueueEntry
 
 
 def cancelled(reason: str) -> Event:

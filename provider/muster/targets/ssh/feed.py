@@ -12,13 +12,13 @@ from muster.core.errors import MusterError, TargetError
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
-from muster.node.host.gang_scheduler import LAUNCHED, WAITING
+from muster.node.host.gang_scheduler import LAUNCHED, WAITING, QueueEntry
 from muster.targets.hosts.connection import NodeWatch
 from muster.targets.hosts.shell import CommandTimeout
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.node_restart import start_again
-from muster.targets.ssh.queue_client import QueuedJob, QueueEntry
+from muster.targets.ssh.queue_client import QueuedJob
 from muster.targets.ssh.queue_watch import waiting_reason
 
 NOT_RESPONDING = 30.0  # seconds without a host after which the job counts as not responding

@@ -9,6 +9,7 @@ from typing import Any
 
 from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
+from muster.node.host.gang_scheduler import HostCapacity
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
 from muster.targets.hosts.ssh_login import SshLogin
 from muster.targets.options import DEFAULT_ROOT, parse
@@ -36,9 +37,9 @@ class Host:
     spare: bool = False
 
     @property
-    def data(self) -> dict[str, Any]:
-        """Give what the keeper needs to know."""
-        return {"name": self.name, "slots": self.slots, "gpus": list(self.gpus), "spare": self.spare}
+    def capacity(self) -> HostCapacity:
+        """Return what the queue server needs to know of the host."""
+        return HostCapacity(name=self.name, slots=self.slots, gpus=self.gpus, spare=self.spare)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,9 @@ class Inventory:
         return cls(hosts=hosts)
 
     @property
-    def data(self) -> list[dict[str, Any]]:
-        """Give what the keeper needs to know."""
-        return [host.data for host in self.hosts]
+    def capacity(self) -> tuple[HostCapacity, ...]:
+        """Return what the queue server needs to know of the hosts."""
+        return tuple(host.capacity for host in self.hosts)
 
     def host(self, name: str) -> Host:
         """Give a host by its name.

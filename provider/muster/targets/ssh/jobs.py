@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from muster.core.attempt import AttemptId
 from muster.core.errors import MusterError, TargetError, UnknownRun
@@ -19,7 +18,7 @@ from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause
 from muster.node.cancel_request import CancelRequest
 from muster.node.host import node_control
-from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, WAITING
+from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, Allocation, QueueEntry, ResourceRequest
 from muster.node.host.node_control import EndNodes, InspectNodes, NodeStatus, ReadAssignment, RemoveNodes
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
 from muster.targets.contract import Log, Submission
@@ -31,7 +30,7 @@ from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Host, Inventory, slots_of
 from muster.targets.ssh.launch import Launch, LaunchUncertain
 from muster.targets.ssh.launch_bundle import LaunchBundle
-from muster.targets.ssh.queue_client import Allocation, QueueClient, QueuedJob, QueueEntry
+from muster.targets.ssh.queue_client import QueueClient, QueuedJob
 from muster.targets.ssh.queue_watch import QueueWatcher
 from muster.targets.ssh.uncommitted import uncommitted_outputs
 
@@ -113,7 +112,7 @@ class SshJobs:
         if submission.archive is not None:
             await self._store_archive(submission)
         bundle = await self.queue.put_bundle(claim.job_id, files)
-        entry = await self.queue.claim(claim, before.claim, _wish(submission.plan, bundle, [node.host for node in left]))
+        entry = await self.queue.claim(claim, before.claim, _resources(submission.plan, bundle, [node.host for node in left]))
         if entry is None:
             await self.queue.delete_bundle(bundle)
             return False
@@ -286,10 +285,9 @@ def _connection(host: Host, shared: Background) -> HostConnection:
     return shared.once((host.login, host.root, host.python), lambda: HostConnection(host))
 
 
-def _wish(plan: JobPlan, bundle: str, left: list[str]) -> dict[str, Any]:
-    """Give what a plan asks of the queue; what only stores the work of earlier ranks goes where that lies, taking nothing."""
-    wish: dict[str, Any] = {"bundle": bundle, "nodes": len(plan.nodes)}
-    if left:
-        allocations = [{"host": host, "gpus": [], "folder": ""} for host in left]
-        return {**wish, "slots": 0, "gpus": 0, "state": GRANTED, "allocations": allocations, "granted": time.time()}
-    return {**wish, "slots": slots_of(plan), "gpus": plan.needs.gpus, "state": WAITING}
+def _resources(plan: JobPlan, bundle: str, hosts: list[str]) -> ResourceRequest:
+    """Return what a plan asks of the queue; a commit takes nothing, on the ``hosts`` that have the outputs."""
+    if hosts:
+        allocations = tuple(Allocation(host=host) for host in hosts)
+        return ResourceRequest(nodes=len(plan.nodes), slots=0, gpus=0, bundle=bundle, state=GRANTED, allocations=allocations)
+    return ResourceRequest(nodes=len(plan.nodes), slots=slots_of(plan), gpus=plan.needs.gpus, bundle=bundle)

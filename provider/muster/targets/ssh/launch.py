@@ -15,9 +15,10 @@ from muster.core.errors import MusterError, RequestError, TargetError
 from muster.core.event import Event
 from muster.core.plan import JobPlan
 from muster.node.host import node_control
-from muster.node.host.gang_scheduler import LAUNCHED, STARTING
+from muster.node.host.gang_scheduler import LAUNCHED, STARTING, Allocation, QueueEntry
 from muster.node.host.node_control import GiveUpLaunch, StartNode
-from muster.node.host.queue_control import LEASE
+from muster.node.host.queue_control import LEASE, AcquireLease, BeginStart, FinishStart, RenewLease, ReturnAllocations
+from muster.node.rpc import Request
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
 from muster.targets.hosts import cache, host_files
@@ -28,7 +29,7 @@ from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
 from muster.targets.ssh import preflight
 from muster.targets.ssh.end_events import unplaced
 from muster.targets.ssh.launch_bundle import BUNDLE, Attempt, Files, LaunchBundle, PreparedHost
-from muster.targets.ssh.queue_client import Allocation, QueueClient, QueueEntry
+from muster.targets.ssh.queue_client import QueueClient
 
 START_TIME = 300.0  # seconds for unpacking the code and starting an agent
 OVER_SLACK = 900.0  # seconds beyond all limits of a run after which no agent lives, however its last words and clocks go
@@ -62,15 +63,14 @@ class Launch:
         :raises Unsettled: it was broken off; whoever watches tries again when our lease has run out.
         :raises MusterError: it can't be launched on what is left of the inventory; it has left the queue with that as its end.
         """
-        answer = await self._queue.as_launcher("take", entry, self._name)
-        if not answer["taken"]:
+        lease = await self._queue.ask(AcquireLease(id=entry.id, launcher=self._name))
+        if lease is None:
             return None
-        taken = from_data(QueueEntry, answer["entry"])
-        claim = from_data(Claim, answer["claim"])
+        taken = lease.entry
         self._begun = taken.allocations if taken.state == STARTING else ()
         async with self._renewing(taken):
             try:
-                return await self._try(taken, claim, float(answer["waited"]))
+                return await self._try(taken, from_data(Claim, lease.claim), lease.waited)
             except LeaseLost:
                 return None
             except BadHosts as bad:
@@ -78,13 +78,12 @@ class Launch:
 
     async def end(self, entry: QueueEntry, end: Event, end_nodes: Callable[[QueueEntry], Awaitable[None]]) -> bool:
         """End an attempt in place of its launcher, who has died, so that none follows; False if somebody is at it."""
-        answer = await self._queue.as_launcher("take", entry, self._name)
-        if not answer["taken"]:
+        lease = await self._queue.ask(AcquireLease(id=entry.id, launcher=self._name))
+        if lease is None:
             return False
-        taken = from_data(QueueEntry, answer["entry"])
-        async with self._renewing(taken):
-            await end_nodes(taken)
-            return (await self._queue.withdraw(taken, end, self._name))[0]
+        async with self._renewing(lease.entry):
+            await end_nodes(lease.entry)
+            return (await self._queue.withdraw(lease.entry, end, self._name))[0]
 
     async def _try(self, entry: QueueEntry, claim: Claim, waited: float) -> QueueEntry:
         try:
@@ -104,7 +103,7 @@ class Launch:
         folders = [f"{r.info.root}/jobs/{entry.job}/{entry.id.folder}/node-{n}" for n, r in enumerate(ready)]
         limits = bundle.plan.limits
         over = claim.deadline(limits.max_run_duration) + waited + limits.grace + limits.store_patience + OVER_SLACK
-        await self._held("starting", entry, folders=folders, over=over)
+        await self._held(BeginStart(id=entry.id, launcher=self._name, folders=tuple(folders), over=over))
         allocations = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.allocations, folders, strict=True))
         self._begun = allocations
         attempt = Attempt(
@@ -118,7 +117,7 @@ class Launch:
             claim_host=self._queue.inventory.hosts[0].name,
         )
         await self._all(entry, [self._start(attempt, node, own) for node, own in enumerate(attempt.node_files())])
-        await self._held("started", entry)
+        await self._held(FinishStart(id=entry.id, launcher=self._name))
         return dataclasses.replace(entry, state=LAUNCHED, allocations=allocations)
 
     # -- making hosts ready
@@ -219,8 +218,8 @@ class Launch:
     async def _all(self, entry: QueueEntry, work: list[Any]) -> list[Any]:
         return await gather_hosts([allocation.host for allocation in entry.allocations], work)
 
-    async def _held(self, do: str, entry: QueueEntry, **fields: Any) -> None:
-        if not (await self._queue.as_launcher(do, entry, self._name, **fields))["held"]:
+    async def _held(self, request: Request[bool]) -> None:
+        if not await self._queue.ask(request):
             raise LeaseLost
 
     @contextlib.asynccontextmanager
@@ -229,7 +228,7 @@ class Launch:
             while True:
                 await asyncio.sleep(LEASE / 3)
                 with contextlib.suppress(TargetError):
-                    await self._queue.as_launcher("renew", entry, self._name)
+                    await self._queue.ask(RenewLease(id=entry.id, launcher=self._name))
 
         task = asyncio.get_running_loop().create_task(renew())
         try:
@@ -246,18 +245,17 @@ class Launch:
         if away := await self._undo(entry):
             why, who = next(iter(reasons.values())), ", ".join(away)
             raise LaunchUncertain(f"the launch was broken off ({why}); it is tried again once {who} can say what lives there")
-        hosts = self._queue.inventory.data
-        answer = await self._queue.as_launcher("refuse", entry, self._name, bad=reasons, hosts=hosts)
-        if not answer["held"]:
+        hosts = self._queue.inventory.capacity
+        reply = await self._queue.ask(ReturnAllocations(id=entry.id, launcher=self._name, bad=reasons, hosts=hosts))
+        if reply is None:
             return None
-        given = from_data(QueueEntry, answer["entry"])
-        if len(answer["able"]) < entry.nodes:
+        if len(reply.able) < entry.nodes:
             error = next(iter(bad.hosts.values()))
-            await self._queue.withdraw(given, unplaced(entry, reasons))
+            await self._queue.withdraw(reply.entry, unplaced(entry, reasons))
             raise error
         for reason in reasons.values():
             self._log(reason)
-        return given
+        return reply.entry
 
 
 async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]:

@@ -13,11 +13,11 @@ from muster.core.errors import RequestError
 from muster.core.paths import NodePaths
 from muster.core.plan import JobPlan
 from muster.node.assignment import Assignment
+from muster.node.host.gang_scheduler import QueueEntry
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
 from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.host_files import HostInfo
-from muster.targets.ssh.queue_client import QueueEntry
 
 BUNDLE, ACCESS, SECRETS, CA = "bundle.json", "access.json", "secrets.json", "store-ca.pem"
 Files = dict[str, tuple[bytes, int]]

@@ -13,13 +13,13 @@ from muster.core.codec import to_data
 from muster.core.errors import RequestError
 from muster.core.plan import JobPlan
 from muster.node import mesh
+from muster.node.host.gang_scheduler import QueueEntry
 from muster.node.preflight.preflight import Preflight, PreflightFailed
 from muster.node.preflight.reachability import Endpoint
 from muster.targets.hosts import host_files
 from muster.targets.hosts.shell import CommandTimeout, ConnectionLost, Stream
 from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
 from muster.targets.ssh.launch_bundle import PreparedHost
-from muster.targets.ssh.queue_client import QueueEntry
 
 LOOK_TIME = 300.0  # seconds for a first look, with the code to unpack
 ANSWER_TIME = 60.0

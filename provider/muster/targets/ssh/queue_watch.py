@@ -13,12 +13,12 @@ from typing import Any
 
 from muster.core.attempt import AttemptId
 from muster.core.errors import MusterError, TargetError
-from muster.node.host.gang_scheduler import LAUNCHED, WAITING
+from muster.node.host.gang_scheduler import LAUNCHED, WAITING, QueueEntry
 from muster.targets.hosts.connection import NodeWatch
 from muster.targets.hosts.shell import CommandTimeout
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.launch import Connections, Launch, LaunchUncertain
-from muster.targets.ssh.queue_client import QueueClient, QueueEntry
+from muster.targets.ssh.queue_client import QueueClient
 
 TURN = 2.0  # seconds between two questions to the queue, unless something happens
 PATIENCE = 60.0  # seconds in which the queue may fail to answer before those who wait are told
@@ -154,7 +154,7 @@ class QueueWatcher:
         self._watch_holders([entry for entry in entries if entry.holds and entry.until < now])
         for key in list(self._waiting):
             entry = there.get(key)
-            if entry is not None and entry.launchable(now) and key not in self._launching:
+            if entry is not None and entry.is_launchable(now) and key not in self._launching:
                 self._launching[key] = asyncio.get_running_loop().create_task(self._launch(entry))
             if entry is None or entry.state in (WAITING, LAUNCHED):
                 self._tell(key, entry, entries)

@@ -10,10 +10,11 @@ import pytest
 
 from muster.core.event import Cursor
 from muster.core.handle import JobHandle
+from muster.node.host.gang_scheduler import Allocation, QueueEntry
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.feed import Follower, News, NodeSink
 from muster.targets.ssh.jobs import SshJobs
-from muster.targets.ssh.queue_client import Allocation, QueuedJob, QueueEntry
+from muster.targets.ssh.queue_client import QueuedJob
 
 HANDLE = JobHandle(target="ssh", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
 ENTRY = QueueEntry(

@@ -9,7 +9,10 @@ import pytest
 from muster.core.attempt import AttemptId
 from muster.core.codec import to_data
 from muster.core.errors import RequestError, TargetError
+from muster.node.host.gang_scheduler import Allocation, QueueEntry
 from muster.node.host.node_control import GiveUpLaunch
+from muster.node.host.queue_control import AcquireLease, LaunchLease, ReturnAllocations, ReturnReply
+from muster.node.rpc import Request
 from muster.targets.claim import Claim
 from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.shell import CommandResult
@@ -17,7 +20,7 @@ from muster.targets.hosts.ssh_errors import BadHosts, Unreachable
 from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.launch import Launch, LaunchUncertain, LeaseLost
-from muster.targets.ssh.queue_client import Allocation, QueueClient, QueuedJob, QueueEntry
+from muster.targets.ssh.queue_client import QueueClient, QueuedJob
 
 CLAIM = Claim(
     job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none", nodes=2, submitted=1.0, first_started=1.0
@@ -31,7 +34,7 @@ def entry_of(state: str, folder: str = "", slots: int = 1) -> QueueEntry:
 
 
 class Hosts:
-    """A claim place and two hosts that note what they are asked; those that are ``away`` don't answer."""
+    """A queue server and two hosts that note what they are asked; those that are ``away`` don't answer."""
 
     def __init__(self, entry: QueueEntry, able: tuple[str, ...] = ("a", "b"), away: tuple[str, ...] = ()) -> None:
         self.inventory = Inventory.from_fields({"hosts": "a\nb"})
@@ -40,15 +43,15 @@ class Hosts:
         self.asked: list[tuple[str, str]] = []
         self._entry, self._able, self._away = entry, able, away
 
-    async def as_launcher(self, do: str, entry: QueueEntry, launcher: str, **fields: Any) -> dict[str, Any]:
-        self.asked.append(("place", do))
+    async def ask(self, request: Request[Any]) -> Any:
+        self.asked.append(("queue", request.command))
         return {
-            "taken": {"taken": True, "entry": to_data(self._entry), "claim": to_data(CLAIM), "waited": 0.0},
-            "refuse": {"held": True, "entry": to_data(entry_of("waiting")), "able": list(self._able)},
-        }["taken" if do == "take" else do]
+            AcquireLease: LaunchLease(entry=self._entry, claim=to_data(CLAIM), waited=0.0),
+            ReturnAllocations: ReturnReply(entry=entry_of("waiting"), able=self._able),
+        }[type(request)]
 
     async def withdraw(self, entry: QueueEntry, end: Any, launcher: str = "") -> tuple[bool, bool]:
-        self.asked.append(("place", "withdraw as launcher" if launcher else "withdraw"))
+        self.asked.append(("queue", "withdraw as launcher" if launcher else "withdraw"))
         return True, False
 
     async def look(self, wanted: AttemptId) -> QueuedJob:
@@ -65,7 +68,7 @@ class Hosts:
 
 
 class Host:
-    """One host's link."""
+    """The connection to one host."""
 
     def __init__(self, hosts: Hosts, name: str, *, away: bool) -> None:
         self._hosts, self._name, self._away = hosts, name, away
@@ -94,7 +97,12 @@ async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch
     hosts = Hosts(entry_of("granted"))
     given = await hosts.launch().run(entry_of("granted"))
     assert given is not None
-    assert hosts.asked == [("place", "take"), ("a", "give_up_launch 3"), ("b", "give_up_launch 3"), ("place", "refuse")]
+    assert hosts.asked == [
+        ("queue", "acquire_lease"),
+        ("a", "give_up_launch 3"),
+        ("b", "give_up_launch 3"),
+        ("queue", "return_allocations"),
+    ]
 
 
 async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +112,7 @@ async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(m
         LaunchUncertain, match=r"broken off \(host b was lost\); it is tried again once b can say what lives there"
     ):
         await hosts.launch().run(entry_of("granted"))
-    assert ("place", "refuse") not in hosts.asked
+    assert ("queue", "return_allocations") not in hosts.asked
 
 
 async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +122,14 @@ async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch:
     assert hosts.asked[1:3] == [("a", "give_up_launch 3"), ("b", "give_up_launch 3")]
     unbegun = Hosts(entry_of("granted"))
     await unbegun.launch().run(entry_of("granted"))
-    assert unbegun.asked == [("place", "take"), ("place", "refuse")]
+    assert unbegun.asked == [("queue", "acquire_lease"), ("queue", "return_allocations")]
 
 
 async def test_what_can_not_be_read_any_more_ends_the_run_and_is_not_launched_for_ever() -> None:
     hosts = Hosts(entry_of("granted"), able=())
     with pytest.raises(TargetError, match=r"what run job is launched with can't be read: tar: no such folder; submit it again"):
         await hosts.launch().run(entry_of("granted"))
-    assert hosts.asked[-1] == ("place", "withdraw")
+    assert hosts.asked[-1] == ("queue", "withdraw")
     hosts.live = False
     assert await hosts.launch().run(entry_of("granted")) is None, "it has left the queue"
 
@@ -130,7 +138,7 @@ async def test_somebody_else_s_launch_is_left_alone(monkeypatch: pytest.MonkeyPa
     breaks(monkeypatch, LeaseLost())
     hosts = Hosts(entry_of("granted"))
     assert await hosts.launch().run(entry_of("granted")) is None
-    assert hosts.asked == [("place", "take")]
+    assert hosts.asked == [("queue", "acquire_lease")]
 
 
 async def test_who_ends_a_launch_that_died_has_its_place_until_it_has_left_the_queue() -> None:
@@ -140,4 +148,4 @@ async def test_who_ends_a_launch_that_died_has_its_place_until_it_has_left_the_q
         hosts.asked.append(("nodes", f"end {taken.launch}"))
 
     assert await hosts.launch().end(entry_of("starting"), cancelled("enough"), end_nodes)
-    assert hosts.asked == [("place", "take"), ("nodes", "end 3"), ("place", "withdraw as launcher")]
+    assert hosts.asked == [("queue", "acquire_lease"), ("nodes", "end 3"), ("queue", "withdraw as launcher")]

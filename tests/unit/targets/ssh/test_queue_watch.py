@@ -7,7 +7,8 @@ import time
 from typing import Any, cast
 
 from muster.core.attempt import AttemptId
-from muster.targets.ssh.queue_client import QueueClient, QueueEntry
+from muster.node.host.gang_scheduler import QueueEntry
+from muster.targets.ssh.queue_client import QueueClient
 from muster.targets.ssh.queue_watch import QueueWatcher
 
 
