@@ -62,8 +62,8 @@ def test_what_is_mounted_is_there(stack: dict[str, Any]) -> None:
 def test_connections_are_what_muster_takes(stack: dict[str, Any]) -> None:
     said = stack["services"]["airflow"]["environment"]
     connections = {name: json.loads(value) for name, value in said.items() if name.startswith("AIRFLOW_CONN_")}
-    extra = dict(connections["AIRFLOW_CONN_MUSTER_DOCKER"]["extra"])
-    target = open_target({"type": extra.pop("target"), **extra})
+    engine = connections["AIRFLOW_CONN_MUSTER_DOCKER"]
+    target = open_target({"type": engine["conn_type"].removeprefix("muster_"), **engine["extra"]})
     assert target.networks == (stack["networks"]["muster"]["name"],)  # type: ignore[attr-defined]
     keys = stack["services"]["store"]["environment"]
     store = connections["AIRFLOW_CONN_MUSTER_STORE"]

@@ -1,4 +1,4 @@
-"""Doctor: everything that a job will rely on, looked at from where this runs, as one page with a remedy on each line."""
+"""Checks everything that a job relies on, from where this process runs, as one page with a remedy for each finding."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _MARKS = {(True, False): "ok", (True, True): "note", (False, False): "UNFIT", (F
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What was found about a target, and the store if one was given; ``where`` it was looked at from."""
+    """The findings about a target, and about the store if one was given; ``observer`` is the user and machine of the check."""
 
     target: str
-    where: str
+    observer: str
     findings: tuple[Finding, ...]
 
     @property
     def fit(self) -> bool:
-        """Whether nothing was found unfit."""
+        """Return whether no finding is unfit."""
         return all(finding.fine for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """Give the page as text."""
-        yield f"muster doctor: {self.target}, seen from {self.where}"
+        """Yield the lines of the page."""
+        yield f"muster doctor: {self.target}, seen from {self.observer}"
         yield ""
         width = max((len(finding.what) for finding in self.findings), default=0)
         for finding in self.findings:
@@ -48,7 +48,7 @@ class Page:
         yield self.summary()
 
     def summary(self) -> str:
-        """Give the last line: how much is unfit."""
+        """Return the last line: how many findings are unfit."""
         unfit = sum(not finding.fine for finding in self.findings)
         if not unfit:
             return f"fit: nothing is wrong among {len(self.findings)} things"
@@ -62,23 +62,23 @@ def _lines(finding: Finding, width: int) -> Iterator[str]:
 
 
 def examine(config: Mapping[str, Any] | str | None, store: str = "", access: StoreAccess | None = None) -> Page:
-    """Look at a target by its configuration, and at the store where one is named; both at once."""
+    """Check the target of a configuration, and the store if one is named, at the same time."""
     name = config if isinstance(config, str) else str((config or {}).get("name") or (config or {}).get("type") or "local")
     with ThreadPoolExecutor(2) as pool:
-        of_target = pool.submit(_target, config)
-        of_store = pool.submit(_store, store, access or StoreAccess()) if store else None
-        seen = (*_here(), *of_target.result(), *(of_store.result() if of_store else ()))
-    return Page(target=name, where=f"{getpass.getuser()}@{socket.gethostname()}", findings=seen)
+        target_check = pool.submit(_check_target, config)
+        store_check = pool.submit(_check_store, store, access or StoreAccess()) if store else None
+        findings = (*_check_versions(), *target_check.result(), *(store_check.result() if store_check else ()))
+    return Page(target=name, observer=f"{getpass.getuser()}@{socket.gethostname()}", findings=findings)
 
 
-def _target(config: Mapping[str, Any] | str | None) -> tuple[Finding, ...]:
+def _check_target(config: Mapping[str, Any] | str | None) -> tuple[Finding, ...]:
     try:
         return targets.open_target(config).check()
     except (MusterError, OSError) as error:
         return (Finding.refused("target", error),)
 
 
-def _store(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
+def _check_store(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
     from muster.store.access_check import rights
 
     try:
@@ -87,10 +87,10 @@ def _store(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
         return (Finding.refused("store", error),)
 
 
-# -- versions, here
+# -- versions on this machine
 
 
-def _here() -> Iterator[Finding]:
+def _check_versions() -> Iterator[Finding]:
     from muster.packaging import agent_pack
 
     yield Finding(what="muster", fine=True, text=f"{__version__}, agent {agent_pack.agent_digest(agent_pack.agent_files())}")

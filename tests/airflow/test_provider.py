@@ -40,7 +40,6 @@ def test_the_connection_type_has_a_hook_and_a_form() -> None:
     assert (hook.hook_name, hook.connection_id_attribute_name) == ("Muster", "muster_conn_id")
     [form] = [form for form in HookMetaService.hook_meta_data() if form.connection_type == "muster"]
     assert form.extra_fields is not None
-    assert {"target", "root", "url", "base_image", "docker_conn_id", "networks", "gpus"} <= set(form.extra_fields)
     assert form.extra_fields["target"]["schema"]["enum"] == ["local", "docker", "ssh", "slurm"]
     assert form.standard_fields is not None
     assert form.standard_fields.host is not None

@@ -49,7 +49,7 @@ def test_the_end_of_a_profiles_credentials_is_known(tmp_path: Path, monkeypatch:
     (tmp_path / "config").write_text(f"[profile lent]\ncredential_process = {print_it}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AIRFLOW_CONN_LENT", json.dumps({"conn_type": "aws", "extra": {"profile_name": "lent"}}))
-    access, until = RunStoreHook("lent").get_lent()
+    access, until = RunStoreHook("lent").get_expiring_access()
     assert (access.access_key, access.secret_key, access.session_token) == ("key", "secret", "token")
     assert until == ends
 

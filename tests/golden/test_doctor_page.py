@@ -31,13 +31,13 @@ def test_a_page_says_each_thing_with_its_remedy() -> None:
         Finding.refused("gpu-c: host key", TargetError(CHANGED)),
         Finding(what="store: put", fine=True, text="s3://runs/prod"),
     )
-    page = Page(target="rack", where="ann@laptop", findings=findings)
+    page = Page(target="rack", observer="ann@laptop", findings=findings)
     text = "\n".join(page.lines()) + "\n"
     assert text == (PAGES / "doctor.txt").read_text(encoding="utf-8")
     assert not page.fit
 
 
 def test_a_page_on_which_nothing_is_wrong() -> None:
-    page = Page(target="local", where="ann@laptop", findings=(Finding(what="disk", fine=True, text="9 MiB free"),))
+    page = Page(target="local", observer="ann@laptop", findings=(Finding(what="disk", fine=True, text="9 MiB free"),))
     assert list(page.lines())[-1] == "fit: nothing is wrong among 1 things"
     assert page.fit

@@ -150,6 +150,14 @@ def test_no_file_names_both_a_launcher_and_a_target() -> None:
         assert not both or path in REGISTRIES, path
 
 
+def test_a_target_imports_nothing_of_what_opens_targets() -> None:
+    below = {path.split("/")[1].removesuffix(".py") for path in modules() if path.startswith("targets/")}
+    for path, tree in modules().items():
+        if path.startswith("targets/") and path != "targets/__init__.py":
+            names = {name.split(".")[2] for name in imports(tree) if name.startswith("muster.targets.")}
+            assert names <= below, path
+
+
 def test_no_module_has_a_destructor_or_changes_a_global() -> None:
     for path, tree in modules().items():
         for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""What is looked at before a job relies on it: doctor."""
+"""The command `muster doctor`: checks what a job relies on."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muster import doctor as examination
+from muster import doctor as checks
 from muster.cli import FAILED, OK
 from muster.core.codec import to_data
 from muster.core.errors import RequestError
 from muster.settings import Settings, load
 
-# what makes airflow look for connections in its database too, as its own commands do, and not only in the environment
+# makes airflow search its database for connections too, as its own commands do, and not only the environment
 AIRFLOW_DATABASE = ("_AIRFLOW_PROCESS_CONTEXT", "server")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Print what was found of a target, and of the store if one is named anywhere."""
+    """Print the findings about a target, and about the store if one is named anywhere."""
     settings = load(Path.cwd(), os.environ)
     config = target_of(arguments.target, settings)
     uri = settings.choose_store(arguments.store) if arguments.store or settings.store else ""
-    page = examination.examine(config, uri, settings.access)
-    for line in [json.dumps(to_data(f), ensure_ascii=False) for f in page.findings] if arguments.json else page.lines():
+    page = checks.examine(config, uri, settings.access)
+    for line in (
+        [json.dumps(to_data(finding), ensure_ascii=False) for finding in page.findings] if arguments.json else page.lines()
+    ):
         print(line)
     return OK if page.fit else FAILED
 
 
 def target_of(name: str | None, settings: Settings) -> Mapping[str, Any]:
-    """Give the configuration of a target of muster.toml, else of the airflow connection of that name.
+    """Return the configuration of a target of muster.toml, else of the airflow connection of that name.
 
     :raises RequestError: there is neither.
     """
@@ -48,11 +50,11 @@ def target_of(name: str | None, settings: Settings) -> Mapping[str, Any]:
 
 
 def _connection(conn_id: str) -> Mapping[str, Any] | None:
-    """Give what an airflow connection says, None if there is none or no airflow."""
+    """Return the configuration of an airflow connection, None if there is none or no airflow."""
     if importlib.util.find_spec("airflow") is None:
         return None
     os.environ.setdefault(*AIRFLOW_DATABASE)
-    with contextlib.redirect_stdout(sys.stderr):  # where airflow may say what it likes
+    with contextlib.redirect_stdout(sys.stderr):  # airflow may print there
         from muster.hooks.compute import ComputeHook, NoConnection
 
         try:

@@ -1,34 +1,36 @@
-"""ComputeHook: a connection of type ``muster`` as the plain configuration of a compute target."""
+"""Hooks of compute targets: a connection, of the type of its target or a general one, as the target's plain configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
 from muster import doctor, targets
 from muster.core.errors import MusterError, RequestError
-from muster.hooks.hosts import refuse_secrets, with_hosts, with_login_node
+from muster.hooks.logins import refuse_secrets, resolve_logins
 from muster.targets.contract import ComputeTarget
+from muster.targets.options import EMPTY
 
 THIS_MACHINE = "local"
-SLURM = "slurm"
-DOCKER = "docker"  # the docker provider's connections
-DOCKER_CONN_ID = "docker_conn_id"
+TYPE_PREFIX = "muster_"  # of a connection type, before its target
+STANDARD_FIELDS = ("host", "port", "schema", "login", "password")
 
 
 class NoConnection(RequestError):
-    """There is no airflow connection of that id."""
+    """The Airflow connection does not exist."""
 
 
 class ComputeHook(BaseHook):
     """
-    Gives the compute target that a connection describes.
+    Opens the compute target that a connection describes.
 
-    :param muster_conn_id: id of a ``muster`` connection; or the same fields as a plain dictionary; ``"local"`` and None mean
-        this machine
+    :param muster_conn_id: id of a connection of type ``muster_local``, ``muster_docker``, ``muster_ssh``, ``muster_slurm``, or
+        ``muster`` with any target's options as JSON; or these options as a plain dictionary; ``"local"`` and None mean this
+        machine
     """
 
     conn_name_attr = "muster_conn_id"
@@ -41,20 +43,16 @@ class ComputeHook(BaseHook):
         self.muster_conn_id = muster_conn_id
 
     def get_target_config(self) -> dict[str, Any]:
-        """Give the target's configuration: ``{"type": "local", …}``."""
+        """Return the target's configuration: ``{"type": "local", …}``.
+
+        :raises RequestError: no such connection, one of another type, or a field that its type does not use.
+        """
         if isinstance(self.muster_conn_id, Mapping):
-            if "registry_login" in self.muster_conn_id:  # it would be shown with the task's fields and travel with its trigger
-                raise RequestError(f"compute_target: registry_login is a secret; name a docker connection by {DOCKER_CONN_ID}")
             refuse_secrets(self.muster_conn_id)
-            return self._with_logins(dict(self.muster_conn_id))
+            return resolve_logins(self.muster_conn_id, self._connection)
         if self.muster_conn_id in (None, "", THIS_MACHINE):
             return {"type": THIS_MACHINE}
-        return self._with_logins(target_config(self._connection(str(self.muster_conn_id))))
-
-    def _with_logins(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Put what other connections know in the place of their ids."""
-        logged_in = with_login(config, self._connection)
-        return (with_login_node if config.get("type") == SLURM else with_hosts)(logged_in, self._connection)
+        return resolve_logins(target_config(self._connection(str(self.muster_conn_id))), self._connection)
 
     def _connection(self, conn_id: str) -> Connection:
         try:
@@ -67,47 +65,92 @@ class ComputeHook(BaseHook):
     def get_target(self) -> ComputeTarget:
         """Open the target.
 
-        :raises RequestError: no such type of target, or a field that it doesn't know.
+        :raises RequestError: an unknown type of target or option, or a value that is not of its option's kind.
         """
-        return targets.open_target(self.get_target_config())
+        config = self.get_target_config()
+        try:
+            return targets.open_target(config)
+        except RequestError as error:
+            if isinstance(self.muster_conn_id, Mapping):
+                raise
+            raise RequestError(f"connection {self.muster_conn_id!r}: {error}") from error
 
     def get_conn(self) -> ComputeTarget:
         """Open the target, by the name that Airflow's hooks have for it."""
         return self.get_target()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Look whether the target can be used, as ``muster doctor`` does; what is unfit is said first, with its remedy."""
+        """Check the target as ``muster doctor`` does; findings that are unfit come first, each with its remedy."""
         try:
             page = doctor.examine(self.get_target_config())
         except MusterError as error:
             return False, str(error)
-        told = sorted(page.findings, key=lambda finding: finding.fine)
-        return page.fit, "; ".join([page.summary(), *(str(finding) for finding in told)])
+        findings = sorted(page.findings, key=lambda finding: finding.fine)
+        return page.fit, "; ".join([page.summary(), *(str(finding) for finding in findings)])
 
 
-def with_login(config: dict[str, Any], connection_of: Callable[[str], Connection]) -> dict[str, Any]:
-    """Put the login of the docker provider's connection that ``docker_conn_id`` names in its place."""
-    conn_id = config.pop(DOCKER_CONN_ID, None)
-    if not conn_id:
-        return config
-    connection = connection_of(str(conn_id))
-    if connection.conn_type != DOCKER:
-        raise RequestError(
-            f"connection {conn_id!r} has type {connection.conn_type!r}; {DOCKER_CONN_ID} must name one of type {DOCKER!r}"
-        )
-    server = f"{connection.host}:{connection.port}" if connection.host and connection.port else connection.host
-    return {
-        **config,
-        "registry_login": {"server": server or "", "username": connection.login or "", "password": connection.password or ""},
-    }
+class LocalComputeHook(ComputeHook):
+    """Opens the local target that a connection of type ``muster_local`` describes."""
+
+    conn_type = "muster_local"
+    hook_name = "Muster local"
+
+
+class DockerComputeHook(ComputeHook):
+    """Opens the Docker engine that a connection of type ``muster_docker`` describes."""
+
+    conn_type = "muster_docker"
+    hook_name = "Muster Docker"
+
+
+class SshComputeHook(ComputeHook):
+    """Opens the SSH hosts that a connection of type ``muster_ssh`` describes."""
+
+    conn_type = "muster_ssh"
+    hook_name = "Muster SSH"
+
+
+class SlurmComputeHook(ComputeHook):
+    """Opens the Slurm cluster that a connection of type ``muster_slurm`` describes."""
+
+    conn_type = "muster_slurm"
+    hook_name = "Muster Slurm"
 
 
 def target_config(connection: Connection) -> dict[str, Any]:
-    """Turn a connection into a target's configuration; fields left empty in the form are left out."""
-    if connection.conn_type != ComputeHook.conn_type:
+    """Return a connection as a target's configuration, without empty fields; its secrets are masked in logs.
+
+    :raises RequestError: the connection is of another type, or has a standard field that its type does not use.
+    """
+    extra = {name: value for name, value in connection.extra_dejson.items() if value not in EMPTY}
+    conn_type = connection.conn_type or ""
+    target = conn_type.removeprefix(TYPE_PREFIX)
+    if conn_type == ComputeHook.conn_type:
+        target = str(extra.pop("target", THIS_MACHINE))
+        standard = _standard_values(connection, {})
+    elif conn_type.startswith(TYPE_PREFIX) and target in targets.OPTIONS:
+        names = {option.standard: option.name for option in targets.OPTIONS[target] if option.standard}
+        standard = _standard_values(connection, names)
+    else:
         raise RequestError(
-            f"connection {connection.conn_id!r} has type {connection.conn_type!r}; "
-            f"a compute target's must be {ComputeHook.conn_type!r}"
+            f"connection {connection.conn_id!r} has type {conn_type!r}; a compute target's must be "
+            f"{ComputeHook.conn_type!r} or one of {', '.join(TYPE_PREFIX + name for name in targets.OPTIONS)}"
         )
-    extra = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
-    return {"type": extra.pop("target", THIS_MACHINE), **extra}
+    config = {**extra, **standard}
+    for option in targets.OPTIONS.get(target, ()):
+        if option.secret and option.name in config:
+            mask_secret(config[option.name])
+    return {"type": target, **config}
+
+
+def _standard_values(connection: Connection, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of standard fields by the names of their options."""
+    values = {field: getattr(connection, field) for field in STANDARD_FIELDS if getattr(connection, field) not in (*EMPTY, 0)}
+    unused = sorted(set(values) - set(names))
+    if unused:
+        used = f"use {', '.join(names)} and the extra fields" if names else "put the options into extra"
+        raise RequestError(
+            f"connection {connection.conn_id!r}: type {connection.conn_type!r} does not use the field {unused[0]}; clear it, "
+            f"and {used}"
+        )
+    return {names[field]: value for field, value in values.items()}

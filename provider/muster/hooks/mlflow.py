@@ -1,4 +1,4 @@
-"""MlflowHook: an Airflow connection, or MLflow's own variables, as the plain configuration of an MLflow registry."""
+"""Hook of MLflow: an Airflow connection, or MLflow's own variables, as the plain configuration of a registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = ("password", "token")
 
 class MlflowHook(BaseHook):
     """
-    Says where an MLflow server is, and with which credentials it is spoken to.
+    Returns the address of an MLflow server and the credentials for it.
 
     :param mlflow_conn_id: id of a connection, of type ``http`` or any other: host (with ``https://`` or the scheme in schema),
         port, login and password; its extra may have ``token`` instead, and ``verify``, a file of certificates, or ``false``.
@@ -38,7 +38,7 @@ class MlflowHook(BaseHook):
         self.mlflow_conn_id = mlflow_conn_id
 
     def get_config(self) -> dict[str, Any]:
-        """Give the configuration for :func:`muster.registry.open_registry`; has secrets in it, which are masked in logs.
+        """Return the configuration for :func:`muster.registry.open_registry`; its secrets are masked in logs.
 
         :raises RequestError: there is no such connection, or it has no host.
         """
@@ -48,17 +48,17 @@ class MlflowHook(BaseHook):
         return {"type": "mlflow", **fields}
 
     def get_conn(self) -> MlflowServer:
-        """Give the server, by the name that Airflow's hooks have for it."""
+        """Return the server, by the name that Airflow's hooks have for it."""
         return MlflowServer.from_fields(self.get_config())
 
     def test_connection(self) -> tuple[bool, str]:
-        """Look whether the server can be reached and lets us in."""
+        """Check that the server is reachable and accepts the credentials."""
         try:
             server = self.get_conn()
             server.check()
         except MusterError as error:
             return False, str(error)
-        return True, f"{server.tracking_uri}: an MLflow server, and it lets us in"
+        return True, f"{server.tracking_uri}: an MLflow server that accepts the credentials"
 
     def _connection(self, conn_id: str) -> Connection:
         try:
@@ -86,7 +86,7 @@ def _of_connection(connection: Connection) -> dict[str, Any]:
 
 
 def _address(connection: Connection) -> str:
-    """Give the address as Airflow's HTTP hook would: the host may have the scheme, else schema has it."""
+    """Return the address as Airflow's HTTP hook would: the host may have the scheme, else schema has it."""
     host = str(connection.host)
     if "://" not in host:
         host = f"{connection.schema or ('https' if connection.conn_type == 'https' else 'http')}://{host}"

@@ -1,4 +1,4 @@
-"""Values for the ranks' secrets, from Airflow's connections and variables; masked in every log of this process."""
+"""Resolves the ranks' secrets from Airflow's connections and variables, masked in every log of this process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MISSING = (AirflowNotFoundException, AirflowRuntimeError, KeyError)
 
 
 def resolve_secrets(sources: Mapping[str, str]) -> dict[str, str]:
-    """Give the values of secrets, each named by its source.
+    """Return the values of secrets, each named by its source.
 
-    A source is ``variable:NAME``, ``connection:ID.field`` (field: password, login, host, schema or ``extra.KEY``; password if
-    none is said), or a bare name: the password of a connection of that name, else the variable.
+    A source is ``variable:NAME``, ``connection:ID.field`` (field: password, login, host, schema or ``extra.KEY``; default
+    password), or a bare name: the password of a connection of that name, else the variable.
 
-    :raises RequestError: a source that does not exist, or has no such field.
+    :raises RequestError: a source does not exist, or has no such field.
     """
     values = {name: _value(name, source) for name, source in sources.items()}
     for value in values.values():
@@ -51,9 +51,9 @@ def _variable(name: str, key: str) -> str:
         ) from error
 
 
-def _from_connection(name: str, place: str) -> str:
-    match = _FIELD.fullmatch(place)
-    conn_id, field = (match["conn"], match["field"]) if match else (place, "password")
+def _from_connection(name: str, location: str) -> str:
+    match = _FIELD.fullmatch(location)
+    conn_id, field = (match["conn"], match["field"]) if match else (location, "password")
     try:
         connection = BaseHook.get_connection(conn_id)
     except _MISSING as error:

@@ -1,4 +1,4 @@
-"""RunStoreHook: an ``aws`` connection, or the standard ``AWS_*`` variables, as access to the run store."""
+"""Hook of the run store: an ``aws`` connection, or the standard ``AWS_*`` variables, as access to the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNVERIFIED = (
 
 class RunStoreHook(BaseHook):
     """
-    Gives access to the run store.
+    Opens the run store.
 
     :param store: ``s3://bucket/prefix``
     :param aws_conn_id: id of an ``aws`` connection, whose extra may have ``endpoint_url`` for any S3-compatible store; None
@@ -39,18 +39,18 @@ class RunStoreHook(BaseHook):
         self.store = store
 
     def get_access(self) -> StoreAccess:
-        """Give endpoint and credentials. Without any in the connection, the nodes use their own role."""
-        return self.get_lent()[0]
+        """Return endpoint and credentials; without any in the connection, the nodes use their own role."""
+        return self.get_expiring_access()[0]
 
-    def get_lent(self) -> tuple[StoreAccess, datetime | None]:
-        """Give endpoint and credentials, and when those end, as far as that is known."""
+    def get_expiring_access(self) -> tuple[StoreAccess, datetime | None]:
+        """Return endpoint and credentials, and when the credentials expire; None where they don't, or the time is unknown."""
         if not self.aws_conn_id:
             return StoreAccess.from_environment(os.environ), None
         self._require_connection(self.aws_conn_id)
         hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id, client_type="s3")
         if hook.verify is False:
             self.log.warning(_UNVERIFIED, self.aws_conn_id)
-        return lent_by(hook)
+        return access_of(hook)
 
     def _require_connection(self, conn_id: str) -> None:
         try:  # the amazon provider would go on without it, with whatever credentials the worker happens to have
@@ -69,18 +69,18 @@ class RunStoreHook(BaseHook):
         return self.run_store()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Look whether the store can be reached and written to."""
+        """Check that the store is reachable and writable."""
         try:
             self.run_store().check()
         except MusterError as error:
             return False, str(error)
-        return True, f"{self.store}: reachable, and can be written to"
+        return True, f"{self.store}: reachable and writable"
 
 
-def lent_by(hook: AwsGenericHook[Any]) -> tuple[StoreAccess, datetime | None]:
-    """Take what the amazon provider knows of a connection, and when its credentials end."""
+def access_of(hook: AwsGenericHook[Any]) -> tuple[StoreAccess, datetime | None]:
+    """Return the access that the amazon provider has of a connection, and when its credentials expire."""
     connection = hook.conn_config
-    key, secret, token, ends = _credentials(hook, connection)
+    key, secret, token, expiry = _credentials(hook, connection)
     verify = connection.verify
     access = StoreAccess(
         endpoint_url=connection.get_service_endpoint_url("s3") or "",
@@ -90,7 +90,7 @@ def lent_by(hook: AwsGenericHook[Any]) -> tuple[StoreAccess, datetime | None]:
         region=connection.region_name or StoreAccess.region,
         verify=verify if isinstance(verify, str) else "",
     )
-    return access, ends
+    return access, expiry
 
 
 def _credentials(hook: AwsGenericHook[Any], connection: AwsConnectionWrapper) -> tuple[str, str, str, datetime | None]:
@@ -100,9 +100,9 @@ def _credentials(hook: AwsGenericHook[Any], connection: AwsConnectionWrapper) ->
 
 
 def _of_session(session: Any) -> tuple[str, str, str, datetime | None]:
-    """Take a session's credentials as they are now; those that botocore would renew know until when."""
-    held = session.get_credentials()
-    found = held.get_frozen_credentials()
-    for secret in filter(None, (found.secret_key, found.token)):
+    """Return a session's current credentials; those that botocore would renew have an expiry time."""
+    credentials = session.get_credentials()
+    frozen = credentials.get_frozen_credentials()
+    for secret in filter(None, (frozen.secret_key, frozen.token)):
         mask_secret(secret)
-    return found.access_key or "", found.secret_key or "", found.token or "", getattr(held, "_expiry_time", None)
+    return frozen.access_key or "", frozen.secret_key or "", frozen.token or "", getattr(credentials, "_expiry_time", None)

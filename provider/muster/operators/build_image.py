@@ -15,7 +15,7 @@ from muster.operators.job import EnvironmentParameters
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import given_parameters, requested_folder, requested_target
 from muster.request.training_job import training_job
-from muster.targets.docker.target import DockerTarget
+from muster.targets.contract import ImageBuilder
 
 # parameters that a job requires and an environment does not depend on; a script, because mpi4py is added for scripts alone
 PLACEHOLDERS = {"entry_script": "train.py", "store": "s3://none/none"}
@@ -46,19 +46,19 @@ class BuildTrainingImageOperator(EnvironmentParameters):
             ref = runner.environment(job, log=self._log_line)
             return self._build(self._open_target(), ref)
 
-    def _open_target(self) -> DockerTarget:
+    def _open_target(self) -> ImageBuilder:
         target = ComputeHook(requested_target(self)).get_target()
-        if not isinstance(target, DockerTarget):
+        if not isinstance(target, ImageBuilder):
             raise RequestError(
                 f"target {target.name!r} runs no containers and has no images; give a compute_target that is an engine"
             )
         return target
 
-    def _build(self, target: DockerTarget, ref: EnvironmentRef) -> dict[str, Any]:
+    def _build(self, target: ImageBuilder, ref: EnvironmentRef) -> dict[str, Any]:
         if ref.interpreter:
             raise RequestError(f"environment names the interpreter {ref.interpreter!r}, which is in no image; give packages")
-        image = target.images.ensure(target.engine.client, ref, target.engine.url, self._log_line)
-        self.log.info("image %s is on %s: %s", image.name, target.engine.url, image.id)
+        image = target.build_image(ref, self._log_line)
+        self.log.info("image %s is on %s: %s", image.name, image.location, image.id)
         return {"image": image.name, "digest": image.id, "lock": ref.lock}
 
     def _log_line(self, line: str) -> None:

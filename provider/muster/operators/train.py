@@ -56,7 +56,7 @@ class TrainOperator(JobOperator):
         requested = time.time()
         self._task_key = TaskKey.of(context["ti"])
         with airflow_errors(retry=self._is_retry(context)):
-            access, credentials_end = RunStoreHook(self.aws_conn_id).get_lent()
+            access, credentials_end = RunStoreHook(self.aws_conn_id).get_expiring_access()
             job = requested_job(self)
             target = self._open_target()
             planned = runner.plan(job, log=self._say)

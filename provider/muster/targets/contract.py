@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from muster.core.event import Cursor, Event
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
-from muster.core.plan import JobPlan
+from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.store_access import StoreAccess
 from muster.node.assignment import AttemptRecord
 
@@ -44,6 +44,27 @@ class Session(Protocol):
         """Yield the events of all jobs, each with the cursor after it; ends when every job has ended.
 
         The last event of a job is always ``event.END``: a job whose nodes died without a word gets one made for it.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltImage:
+    """An image that a target has: its name, its id, and where it is."""
+
+    name: str
+    id: str
+    location: str
+
+
+@runtime_checkable
+class ImageBuilder(Protocol):
+    """The capability of a target whose nodes are containers: it builds images of environments."""
+
+    def build_image(self, environment: EnvironmentRef, log: Log) -> BuiltImage:
+        """Build the image of an environment, or find it.
+
+        :raises RequestError: the image is not available; with the reason.
         """
         ...
 

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, unique
 from typing import Any
 
 from muster.core.errors import RequestError
@@ -18,12 +18,13 @@ EMPTY: tuple[Any, ...] = (None, "", (), [])
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
+@unique
 class Kind(Enum):
     """What values an option takes, and in which forms they may be written."""
 
     TEXT = "a text"
     LINES = "lines of text"
-    SECRET = "a text"
+    SECRET = "a secret text"
     PATH = "a path"  # of a file where Muster runs; in muster.toml relative to it
     INTEGER = "a whole number"
     NUMBER = "a number above 0"

@@ -19,7 +19,7 @@ from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets.claim import Claim, Found, Step, found_of, next_claim, next_step
-from muster.targets.contract import Log, Session, Submission
+from muster.targets.contract import BuiltImage, Log, Session, Submission
 from muster.targets.docker import agent_volume as docker_agent
 from muster.targets.docker import image as docker_image
 from muster.targets.docker import run_arguments as docker_arguments
@@ -80,6 +80,11 @@ class DockerTarget:
         client, where = self.engine.client, self.engine.url
         image = self.images.ensure(client, plan.environment, where, log)
         docker_agent.ensure(client, image, docker_image.python_of(plan.environment), where, log)
+
+    def build_image(self, environment: EnvironmentRef, log: Log) -> BuiltImage:
+        """Build the image of an environment, or find it on the engine."""
+        image = self.images.ensure(self.engine.client, environment, self.engine.url, log)
+        return BuiltImage(name=image.name, id=image.id, location=self.engine.url)
 
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""

@@ -15,7 +15,6 @@ OPTIONS = (
         group=HOSTS,
         example="10.0.0.11",
         standard="host",
-        per_host=True,
     ),
     Option(
         name="hosts",
@@ -56,24 +55,24 @@ OPTIONS = (
     PYTHON,
 )
 
-# of a host in `hosts`, beside those above with per_host
-_OF_ONE_HOST = (
-    Option(name="name", label="Name", help="Name in messages and records: the first word of the line.", per_host=True),
+# those that hold for every host without a value of its own
+SHARED = tuple(option for option in OPTIONS if option.per_host and option.name != "host_key")
+
+# those of one host in `hosts`
+HOST_OPTIONS = (
+    Option(name="name", label="Name", help="Name of the host in messages and records: the first word of its line."),
+    Option(name="host", label="Host", help="Address for the login. Empty: the name.", example="10.0.0.11"),
+    *(option for option in OPTIONS if option.per_host),
     Option(
         name="address",
         label="Address",
         help="Address at which other nodes reach the host for training. Empty: host.",
         example="192.168.7.11",
-        per_host=True,
     ),
     Option(
         name="spare",
         label="Spare",
         help="Whether the host is used only in place of one that is unreachable or does not fit. Empty: false.",
         kind=Kind.SWITCH,
-        per_host=True,
     ),
 )
-HOST_OPTIONS = (_OF_ONE_HOST[0], *(option for option in OPTIONS if option.per_host), *_OF_ONE_HOST[1:])
-# what holds for every host that has no value of its own
-SHARED = tuple(option for option in OPTIONS if option.per_host and option.name not in ("host", "host_key"))
