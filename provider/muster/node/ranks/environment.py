@@ -90,7 +90,7 @@ def _own_path(interpreter: str) -> str:
 
 def library_path() -> str:
     """Give the folder from which ranks import ``muster.tracking``."""
-    return str(Path(__file__).resolve().parents[2])
+    return str(Path(__file__).resolve().parents[3])
 
 
 def expand(argument: str, variables: Mapping[str, str]) -> str:
