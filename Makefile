@@ -39,7 +39,7 @@ demo: setup  ## train a model on two nodes of this machine through Airflow and r
 
 bench: setup  ## measure Muster and its peers side by side (BENCH=launch)
 	@$(BIN)/python -m benchmarks $(BENCH)
-	@$(BIN)/python scripts/readme_figures.py $(BENCH)
+	@$(BIN)/python scripts/benchmark_tables.py $(BENCH)
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	scripts/lock.sh

@@ -1,4 +1,4 @@
-"""Puts the last results of a benchmark as a table between its marks in README.md: ``readme_figures.py BENCH``."""
+"""Writes the last results of a benchmark as a table into docs/benchmarks.md: ``benchmark_tables.py BENCH``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
 
 
 def main(bench: str) -> int:
-    """Renew the table in the README, if that has a place for it."""
+    """Replace the table of a benchmark, if the page has marks for it."""
     table = render(json.loads(results(bench).read_text(encoding="utf-8")))
-    README.write_text(with_table(README.read_text(encoding="utf-8"), bench, table), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), bench, table), encoding="utf-8")
     return 0
 
 
 def results(bench: str) -> Path:
-    """Where a benchmark writes its results."""
+    """Return the file that a benchmark writes its results to."""
     return REPOSITORY / "benchmarks" / "results" / f"{bench}.json"
 
 
 def render(data: dict[str, Any]) -> str:
-    """Give the results as a table in Markdown, with the machine they were measured on."""
+    """Return the results as a table in Markdown, with the machine they were measured on."""
     machine = ", ".join(f"{name} {value}" for name, value in data["machine"].items())
     head = ["| row | unit | Muster | peer | | Muster ÷ peer | runs |", "| --- | --- | --- | --- | --- | --- | --- |"]
     brackets = ", in brackets the middle half of the runs" if any(row.get("ours_spread") for row in data["rows"]) else ""
@@ -32,7 +32,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def with_table(text: str, bench: str, table: str) -> str:
-    """Give a text with what stands between the marks of a benchmark replaced; unchanged if it has no such marks."""
+    """Return a text with the table between the marks of a benchmark replaced; unchanged without such marks."""
     start, end = f"<!-- bench:{bench} -->\n", f"<!-- /bench:{bench} -->"
     if start not in text:
         return text
