@@ -36,9 +36,9 @@ def contained(  # noqa: PLR0917
     access = docker_store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
-    extra = {"target": "docker", "base_image": base_image, "networks": docker_store.network}
+    extra = {"base_image": base_image, "networks": docker_store.network}
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
-    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_DOCKER", json.dumps({"conn_type": "muster", "extra": extra}))
+    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_DOCKER", json.dumps({"conn_type": "muster_docker", "extra": extra}))
     monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     source = tmp_path / "source"
     source.mkdir()

@@ -43,9 +43,9 @@ def clustered(  # noqa: PLR0917
     access = store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
-    extra = {"target": "slurm", "root": str(shared), "memory": "1900M", "poll_interval": "2"}
+    extra = {"root": str(shared), "memory": "1900M", "poll_interval": "2"}
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
-    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_CLUSTER", json.dumps({"conn_type": "muster", "extra": extra}))
+    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_CLUSTER", json.dumps({"conn_type": "muster_slurm", "extra": extra}))
     monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     for name, value in slurm_cluster.environment.items():
         monkeypatch.setenv(name, value)

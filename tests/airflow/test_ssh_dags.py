@@ -36,10 +36,10 @@ def racked(  # noqa: PLR0917
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
     login = {"conn_type": "ssh", "login": "root", "extra": {"private_key": rack.key_file.read_text()}}
     hosts = "\n".join(f"{host.name} host={host.address}" for host in rack.hosts)
-    extra = {"target": "ssh", "hosts": hosts, "known_hosts": rack.known_hosts, "ssh_conn_id": "rack_login", "root": ROOT}
+    extra = {"hosts": hosts, "known_hosts": rack.known_hosts, "ssh_conn_id": "rack_login", "root": ROOT}
     monkeypatch.setenv("AIRFLOW_CONN_TEST_STORE", json.dumps(aws))
     monkeypatch.setenv("AIRFLOW_CONN_RACK_LOGIN", json.dumps(login))
-    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_RACK", json.dumps({"conn_type": "muster", "extra": extra}))
+    monkeypatch.setenv("AIRFLOW_CONN_MUSTER_RACK", json.dumps({"conn_type": "muster_ssh", "extra": extra}))
     monkeypatch.setenv("MUSTER_HOME", str(frameworks.root))
     source = tmp_path / "source"
     source.mkdir()

@@ -55,6 +55,96 @@ LONG_FILES: dict[str, str] = {
     "targets/slurm/jobs.py": "the jobs of one cluster",
 }
 
+# a docstring says what happens: Return, Start, Raise, Wait, Yield …; a property "Return whether …"
+NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say", "Tell", "Whether"})
+# folders, or files of none, whose docstrings begin otherwise; to be empty
+UNCONVERTED: frozenset[str] = frozenset(
+    {
+        "cli",
+        "core",
+        "launchers",
+        "links",
+        "node/agent",
+        "node/assignment.py",
+        "node/cancel_request.py",
+        "node/host",
+        "node/mesh.py",
+        "node/preflight",
+        "node/private_files.py",
+        "node/processes.py",
+        "node/ranks",
+        "node/slurm",
+        "node/start.py",
+        "operators",
+        "packaging",
+        "registry",
+        "request",
+        "settings.py",
+        "store",
+        "targets/claim.py",
+        "targets/contract.py",
+        "targets/docker",
+        "targets/hosts",
+        "targets/job_watch.py",
+        "targets/local",
+        "targets/slurm",
+        "targets/ssh",
+        "tracking.py",
+        "triggers",
+    }
+)
+
+# files that each target and each launcher has under the same name, with the same names in them
+TEMPLATES = ("target.py", "launch.py", "session.py", "feed.py", "check.py", "options.py", "node_restart.py")
+ENTRY = "main"  # of each program
+# public names that stand for two things; to be empty
+NAMED_TWICE: frozenset[str] = frozenset(
+    {
+        "Attempt",
+        "Became",
+        "Follower",
+        "Found",
+        "Framework",
+        "Images",
+        "Jobs",
+        "Outage",
+        "Step",
+        "Stream",
+        "Unreachable",
+        "check",
+        "check_name",
+        "commit",
+        "compile_all",
+        "create",
+        "ensure",
+        "environment",
+        "exit_code",
+        "explained",
+        "find",
+        "host_name",
+        "load",
+        "locked",
+        "look",
+        "plan",
+        "read",
+        "reason",
+        "resolve",
+        "run",
+        "send",
+        "size",
+        "spelled_out",
+        "start_again",
+        "state_of",
+        "store",
+        "submit",
+        "sweep",
+        "unpack",
+        "watch",
+        "without_credentials",
+        "write_private",
+    }
+)
+
 LAUNCHER_NAMES = {"pytorch", "tensorflow", "mpi", "torchrun"}
 TARGET_NAMES = {"local", "docker", "ssh", "slurm"}
 REGISTRIES = ("launchers/__init__.py", "targets/__init__.py", "provider_info.py")
@@ -170,6 +260,31 @@ def test_every_module_says_in_one_line_what_it_owns() -> None:
         docstring = ast.get_docstring(tree)
         assert docstring, path
         assert docstring.splitlines()[0].endswith((".", ";", ":")), path
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a file as UNCONVERTED names it: of ``node/`` and ``targets/`` the one below, or the file."""
+    parts = path.split("/")
+    return "/".join(parts[:2]) if parts[0] in {"node", "targets"} else parts[0]
+
+
+def test_a_docstring_begins_with_a_verb_of_the_field() -> None:
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = (ast.get_docstring(node) or "Return").split()[0].strip(",.:;")
+                assert first not in NOT_A_VERB_OF_THE_FIELD or folder_of(path) in UNCONVERTED, (path, node.lineno)  # type: ignore[union-attr]
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in modules().items():
+        template = path.startswith("launchers/") or (path.startswith("targets/") and path.endswith(TEMPLATES))
+        for node in tree.body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append("a template" if template else path)
+    twice = {name: found for name, found in places.items() if len(set(found)) > 1}
+    assert set(twice) - {ENTRY} <= NAMED_TWICE, twice
 
 
 def test_a_long_file_has_a_reason() -> None:

@@ -78,7 +78,7 @@ class Option:
         return f"; such as {self.example}" if self.example else ""
 
 
-def parse(options: Iterable[Option], values: Mapping[str, Any], owner: str = "the target's") -> dict[str, Any]:
+def parse_options(options: Iterable[Option], values: Mapping[str, Any], owner: str = "the target's") -> dict[str, Any]:
     """Return the values of options, parsed; empty ones and those of other options are left out.
 
     :raises RequestError: a value is not of its option's kind.

@@ -33,7 +33,7 @@ from muster.targets.docker.launch import Launch, Setting, Taken
 from muster.targets.docker.options import OPTIONS
 from muster.targets.docker.session import DockerSession
 from muster.targets.docker.termination import await_birth, end, forget_older
-from muster.targets.options import parse
+from muster.targets.options import parse_options
 
 KILL_SLACK = 45.0  # seconds beyond the grace in which cancelled agents must have left
 LOOPBACK = ("localhost", "127.", "[::1]", "::1")
@@ -56,7 +56,7 @@ class DockerTarget:
 
         :raises RequestError: a value is not of its option's kind.
         """
-        values = parse(OPTIONS, fields)
+        values = parse_options(OPTIONS, fields)
         tls = {key.removeprefix("tls_"): value for key, value in values.items() if key.startswith("tls_")}
         return cls(
             engine=Engine.of(values.get("url", ""), **tls),

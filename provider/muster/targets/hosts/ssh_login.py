@@ -15,7 +15,7 @@ from muster.core.errors import RequestError
 from muster.targets.hosts.options import LOGIN
 from muster.targets.hosts.ssh_errors import HostBusy, HostKeys, error_for
 from muster.targets.hosts.ssh_shell import SshShell
-from muster.targets.options import Kind, parse
+from muster.targets.options import Kind, parse_options
 
 if TYPE_CHECKING:
     import asyncssh
@@ -57,7 +57,9 @@ class SshLogin:
         host = str(fields.get("host") or "").strip()
         if not host:
             raise RequestError(f"host {name!r} has no address; give its host")
-        values = parse((option for option in LOGIN if option.kind is not Kind.CONNECTION), fields, f"host {name or host!r}:")
+        values = parse_options(
+            (option for option in LOGIN if option.kind is not Kind.CONNECTION), fields, f"host {name or host!r}:"
+        )
         if not 0 < values.get("port", 22) < 65536:
             raise RequestError(f"host {name or host!r}: port = {values['port']} is not a port; give a number from 1 to 65535")
         values["private_key"] = restore_lines(values.get("private_key", ""))

@@ -9,7 +9,7 @@ from typing import Any
 
 from muster.core.errors import RequestError
 from muster.targets.hosts.options import LOGIN, PYTHON
-from muster.targets.options import DEFAULT_ROOT, Kind, Option, parse
+from muster.targets.options import DEFAULT_ROOT, Kind, Option, parse_options
 
 LOGIN_NODE, JOBS, RESOURCES, PROGRAM, RESTARTS = "Login node", "Jobs", "Resources", "Program", "Restarts and polling"
 
@@ -209,7 +209,7 @@ class Options:
 
         :raises RequestError: a value is not of its option's kind, or an option of sbatch is one that Muster sets.
         """
-        values = parse((option for option in OPTIONS if option.name in cls.__dataclass_fields__), fields)
+        values = parse_options((option for option in OPTIONS if option.name in cls.__dataclass_fields__), fields)
         _refuse_owned(values.get("sbatch_options", ()))
         return cls(**values)
 

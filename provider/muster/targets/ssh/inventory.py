@@ -12,7 +12,7 @@ from muster.core.plan import JobPlan
 from muster.node.host.gang_scheduler import HostCapacity
 from muster.targets.hosts.host_files import DEFAULT_PYTHON
 from muster.targets.hosts.ssh_login import SshLogin
-from muster.targets.options import DEFAULT_ROOT, parse
+from muster.targets.options import DEFAULT_ROOT, parse_options
 from muster.targets.ssh.options import HOST_OPTIONS, SHARED
 
 CONN_ID = "ssh_conn_id"
@@ -151,5 +151,5 @@ def _host(given: Mapping[str, Any], shared: Mapping[str, Any]) -> Host:
         raise RequestError(f"host {name!r}: {CONN_ID} names a connection of Airflow, which is not here; give user and key_file")
     fields.setdefault("host", name)
     login = SshLogin.from_fields(fields, name=name)
-    values = parse((option for option in HOST_OPTIONS if option.name in _OWN), fields, f"host {name!r}:")
+    values = parse_options((option for option in HOST_OPTIONS if option.name in _OWN), fields, f"host {name!r}:")
     return Host(**{"address": login.host, **values, "name": name, "login": login})
