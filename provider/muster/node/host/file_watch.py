@@ -1,4 +1,4 @@
-"""Changes: sleeps until a file grows, woken by the kernel where it tells of that, else by looking again every so often."""
+"""File watch: sleeps until a file grows, woken by the kernel (inotify), else by polling."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from muster.core.retry import Backoff
 
 MODIFY = 0x2  # of <sys/inotify.h>
-BLIND_FASTEST, BLIND_SLOWEST = 0.01, 0.15  # seconds between two looks where the kernel does not tell
+POLL_FASTEST, POLL_SLOWEST = 0.01, 0.15  # seconds between two polls where the kernel reports nothing
 
 
 class FileWatch:
-    """Watches one file. A network file system does not tell of what other machines write: there one is late by the limit."""
+    """Watches one file. A network file system reports no writes of other machines: there the watch is late by the limit."""
 
     def __init__(self, file: Path) -> None:
         self._fd = _watched(file)
-        self._backoff = Backoff(BLIND_FASTEST, BLIND_SLOWEST, factor=1.3)
+        self._backoff = Backoff(POLL_FASTEST, POLL_SLOWEST, factor=1.3)
 
     def wait(self, others: Sequence[int], limit: float) -> list[int]:
         """Sleep until the file may have grown, one of ``others`` is readable or ``limit`` seconds are over.
 
-        Gives those of the others that are readable.
+        Return those of the others that are readable.
         """
         if self._fd < 0:
             limit = min(limit, self._backoff.next())
@@ -33,13 +33,13 @@ class FileWatch:
             os.read(self._fd, 1 << 16)
         return [fd for fd in ready if fd != self._fd]
 
-    def seen(self) -> None:
-        """Say that the file had grown, so that more may come soon."""
+    def reset(self) -> None:
+        """Poll fast again, as the file has grown."""
         self._backoff.reset()
 
 
 def _watched(file: Path) -> int:
-    """Give a descriptor that is readable once the file has grown; -1 where the kernel offers none."""
+    """Return a descriptor that is readable once the file has grown; -1 where the kernel has none."""
     try:
         libc = ctypes.CDLL(None)
         fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))

@@ -33,7 +33,7 @@ def main(folder: str, offset: int) -> int:
         if not whole and not lives:
             return 1
         if whole:
-            changes.seen()
+            changes.reset()
             time.sleep(FASTEST)
         if changes.wait([LISTENER], 0.0 if whole else LIVENESS) and not os.read(LISTENER, 4096):
             return 0  # whoever started us has closed our input

@@ -1,4 +1,4 @@
-"""Background: the one event loop of this process in which all connections to hosts live, however many callers there are."""
+"""The one event loop of this process, in a thread of its own, in which all connections to hosts live."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class Background:
-    """A loop in a thread of its own; what is kept there is made once by ``once`` and shared."""
+    """An event loop in a thread; objects that live in the loop are made once by ``once`` and shared."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._things: dict[object, Any] = {}
+        self._objects: dict[object, Any] = {}
         threading.Thread(target=self.loop.run_forever, daemon=True, name="muster-hosts").start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something there and wait for it; not to be called from the loop itself."""
+        """Run ``work`` in the loop and wait for the result; must not be called from the loop itself."""
         task = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return task.result()
@@ -29,19 +29,19 @@ class Background:
             raise
 
     async def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something there, awaited from another loop."""
+        """Run ``work`` in the loop, awaited from another loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     def call(self, action: Callable[..., object], *arguments: Any) -> None:
-        """Have something called there soon."""
+        """Call ``action`` in the loop soon."""
         self.loop.call_soon_threadsafe(action, *arguments)
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """Give the thing of a key, made when it is first asked for; only in the loop."""
-        if key not in self._things:
-            self._things[key] = make()
-        thing: T = self._things[key]
-        return thing
+        """Return the object of a key, made at the first call; must be called in the loop."""
+        if key not in self._objects:
+            self._objects[key] = make()
+        made: T = self._objects[key]
+        return made
 
 
 _of_process: dict[int, Background] = {}
@@ -49,7 +49,7 @@ _making = threading.Lock()
 
 
 def background() -> Background:
-    """Give this process's own; one that has forked makes another."""
+    """Return this process's background loop; a forked process makes its own."""
     with _making:
         if os.getpid() not in _of_process:
             _of_process.clear()

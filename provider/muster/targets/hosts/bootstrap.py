@@ -1,4 +1,4 @@
-"""The first program that runs on a host, sent as text: says what is there, and puts things into place whole or not at all.
+"""The first program that runs on a host, sent as text: reports what is there, and installs files atomically.
 
 ``look ROOT NAME…`` prints JSON; ``unpack ROOT NAME [compile]`` takes a tar into a folder; ``store ROOT NAME SIZE`` a file;
 ``write FOLDER`` takes a tar into a folder that may be there. Names are paths below ROOT, which may begin with ``~``.
@@ -15,7 +15,7 @@ TAR_END = b"\0" * 1024
 
 
 def main(arguments: list) -> int:  # type: ignore[type-arg]
-    """Do one thing; 3 if this Python is too old."""
+    """Run one command; return 3 if this Python is too old."""
     if sys.version_info[:2] < OLDEST:
         sys.stderr.write("Python " + sys.version.split()[0] + " (" + sys.executable + ") is too old: 3.10 is the oldest\n")
         return 3
@@ -46,7 +46,7 @@ def look(root: str, *names: str) -> int:
 
 
 def boot() -> str:
-    """Give the id of this boot of the host, "" if its kernel tells none."""
+    """Return the id of this boot of the host, "" if the kernel has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -55,14 +55,14 @@ def boot() -> str:
 
 
 def is_there(path: str) -> bool:
-    """Whether something is there whole; an environment is when its mark is."""
+    """Return whether a file or folder is complete; an environment is complete when its mark exists."""
     if os.path.basename(os.path.dirname(path)) == "environments":
         return os.path.exists(os.path.join(path, READY)) and os.path.exists(os.path.join(path, "bin", "python"))
     return os.path.exists(path)
 
 
 def unpack(root: str, name: str, then: str = "") -> int:
-    """Take a tar from the standard input into a new folder, which gets its name when it is whole."""
+    """Unpack a tar from the standard input into a new folder, which gets its name when it is complete."""
     import shutil
 
     home = os.path.join(absolute(root), name)
@@ -72,14 +72,14 @@ def unpack(root: str, name: str, then: str = "") -> int:
         extract(scratch)
         if then == "compile":
             compile_all(scratch)
-        settle(scratch, home)
+        publish(scratch, home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0
 
 
 def store(root: str, name: str, size: str) -> int:
-    """Take a file of so many bytes from the standard input; an input that is cut off looks like one that has ended."""
+    """Write a file of so many bytes from the standard input; an input that is cut off looks like one that has ended."""
     import shutil
 
     home = os.path.join(absolute(root), name)
@@ -87,9 +87,9 @@ def store(root: str, name: str, size: str) -> int:
     try:
         with open(scratch, "xb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        came = os.path.getsize(scratch)
-        if came != int(size):
-            sys.stderr.write("it was cut off: " + str(came) + " of " + size + " bytes came\n")
+        received = os.path.getsize(scratch)
+        if received != int(size):
+            sys.stderr.write("it was cut off: " + str(received) + " of " + size + " bytes came\n")
             return CUT_OFF
         os.replace(scratch, home)
     finally:
@@ -99,7 +99,7 @@ def store(root: str, name: str, size: str) -> int:
 
 
 def write(folder: str) -> int:
-    """Take a tar into a folder that may be there already."""
+    """Unpack a tar from the standard input into a folder that may exist."""
     folder = absolute(folder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     extract(folder)
@@ -107,12 +107,12 @@ def write(folder: str) -> int:
 
 
 def absolute(path: str) -> str:
-    """Give a path with the user's home in it."""
+    """Return an absolute path; ``~`` is the user's home."""
     return os.path.abspath(os.path.expanduser(path))
 
 
 def scratch_of(home: str) -> str:
-    """Give a name beside the final one that nobody else has."""
+    """Return a unique name beside the final one."""
     os.makedirs(os.path.dirname(home), mode=0o700, exist_ok=True)
     return os.path.join(os.path.dirname(home), ".new-" + os.path.basename(home) + "-" + os.urandom(6).hex())
 
@@ -133,29 +133,29 @@ def extract(folder: str) -> None:
 
 
 class Tailed:
-    """A stream that knows the last bytes it gave."""
+    """A stream that keeps the last bytes that were read."""
 
     def __init__(self, source) -> None:  # type: ignore[no-untyped-def]
         self._source = source
         self.tail = b""
 
     def read(self, size: int) -> bytes:
-        """Read on."""
+        """Return the next bytes."""
         data = bytes(self._source.read(size))
         self.tail = (self.tail + data)[-len(TAR_END) :]
         return data
 
 
 def compile_all(folder: str) -> None:
-    """Compile what will be imported many times."""
+    """Compile modules that will be imported many times."""
     import compileall
     import py_compile
 
     compileall.compile_dir(folder, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 
-def settle(scratch: str, home: str) -> None:
-    """Give the finished folder its name; whoever was first wins."""
+def publish(scratch: str, home: str) -> None:
+    """Rename the finished folder to its name; the first process wins."""
     try:
         os.rename(scratch, home)
     except OSError:

@@ -1,4 +1,4 @@
-"""What every host keeps for many jobs: the agent with its libraries, packed code, environments; sent once, found by digest."""
+"""The cache of a host for many jobs: the agent with its libraries, packed code, environments; sent once, found by digest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ shutil.rmtree(packages, ignore_errors=True)
 
 
 async def ensure_agent(shell: Shell, root: str, python: str = DEFAULT_PYTHON) -> str:
-    """Find or put the agent with its libraries on a host; gives the path of its ``start.py``.
+    """Find or install the agent with its libraries on a host; return the path of its ``start.py``.
 
     :raises RequestError: the host has no Python that could run it.
     """
@@ -57,14 +57,14 @@ async def ensure_agent(shell: Shell, root: str, python: str = DEFAULT_PYTHON) ->
 
 
 def agent_name() -> str:
-    """Give the folder of this release's agent below a host's root."""
+    """Return the folder of this release's agent below a host's root."""
     from muster.packaging import agent_pack
 
     return "agents/" + agent_pack.agent_digest({**agent_pack.agent_files(), **agent_pack.library_versions()})
 
 
 async def put_agent(shell: Shell, seen: HostInfo) -> None:
-    """Put the agent on a host that was asked for it, unless it is there."""
+    """Install the agent on an inspected host, unless it is there."""
     from muster.packaging import agent_pack
 
     if agent_name() in seen.have:
@@ -75,7 +75,7 @@ async def put_agent(shell: Shell, seen: HostInfo) -> None:
 
 
 async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = DEFAULT_PYTHON) -> str:
-    """Find or put packed code on a host, named by its digest; gives its path there."""
+    """Find or send packed code to a host, named by its digest; return its path there."""
     name = f"snapshots/{archive.name}"
     seen = await host_files.look(shell, root, python, name)
     if name not in seen.have:
@@ -84,18 +84,18 @@ async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = D
 
 
 async def put_archive(shell: Shell, seen: HostInfo, name: str, archive: Path) -> None:
-    """Put packed code on a host, whole."""
+    """Send packed code to a host."""
     size = await asyncio.to_thread(os.path.getsize, archive)
     await host_files.store(shell, seen.python, seen.root, name, size, host_files.pieces_of(archive))
 
 
 async def ensure_environment(shell: Shell, root: str, python: str, ref: EnvironmentRef, log: Log) -> str:
-    """Find or build an environment on a host; gives its interpreter there.
+    """Find or build an environment on a host; return its interpreter there.
 
     Its packages are downloaded on this machine, with pip's settings here, so that the host needs neither an index nor
     credentials for one.
 
-    :raises EnvironmentUnsolvable: a package can't be had or installed.
+    :raises EnvironmentUnsolvable: a package is not available or can't be installed.
     :raises RequestError: the host has no Python of the version that the lock is made for.
     """
     if ref.interpreter:
@@ -110,7 +110,7 @@ async def ensure_environment(shell: Shell, root: str, python: str, ref: Environm
 
 
 def environment_name(ref: EnvironmentRef) -> str:
-    """Give the folder of an environment below a host's root, "" if the host's own Python is all that is wanted."""
+    """Return the folder of an environment below a host's root, "" if the host's own Python is enough."""
     return f"environments/{ref.digest.removeprefix('sha256:')[:16]}" if ref.digest else ""
 
 
@@ -130,7 +130,7 @@ async def _build(shell: Shell, seen: HostInfo, name: str, ref: EnvironmentRef, l
 
 
 async def _python_for(shell: Shell, seen: HostInfo, version: str) -> str:
-    """Give a Python of the host that has the version which the lock was made for."""
+    """Return a Python of the host that has the version which the lock was made for."""
     if version in ("", seen.version):
         return seen.python
     code = "import sys; sys.stdout.write('%d.%d' % sys.version_info[:2])"
@@ -158,7 +158,7 @@ async def _download(folder: Path, seen: HostInfo, ref: EnvironmentRef, log: Log)
 
 
 def _packed(folder: Path) -> Iterator[bytes]:
-    """Yield the tar of a folder, without ever having it whole."""
+    """Yield the tar of a folder in pieces."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         info = tarfile.TarInfo(str(file.relative_to(folder)))
         info.size, info.mode = file.stat().st_size, 0o644

@@ -102,7 +102,7 @@ class HostConnection:
         self.lost_since = 0.0  # by time.monotonic(); 0 while connected or not needed
         self._shell: PersistentShell | None = None
         self._connecting = asyncio.Lock()
-        self._reentry = ReconnectPolicy()
+        self._reconnect = ReconnectPolicy()
         self._seen: HostInfo | None = None
         self._heard = 0.0
         self._busy = 0
@@ -125,7 +125,7 @@ class HostConnection:
         async with self._connecting:
             if self._shell is None or self._shell.lost:
                 self._shell = None
-                self._shell = await self._reentry.through(self.host.login.open())
+                self._shell = await self._reconnect.login(self.host.login.open())
             self._close_when_idle()
             return self._shell
 

@@ -1,4 +1,4 @@
-"""Ground: what is on a host before any job runs there, and how things get there once, found again by their digests."""
+"""Inspects a host, and installs files there, before any job runs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from muster.core.errors import RequestError, TargetError
 from muster.targets.hosts.shell import CommandResult, Shell, send
 
 PIECE = 1 << 20
-LOOK_TIME = 60.0  # seconds for a host to say what it has
+LOOK_TIME = 60.0  # seconds for a host to report what it has
 DEFAULT_PYTHON = "python3"
 TOO_OLD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostInfo:
-    """What a host says of itself. ``root`` and ``python`` are absolute; ``version`` as ``3.11``; ``glibc`` the minor version,
-    0 for another C library; ``boot`` the id of this boot; ``have`` those of the names asked for that are there.
+    """What a host reports of itself. ``root`` and ``python`` are absolute paths; ``version`` as ``3.11``; ``glibc`` the minor
+    version, 0 for another C library; ``boot`` the id of this boot; ``have`` those of the requested names that exist.
     """
 
     root: str
@@ -36,7 +36,7 @@ class HostInfo:
 
 
 async def look(shell: Shell, root: str, python: str, *names: str) -> HostInfo:
-    """Ask a host what it is and which of the names below ``root`` are there.
+    """Ask a host for its info, and which of the names below ``root`` exist.
 
     :raises RequestError: it has no usable Python, or ``root`` can't be written.
     """
@@ -48,9 +48,9 @@ async def look(shell: Shell, root: str, python: str, *names: str) -> HostInfo:
 
 
 def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
-    """Give what a command of ours answered: JSON, in the last line.
+    """Return the JSON that a command of ours printed in its last line.
 
-    :raises TargetError: it is none.
+    :raises TargetError: the line is no JSON.
     """
     try:
         data: dict[str, Any] = json.loads(done.out.splitlines()[-1])
@@ -63,7 +63,7 @@ def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
 
 
 async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterable[bytes], *, compiled: bool = False) -> None:
-    """Put a tar into the new folder ``name``."""
+    """Unpack a tar into the new folder ``name``."""
     argv = _argv(python, "unpack", root, name, *(["compile"] if compiled else []))
     _check(await send(shell, argv, pieces), shell.where, f"putting {name} into place", python)
 
@@ -71,7 +71,7 @@ async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterab
 async def store(  # noqa: PLR0917
     shell: Shell, python: str, root: str, name: str, size: int, content: Iterable[bytes] | AsyncIterable[bytes]
 ) -> None:
-    """Put a file of ``size`` bytes to ``name``; one that comes cut off, whoever was cut off, is put nowhere."""
+    """Send a file of ``size`` bytes to ``name``; a file that arrives incomplete is discarded."""
     _check(await send(shell, _argv(python, "store", root, name, str(size)), content), shell.where, f"sending {name}", python)
 
 
@@ -82,7 +82,7 @@ async def write_files(shell: Shell, folder: str, files: Mapping[str, tuple[bytes
 
 
 def tar_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """Give the tar of files, each content with its mode."""
+    """Return the tar of files, each content with its mode."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, (content, mode) in files.items():
@@ -93,7 +93,7 @@ def tar_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
 
 
 def files_of(packed: bytes) -> dict[str, tuple[bytes, int]]:
-    """Give the files of a tar, each content with its mode."""
+    """Return the files of a tar, each content with its mode."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
@@ -104,14 +104,14 @@ def files_of(packed: bytes) -> dict[str, tuple[bytes, int]]:
 
 
 def pieces_of(file: Path) -> Iterator[bytes]:
-    """Yield a file's content."""
+    """Yield a file's content in pieces."""
     with file.open("rb") as content:
         while piece := content.read(PIECE):
             yield piece
 
 
 def refusal(done: CommandResult, where: str, what: str, python: str) -> TargetError | RequestError:
-    """Give the error for a command of ours that failed on a host."""
+    """Return the error for a command of ours that failed on a host."""
     said = done.said
     if done.code in (126, 127):
         return RequestError(

@@ -1,4 +1,4 @@
-"""Re-entry: a host that has let us in before and now has no name, or refuses us, is away, which is no wrong request."""
+"""Treats a login failure on a host that worked before as an outage, not as a wrong request."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from muster.core.errors import MusterError
 from muster.targets.hosts.ssh_errors import LoginRefused, UnknownHost, Unreachable
 
 T = TypeVar("T")
-PATIENCE = 600.0  # seconds in which a login that was good may be refused: a directory of users that is away, an update
+REFUSAL_TIME = 600.0  # seconds in which a login that worked may be refused: the directory of users is down, or updated
 
 
 class ReconnectPolicy:
-    """What is remembered of one host's logins, as long as this process lives."""
+    """The history of one host's logins in this process."""
 
     def __init__(self) -> None:
-        self._was_in = False
+        self._worked = False
         self._refused_since = 0.0
 
-    async def through(self, opening: Awaitable[T]) -> T:
+    async def login(self, opening: Awaitable[T]) -> T:
         """Await a login.
 
-        :raises Unreachable: what is wrong was right before, and may be again.
+        :raises Unreachable: a login that worked before has failed, and may work again.
         """
         try:
             opened = await opening
         except (UnknownHost, LoginRefused) as error:
-            raise self._meaning(error) from error
-        self._was_in, self._refused_since = True, 0.0
+            raise self._error(error) from error
+        self._worked, self._refused_since = True, 0.0
         return opened
 
-    def _meaning(self, error: UnknownHost | LoginRefused) -> MusterError:
+    def _error(self, error: UnknownHost | LoginRefused) -> MusterError:
         now = time.monotonic()
         self._refused_since = self._refused_since or now
-        lasts = isinstance(error, LoginRefused) and now > self._refused_since + PATIENCE
-        return error if lasts or not self._was_in else Unreachable(f"{error} (it was right before, and is tried again)")
+        lasts = isinstance(error, LoginRefused) and now > self._refused_since + REFUSAL_TIME
+        return error if lasts or not self._worked else Unreachable(f"{error} (it was right before, and is tried again)")

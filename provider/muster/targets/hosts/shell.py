@@ -1,4 +1,4 @@
-"""Shell: how a target runs commands on a machine; argv in, exit status and bytes out. Here: this machine."""
+"""Shell: runs commands on a machine; argv in, exit status and bytes out. :class:`LocalShell` is this machine's."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CHUNK = 1 << 18  # bytes written to a stream before we look whether the other en
 
 
 class ConnectionLost(TargetError):
-    """The connection to a machine was lost; what was being done there may or may not have been done."""
+    """The connection to a machine was lost; the command may or may not have run."""
 
 
 class CommandTimeout(TargetError):
-    """A command did not end within its limit; it has been left alone or ended."""
+    """A command did not end within its limit; it may still run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """How a command ended; ``code`` is 128 + signal where one ended it."""
+    """Result of a command; ``code`` is 128 + signal if a signal ended it."""
 
     code: int
     out: bytes
@@ -34,17 +34,17 @@ class CommandResult:
 
     @property
     def said(self) -> str:
-        """Give what it said on the way, in one line, for a message."""
+        """Return the end of the command's stderr (else stdout) in one line, for an error."""
         return " ".join((self.err or self.out).decode(errors="replace").split())[-500:]
 
 
 class Stream(Protocol):
-    """A command that runs, with its standard input and output."""
+    """A running command with its standard input and output."""
 
     async def write(self, data: bytes) -> None:
         """Send to the command's input; waits while it does not keep up.
 
-        :raises Lost: nobody takes it any more.
+        :raises Lost: the command reads no more.
         """
         ...
 
@@ -53,15 +53,15 @@ class Stream(Protocol):
         ...
 
     async def read(self, size: int) -> bytes:
-        """Give at most ``size`` bytes of output as they come; b"" at its end, also when the connection is lost."""
+        """Return at most ``size`` bytes of output as they come; b"" at its end, also when the connection is lost."""
         ...
 
     async def close(self) -> None:
-        """Close both directions; a command that does not end by itself is ended."""
+        """Close both directions, and end a command that does not end by itself."""
         ...
 
     async def wait(self) -> CommandResult:
-        """Wait for the command's end; gives its exit status and what it said on its standard error."""
+        """Wait for the command's end; return its exit status and its stderr."""
         ...
 
 
@@ -80,25 +80,25 @@ class Shell(Protocol):
         ...
 
     async def open(self, argv: Sequence[str]) -> Stream:
-        """Start a command and give its streams.
+        """Start a command; return its streams.
 
         :raises Lost: the connection is gone.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of the machine; commands that detached themselves go on."""
+        """Release the machine; detached commands go on."""
         ...
 
 
 async def send(shell: Shell, argv: Sequence[str], pieces: Iterable[bytes] | AsyncIterable[bytes]) -> CommandResult:
-    """Run a command that is fed more than is kept in memory."""
+    """Run a command whose input is sent in pieces."""
     stream = await shell.open(argv)
     try:
         async for piece in _each(pieces):
             try:
                 await stream.write(piece)
-            except ConnectionLost:  # it says itself why it would not read on
+            except ConnectionLost:  # its exit status explains why it does not read on
                 break
         await stream.end()
         out = b""
@@ -144,7 +144,7 @@ class LocalShell:
         return LocalStream(await _spawn(argv, self.where), self.where)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing: this machine needs no connection."""
 
 
 class LocalStream:
@@ -173,7 +173,7 @@ class LocalStream:
             await self._in.wait_closed()
 
     async def read(self, size: int) -> bytes:
-        """Read what there is."""
+        """Return what there is."""
         return await self._out.read(size)
 
     async def close(self) -> None:
@@ -204,6 +204,6 @@ def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def exit_code(returncode: int | None) -> int:
-    """Give 128 + signal for one that a signal ended, 255 for one that nobody knows."""
+    """Return the exit code of a command: 128 + signal if a signal ended it, 255 if it is unknown."""
     code = 255 if returncode is None else returncode
     return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a host: SSH's and the system's errors as Muster's own, each with the host and the remedy."""
+"""Errors of connections to hosts: SSH's and the system's errors as Muster's own, each with the host and the remedy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class Unreachable(TargetError):
-    """A host does not answer now; it may later."""
+    """A host is unreachable now; it may answer later."""
 
 
 class HostBusy(Unreachable):
-    """A host's sshd hung up before the login; it does so when too many log in at once."""
+    """A host's sshd hung up before the login, as it does when too many clients log in at once."""
 
 
 class UnknownHost(RequestError):
@@ -35,7 +35,7 @@ class LoginRefused(RequestError):
 
 @dataclass(frozen=True, kw_only=True)
 class HostKeys:
-    """What a host showed and what was expected, as ``ssh-ed25519 SHA256:…``; ``source`` says where the expected ones stand."""
+    """The key that a host showed and the expected ones, as ``ssh-ed25519 SHA256:…``; ``source``: where those stand."""
 
     shown: str = ""
     expected: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class HostKeys:
 
 
 class BadHosts(Exception):
-    """Hosts that could not be used, each with its error."""
+    """Hosts that can't be used, each with its error."""
 
     def __init__(self, hosts: dict[str, MusterError]) -> None:
         super().__init__(", ".join(hosts))
@@ -51,9 +51,9 @@ class BadHosts(Exception):
 
 
 async def gather_hosts(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do something on every host.
+    """Await the work on all hosts; return the results in order.
 
-    :raises Bad: it failed on some, all of which are named.
+    :raises BadHosts: the work failed on some hosts, all of which are named.
     """
     results = await asyncio.gather(*work, return_exceptions=True)
     bad = {host: result for host, result in zip(hosts, results, strict=True) if isinstance(result, MusterError)}
@@ -66,7 +66,7 @@ async def gather_hosts(hosts: Iterable[str], work: Iterable[Coroutine[Any, Any, 
 
 
 def error_for(error: Exception, where: str, user: str, keys: HostKeys) -> MusterError:
-    """Give the error for a connection that could not be made to ``where``."""
+    """Return the error for a connection to ``where`` that could not be made."""
     import asyncssh
 
     if isinstance(error, MusterError):
@@ -86,7 +86,7 @@ def error_for(error: Exception, where: str, user: str, keys: HostKeys) -> Muster
 
 
 def connection_lost(reason: object, where: str) -> ConnectionLost:
-    """Give the error for a connection that was there and broke."""
+    """Return the error for a connection that broke."""
     return ConnectionLost(f"the connection to host {where} was lost: {_reason(reason)}")
 
 
@@ -129,7 +129,7 @@ def _of_system(error: Exception, where: str) -> MusterError:
 
 
 def _of_name(error: socket.gaierror, where: str) -> MusterError:
-    """Give the error for a name: there is none like it, or whoever knows names does not answer now."""
+    """Return the error for a name that does not exist, or that can't be resolved now."""
     if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
         return UnknownHost(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
     return Unreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONNECT_TIME = 20.0  # seconds for connection and login
 KEEPALIVE = 10.0  # seconds between two signs of life of the connection
 KEEPALIVES_MISSED = 3  # in a row, after which it counts as lost
-TRIES, FIRST_PAUSE = 5, 0.3  # to log in where sshd hangs up at once, and seconds between the first two
+TRIES, FIRST_PAUSE = 5, 0.3  # logins where sshd hangs up at once, and seconds between the first two
 DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts"
 _KEY_ON_ONE_LINE = re.compile(r"(-----BEGIN [A-Z ]+-----)([A-Za-z0-9+/= ]+)(-----END [A-Z ]+-----)")
 
@@ -67,7 +67,7 @@ class SshLogin:
 
     @property
     def where(self) -> str:
-        """What the host is called in messages."""
+        """Return the host's name and address for messages."""
         address = self.host if self.port == 22 else f"{self.host}:{self.port}"
         return self.name if self.name in ("", self.host) and self.port == 22 else f"{self.name or self.host} ({address})"
 
@@ -109,7 +109,7 @@ class SshLogin:
         return SshShell(connection, self.where)
 
     def _who(self) -> dict[str, Any]:
-        """Give user and credentials as asyncssh wants them."""
+        """Return user and credentials as asyncssh's arguments."""
         import asyncssh
 
         who: dict[str, Any] = {"username": self.user} if self.user else {}
@@ -133,7 +133,7 @@ class SshLogin:
         return "the connection's known_hosts" if self.known_hosts else self.known_hosts_file or DEFAULT_KNOWN_HOSTS
 
     def _known(self) -> asyncssh.SSHKnownHosts | None:
-        """Give the host keys that count; None where any does.
+        """Return the trusted host keys; None where any key is trusted.
 
         :raises RequestError: they can't be read.
         """
@@ -179,14 +179,14 @@ def restore_lines(private_key: str) -> str:
 
 
 def _quieten() -> None:
-    """Keep asyncssh from telling of every command, unless somebody wants it to."""
+    """Keep asyncssh from logging every command, unless somebody has set its level."""
     logger = logging.getLogger("asyncssh")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.WARNING)
 
 
 def _witness(shown: list[str]) -> asyncssh.SSHClient:
-    """Give a client that notes the key of a host which is not trusted, to name it; it never trusts it."""
+    """Return a client that records the key of an untrusted host, for the error; it never trusts the key."""
     import asyncssh
 
     class Witness(asyncssh.SSHClient):

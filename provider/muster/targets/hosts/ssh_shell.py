@@ -28,7 +28,7 @@ class SshShell:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is gone."""
+        """Return whether the connection is gone."""
         return self._connection.is_closed()
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
@@ -63,8 +63,8 @@ class SshShell:
         with contextlib.suppress(*breaks()):
             await asyncio.wait_for(self._connection.wait_closed(), 5.0)
 
-    def freed(self) -> None:
-        """Note that a stream has been closed."""
+    def release_channel(self) -> None:
+        """Release the channel of a closed stream."""
         self._channels.release()
 
     async def _start(self, argv: Sequence[str]) -> asyncssh.SSHClientProcess[bytes]:
@@ -85,7 +85,7 @@ class SshShell:
 
 
 class SshStream:
-    """A command at the other end; its standard error is kept, the last of it."""
+    """A command at the other end; the last bytes of its stderr are kept."""
 
     def __init__(self, process: asyncssh.SSHClientProcess[bytes], shell: SshShell) -> None:
         self._process = process
@@ -127,7 +127,7 @@ class SshStream:
             self._errors.cancel()
             await asyncio.gather(self._errors, return_exceptions=True)
         finally:
-            self._shell.freed()
+            self._shell.release_channel()
 
     async def wait(self) -> CommandResult:
         """Wait for its end."""
@@ -138,18 +138,18 @@ class SshStream:
 
 
 async def _tail(reader: Any, most: int = 65536) -> bytes:
-    """Read to the end; gives the last of it."""
+    """Read to the end; return the last bytes."""
     kept = b""
     try:
         while data := await reader.read(most):
             kept = (kept + data)[-most:]
-    except Exception:  # the connection's loss is told by whoever waits for it
+    except Exception:  # a lost connection is reported by the command's wait
         return kept
     return kept
 
 
 def breaks() -> tuple[type[Exception], ...]:
-    """Give what is raised when a connection breaks."""
+    """Return the exceptions that a broken connection raises."""
     import asyncssh
 
     return (asyncssh.Error, OSError, TimeoutError)

@@ -25,7 +25,7 @@ SCRIPT = """#!/bin/bash
 
 
 def comment_of(claim: Claim) -> str:
-    """Give the comment of the batch job that was submitted for a claim."""
+    """Return the comment of the batch job that was submitted for a claim."""
     return f"muster:{claim.id.marker}"
 
 
@@ -43,11 +43,11 @@ class Batch:
 
     @property
     def comment(self) -> str:
-        """What the job is found again by, with its name."""
+        """Return the comment by which, with its name, the job is found again."""
         return comment_of(self.claim)
 
     def argv(self) -> list[str]:
-        """Give sbatch with its arguments, but for the script."""
+        """Return sbatch with its arguments, but for the script."""
         claim, options = self.claim, self.options
         own = [f"--job-name={claim.job_id}", f"--comment={self.comment}", f"--chdir={self.paths.root}"]
         own += [f"--output={self.paths.output}", "--open-mode=append", "--export=ALL", "--parsable"]
@@ -56,7 +56,7 @@ class Batch:
         return [options.command("sbatch"), *own, *self._asked(), *options.sbatch_options]
 
     def _asked(self) -> Iterator[str]:
-        """Give what the connection and the plan ask of Slurm."""
+        """Yield the options that the connection and the plan ask for."""
         options, needs = self.options, self.plan.needs
         named = ("partition", "qos", "account", "constraint", "nodelist", "exclude")
         yield from (f"--{name}={getattr(options, name)}" for name in named if getattr(options, name))
@@ -71,14 +71,14 @@ class Batch:
             yield "--no-kill"
 
     def _cpus(self) -> int:
-        """Give the CPUs of a node's task: those asked for, else one for each rank."""
+        """Return the CPUs of a node's task: those asked for, else one for each rank."""
         if self.commit:
             return 1
         asked = self.options.cpus_per_task or math.ceil(self.plan.needs.cpus)
         return asked or max(1, *(len(node.ranks) for node in self.plan.nodes))
 
     def script(self) -> str:
-        """Give the script; it holds no secret."""
+        """Return the script; it holds no secret."""
         before = "\n".join(self._before())
         return SCRIPT.format(marker=self.claim.id.marker, before=before, srun=shlex.join(self._srun()))
 
@@ -91,7 +91,7 @@ class Batch:
             yield self.options.prologue
 
     def _srun(self) -> list[str]:
-        """Give the step: one task on every node, which none of the others ends."""
+        """Return srun's command: one task on every node, which outlives the others."""
         nodes = str(self.claim.nodes)
         own = ["--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node=1", f"--cpus-per-task={self._cpus()}", "--export=ALL"]
         own += ["--mpi=none", "--wait=0", "--kill-on-bad-exit=0", "--input=none", "--unbuffered"]

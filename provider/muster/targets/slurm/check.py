@@ -1,4 +1,4 @@
-"""What `check` says of a cluster: its login node, the shared folder, Slurm's commands, the partition and its nodes and GPUs."""
+"""Checks of a Slurm cluster: login node, shared folder, Slurm's commands, the partition with its nodes and GPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UP = ("idle", "mixed", "allocated", "completing", "planned")
 
 
 async def check(cluster: Cluster) -> tuple[Finding, ...]:
-    """Look at a cluster; what can't be looked at is a finding as well."""
+    """Check a cluster; what can't be checked is a finding as well."""
     try:
         seen = await cluster.connection.inspect()
     except MusterError as error:
@@ -33,7 +33,7 @@ async def check(cluster: Cluster) -> tuple[Finding, ...]:
 
 
 async def check_mounts(cluster: Cluster, mounts: tuple[Mount, ...], target: str) -> None:
-    """Refuse folders that can't be given to the nodes, as far as the login node can tell.
+    """Refuse folders that the nodes can't have, as far as the login node knows.
 
     :raises RequestError: one that is to have another name on the nodes, or that there is not.
     """

@@ -28,13 +28,13 @@ class ThisMachine:
     """A login that needs none."""
 
     async def open(self) -> OwnShell:
-        """Give this machine's shell."""
+        """Return this machine's shell."""
         return OwnShell(where="the login node (this machine)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoginNode:
-    """Where Slurm's commands are called. ``root`` is a folder that login and compute nodes share; ``python`` is on all."""
+    """The machine on which Slurm's commands run. ``root``: a folder shared with the compute nodes; ``python`` is on all."""
 
     login: ShellFactory
     name: str = LOCAL

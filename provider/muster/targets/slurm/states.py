@@ -108,12 +108,12 @@ HOPELESS: Mapping[str, str] = MappingProxyType(
 
 
 def state_of(name: str) -> JobState:
-    """Give what a state means; one that is not in the table counts as running, so that nothing is given up for a new word."""
+    """Return what a state means; an unknown state counts as running, so that no job is given up for a new word."""
     return STATES.get(name.partition(" ")[0].rstrip("+"), RUNS)
 
 
 def waiting_for(reason: str) -> str:
-    """Give in words what a job waits for."""
+    """Return in words what a job waits for."""
     plain = reason.strip("()") or "None"
     known = WAITING.get(plain) or WAITING.get(plain.partition(",")[0])
     return f"{known} ({plain})" if known else plain

@@ -1,1 +1,1 @@
-"""SSH hosts: one connection and one hub per host, a queue at the first of them."""
+"""SSH hosts as a target: one connection and one log streamer per host, a queue on the first host."""

@@ -1,4 +1,4 @@
-"""What is looked at before a target of hosts is relied on: every host by itself, all at once."""
+"""Checks of a target of SSH hosts: login, clock, Python, disk and GPUs of every host, all hosts at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster.targets.ssh.inventory import Host, Inventory
 
 
 async def check(inventory: Inventory) -> tuple[Finding, ...]:
-    """Look at every host, over connections of its own, so that what has changed since the last one is seen."""
+    """Check every host over a new connection, so that changes since the last connection are seen."""
     return tuple(chain.from_iterable(await asyncio.gather(*(_check(host) for host in inventory.hosts))))
 
 

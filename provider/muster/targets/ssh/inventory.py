@@ -72,7 +72,7 @@ class Inventory:
         return tuple(host.capacity for host in self.hosts)
 
     def host(self, name: str) -> Host:
-        """Give a host by its name.
+        """Return a host by its name.
 
         :raises RequestError: the inventory has none of that name (any more).
         """
@@ -100,7 +100,7 @@ class Inventory:
 
 
 def slots_of(plan: JobPlan) -> int:
-    """Give how many processes the fullest node of a plan has."""
+    """Return the number of processes of the fullest node of a plan."""
     return max(len(node.ranks) for node in plan.nodes)
 
 
@@ -118,7 +118,7 @@ def listed_hosts(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def given_hosts(hosts: object) -> list[dict[str, Any]]:
-    """Give the hosts as fields, however they were written: lines of text, or a list of lines or mappings.
+    """Return the hosts as fields; they may be written as lines of text, or as a list of lines or mappings.
 
     :raises RequestError: they can't be read.
     """

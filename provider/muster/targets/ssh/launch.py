@@ -1,4 +1,4 @@
-"""Launch: an attempt whose turn has come is laid out on the hosts it holds, all made ready before any agent starts."""
+"""Launches a granted attempt on its hosts; all hosts are prepared before any agent starts."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from muster.targets.ssh.end_events import unplaced
 from muster.targets.ssh.launch_bundle import BUNDLE, Attempt, Files, LaunchBundle, PreparedHost
 from muster.targets.ssh.queue_client import QueueClient
 
-START_TIME = 300.0  # seconds for unpacking the code and starting an agent
-OVER_SLACK = 900.0  # seconds beyond all limits of a run after which no agent lives, however its last words and clocks go
+START_TIME = 300.0  # seconds to unpack the code and start an agent
+OVER_SLACK = 900.0  # seconds beyond all limits of a run after which no agent is alive, whatever the clocks show
 Connections = Callable[[str], HostConnection]
 
 
 class LeaseLost(Exception):
-    """Somebody else launches the attempt, or it has left the queue."""
+    """Another launcher has the lease, or the attempt has left the queue."""
 
 
 class LaunchUncertain(TargetError):
-    """A launch was broken off, and a host that can't be asked may have an agent; what is held is kept until it can be."""
+    """A launch was broken off, and a host that is unreachable may have an agent; allocations are kept until it answers."""
 
 
 class Launch:
-    """One try to launch an attempt; ``links`` gives the link of a host, ``files`` the parcel if it is at hand."""
+    """One launch of an attempt; ``connections`` returns a host's connection, ``files``: the launch bundle if at hand."""
 
     def __init__(self, queue: QueueClient, connections: Connections, log: Log, files: Files | None = None) -> None:
         self._files = files
@@ -56,12 +56,12 @@ class Launch:
         self._begun: tuple[Allocation, ...] = ()  # where this launch or an earlier one may have started agents
 
     async def run(self, entry: QueueEntry) -> QueueEntry | None:
-        """Launch; gives the entry as it then is: launched, or waiting again because a host could not be used.
+        """Launch the attempt; return its entry: launched, or waiting again because a host could not be used.
 
-        None if somebody else is at it, or it has left the queue.
+        Return None if another launcher has the lease, or the attempt has left the queue.
 
-        :raises Unsettled: it was broken off; whoever watches tries again when our lease has run out.
-        :raises MusterError: it can't be launched on what is left of the inventory; it has left the queue with that as its end.
+        :raises LaunchUncertain: the launch was broken off; a watcher tries again when the lease has run out.
+        :raises MusterError: too few usable hosts are left; the attempt has left the queue with that error as its end.
         """
         lease = await self._queue.ask(AcquireLease(id=entry.id, launcher=self._name))
         if lease is None:
@@ -74,10 +74,10 @@ class Launch:
             except LeaseLost:
                 return None
             except BadHosts as bad:
-                return await self._give_back(taken, bad)
+                return await self._return_allocations(taken, bad)
 
     async def end(self, entry: QueueEntry, end: Event, end_nodes: Callable[[QueueEntry], Awaitable[None]]) -> bool:
-        """End an attempt in place of its launcher, who has died, so that none follows; False if somebody is at it."""
+        """End an attempt whose launcher has died, so that no other launch follows; return False if a launcher has the lease."""
         lease = await self._queue.ask(AcquireLease(id=entry.id, launcher=self._name))
         if lease is None:
             return False
@@ -89,7 +89,7 @@ class Launch:
         try:
             return await self._launch(entry, claim, waited)
         except (LeaseLost, BadHosts, MusterError):
-            raise  # of these, a MusterError: the claim place does not answer
+            raise  # a MusterError here: the queue server does not answer
         except Exception as error:  # a bug of ours must end the run by name, not have it launched for ever
             broken = TargetError(f"the launch of run {entry.job} broke: {type(error).__name__}: {error}")
             raise BadHosts({allocation.host: broken for allocation in entry.allocations}) from error
@@ -97,7 +97,7 @@ class Launch:
     async def _launch(self, entry: QueueEntry, claim: Claim, waited: float) -> QueueEntry:
         files = await self._bundle(entry)
         bundle = from_data(LaunchBundle, json.loads(files[BUNDLE][0]))
-        ready = await self._all(entry, [self._make_ready(allocation.host, bundle) for allocation in entry.allocations])
+        ready = await self._all(entry, [self._prepared(allocation.host, bundle) for allocation in entry.allocations])
         if self._has_spares(entry) and not bundle.commits:
             await self._inspect(entry, ready, bundle.plan)
         folders = [f"{r.info.root}/jobs/{entry.job}/{entry.id.folder}/node-{n}" for n, r in enumerate(ready)]
@@ -120,13 +120,13 @@ class Launch:
         await self._held(FinishStart(id=entry.id, launcher=self._name))
         return dataclasses.replace(entry, state=LAUNCHED, allocations=allocations)
 
-    # -- making hosts ready
+    # -- preparing hosts
 
-    async def _make_ready(self, name: str, bundle: LaunchBundle) -> PreparedHost:
+    async def _prepared(self, name: str, bundle: LaunchBundle) -> PreparedHost:
         connection = self._connections(name)
-        return await connection.use(lambda shell: self._made_ready(connection, shell, bundle))
+        return await connection.use(lambda shell: self._prepare(connection, shell, bundle))
 
-    async def _made_ready(self, connection: HostConnection, shell: Shell, bundle: LaunchBundle) -> PreparedHost:
+    async def _prepare(self, connection: HostConnection, shell: Shell, bundle: LaunchBundle) -> PreparedHost:
         environment = cache.environment_name(bundle.plan.environment)
         seen = await connection.inspect(*filter(None, [environment, bundle.archive]))
         ref, host = bundle.plan.environment, connection.host
@@ -134,13 +134,13 @@ class Launch:
         if environment and environment not in seen.have:
             interpreter = await cache.ensure_environment(shell, host.root, host.python, ref, self._log)
         if bundle.archive and bundle.archive not in seen.have:
-            await self._bring_archive(shell, seen, bundle.archive)
+            await self._copy_archive(shell, seen, bundle.archive)
         archive = f"{seen.root}/{bundle.archive}" if bundle.archive else ""
         address = self._queue.inventory.host(host.name).address
         return PreparedHost(connection=connection, address=address, info=seen, interpreter=interpreter, archive=archive)
 
-    async def _bring_archive(self, shell: Shell, seen: HostInfo, name: str) -> None:
-        """Carry packed code from the claim place to another host, piece by piece."""
+    async def _copy_archive(self, shell: Shell, seen: HostInfo, name: str) -> None:
+        """Copy packed code from the first host to another host, piece by piece."""
         first = await self._queue.connection.info()
         there, path = await self._queue.connection.shell(), f"{first.root}/{name}"
         size = await there.run(["stat", "-c", "%s", path])
@@ -152,7 +152,7 @@ class Launch:
             await source.close()
 
     async def _bundle(self, entry: QueueEntry) -> Files:
-        """Give what was stored at submit, fetched from the claim place unless it is at hand."""
+        """Return the launch bundle, fetched from the first host unless it is at hand."""
         if self._files is not None:
             return self._files
         command = ["tar", "-C", entry.bundle, "-cf", "-", "."]
@@ -164,13 +164,13 @@ class Launch:
             raise BadHosts({allocation.host: gone for allocation in entry.allocations})
         return host_files.files_of(done.out)
 
-    # -- looking at hosts where there are others to take
+    # -- inspecting hosts where there are spares
 
     def _has_spares(self, entry: QueueEntry) -> bool:
         return any(host.spare and host.name not in entry.excluded for host in self._queue.inventory.hosts)
 
     async def _inspect(self, entry: QueueEntry, ready: list[PreparedHost], plan: JobPlan) -> None:
-        """Look at all hosts and try all pairs as agents would; who does not fit is bad, so that a spare takes its place."""
+        """Inspect all hosts and all pairs of hosts as agents would; a host that does not fit is replaced by a spare."""
         try:
             await preflight.inspect(entry, ready, plan)
         except BadHosts as bad:
@@ -188,7 +188,7 @@ class Launch:
             marker=entry.id.marker,
             mounts=tuple(mount.source for mount in bundle.plan.container.mounts),
             archive=ready.archive,
-            earlier=bundle.left(node),
+            earlier=bundle.output_folders(node),
         )
         reply = await ready.connection.ask(node_control.PART, request, tail=host_files.tar_of(files), limit=START_TIME)
         if reply.stale:
@@ -197,13 +197,13 @@ class Launch:
             raise RequestError(f"host {ready.connection.host.name}: {reply.refused}")
 
     async def _undo(self, entry: QueueEntry) -> list[str]:
-        """End what has been started of a launch that is given up; gives the hosts that did not say that nothing is left."""
+        """End what a launch that is given up has started; return the hosts that did not confirm that nothing is left."""
 
         async def undone(allocation: Allocation) -> bool:
             try:
                 connection = self._connections(allocation.host)
             except MusterError:
-                return True  # of a host that the inventory has no more, nothing is to be given away
+                return True  # the inventory has no such host any more, so no job can get it
             request = GiveUpLaunch(folder=allocation.folder, launch=entry.launch, keep_outputs=entry.is_fixed)
             try:
                 return not await connection.ask(node_control.PART, request)
@@ -213,7 +213,7 @@ class Launch:
         done = await asyncio.gather(*(undone(allocation) for allocation in self._begun))
         return [allocation.host for allocation, well in zip(self._begun, done, strict=True) if not well]
 
-    # -- the lease, and giving back
+    # -- the lease, and returning allocations
 
     async def _all(self, entry: QueueEntry, work: list[Any]) -> list[Any]:
         return await gather_hosts([allocation.host for allocation in entry.allocations], work)
@@ -236,14 +236,14 @@ class Launch:
         finally:
             task.cancel()
 
-    async def _give_back(self, entry: QueueEntry, bad: BadHosts) -> QueueEntry | None:
-        """Give the places back, and wait for others without the bad hosts; raises what was bad if there are not enough.
+    async def _return_allocations(self, entry: QueueEntry, bad: BadHosts) -> QueueEntry | None:
+        """Return the allocations, and wait for others without the bad hosts; raise a bad host's error if too few are left.
 
-        Nothing is given back while a host that can't be asked may have an agent.
+        Nothing is returned while an unreachable host may have an agent.
         """
         reasons = {host: " ".join(str(error).split()) for host, error in bad.hosts.items()}
-        if away := await self._undo(entry):
-            why, who = next(iter(reasons.values())), ", ".join(away)
+        if unreachable := await self._undo(entry):
+            why, who = next(iter(reasons.values())), ", ".join(unreachable)
             raise LaunchUncertain(f"the launch was broken off ({why}); it is tried again once {who} can say what lives there")
         hosts = self._queue.inventory.capacity
         reply = await self._queue.ask(ReturnAllocations(id=entry.id, launcher=self._name, bad=reasons, hosts=hosts))
@@ -259,9 +259,9 @@ class Launch:
 
 
 async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]:
-    """Yield what a command says.
+    """Yield a command's output.
 
-    :raises TargetError: it has failed, or was cut off.
+    :raises TargetError: the command has failed, or was cut off.
     """
     while data := await source.read(1 << 18):
         yield data

@@ -1,4 +1,4 @@
-"""Parcel: what an attempt is launched with, stored at the claim place until its turn; and each node's files made of it."""
+"""Launch bundle: what a queued attempt is launched with, stored on the first host; and the files of each node made of it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,24 @@ Files = dict[str, tuple[bytes, int]]
 class LaunchBundle:
     """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
 
-    ``earlier``: of each node the folders of attempts before, the newest first, for an attempt that only commits what ranks left
-    in one of them; ``before``: the newest of each, all that the release before knows.
+    ``earlier``: for an attempt that only commits outputs, each node's folders of earlier attempts, the newest first.
     """
 
     plan: JobPlan
     target: str
     requested: float
     archive: str = ""
-    before: tuple[str, ...] = ()
     earlier: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def files_of(cls, submission: Submission, target: str, earlier: tuple[tuple[str, ...], ...]) -> Files:
-        """Give the files of a parcel; all of them private."""
+        """Return the files of a bundle, all of them private."""
         archive = f"snapshots/{submission.archive.name}" if submission.archive else ""
         bundle = cls(
             plan=submission.plan,
             target=target,
             requested=submission.requested,
             archive=archive,
-            before=tuple(folders[0] for folders in earlier),
             earlier=earlier,
         )
         files = {BUNDLE: canonical(bundle), ACCESS: canonical(submission.access)}
@@ -57,21 +54,19 @@ class LaunchBundle:
             files[CA] = _ca_bundle(submission.access.verify)
         return {name: (content, 0o600) for name, content in files.items()}
 
-    def left(self, node: int) -> tuple[str, ...]:
-        """Give the folders in which what a node's earlier ranks left may lie; none for an attempt that has ranks of its own."""
-        if self.earlier:
-            return self.earlier[node]
-        return (self.before[node],) if self.before else ()
+    def output_folders(self, node: int) -> tuple[str, ...]:
+        """Return the folders that may have the outputs of a node's earlier ranks; none for an attempt with ranks of its own."""
+        return self.earlier[node] if self.earlier else ()
 
     @property
     def commits(self) -> bool:
-        """Whether the attempt only commits what earlier ranks left."""
-        return bool(self.earlier or self.before)
+        """Return whether the attempt only commits the outputs of earlier ranks."""
+        return bool(self.earlier)
 
 
 @dataclass(kw_only=True)
 class PreparedHost:
-    """A host made ready for one node; ``address`` is where the other nodes reach it."""
+    """A host prepared for one node; ``address`` is where the other nodes reach it."""
 
     connection: HostConnection
     address: str
@@ -82,7 +77,7 @@ class PreparedHost:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """All that is known once every host is ready. ``waited``: seconds in the queue; ``claim_host`` has the claim's file."""
+    """All that is known once every host is prepared. ``waited``: seconds in the queue; ``claim_host`` has the claim's file."""
 
     entry: QueueEntry
     claim: Claim
@@ -94,7 +89,7 @@ class Attempt:
     claim_host: str
 
     def node_files(self) -> list[Files]:
-        """Give the files of every node: the assignments differ, and where the CA bundle lies; all else is alike."""
+        """Return the files of every node: assignments and paths of the CA bundle differ, all else is the same."""
         from muster.packaging import certificate
 
         empty = NodePaths(root=Path())
@@ -126,7 +121,7 @@ class Attempt:
         )
 
     def _access(self, folder: str) -> bytes:
-        """Give the store's access, its CA bundle where it lies on the node."""
+        """Return the store's access with the node's path of the CA bundle."""
         access: dict[str, Any] = json.loads(self.files[ACCESS][0])
         return canonical({**access, "verify": f"{folder}/{CA}" if access.get("verify") else ""})
 

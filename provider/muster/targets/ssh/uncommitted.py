@@ -1,4 +1,4 @@
-"""Where what completed ranks left lies, for attempts that store it: on their hosts, in their folders or later attempts'."""
+"""Finds the uncommitted outputs of completed ranks: their hosts, and the folders of attempts that may have them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from muster.targets.ssh.queue_client import QueueClient
 
 @dataclass(frozen=True, kw_only=True)
 class UncommittedOutputs:
-    """Of one node. ``folders``: of attempts on its host, the newest first; any of them may have what its ranks left."""
+    """Outputs of one node. ``folders``: of attempts on its host, the newest first; any of them may have the outputs."""
 
     host: str
     folders: tuple[str, ...]
 
 
 async def uncommitted_outputs(claim: Claim, queue: QueueClient) -> tuple[UncommittedOutputs, ...]:
-    """Say where what the ranks of a job left may lie: with their attempt, or one that should have stored it since.
+    """Return where the outputs of a job's ranks may lie: with their attempt, or a later one that should commit them.
 
-    :raises TargetError: nobody knows.
+    :raises TargetError: no entry of the job has them.
     """
     entries = [e for e in await queue.attempts(claim.job_id) if e.generation == claim.generation and e.attempt <= claim.attempt]
     entries.sort(key=lambda entry: -entry.attempt)

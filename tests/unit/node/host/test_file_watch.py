@@ -60,6 +60,6 @@ def test_without_the_kernels_help_it_looks_again_less_and_less_often(tmp_path: P
         watched.wait([], LONG)
         waits.append(time.monotonic() - began)
     assert max(waits) < LONG
-    assert watched._backoff.next() > file_watch.BLIND_FASTEST
-    watched.seen()
-    assert watched._backoff.next() == file_watch.BLIND_FASTEST
+    assert watched._backoff.next() > file_watch.POLL_FASTEST
+    watched.reset()
+    assert watched._backoff.next() == file_watch.POLL_FASTEST

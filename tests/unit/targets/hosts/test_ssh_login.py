@@ -95,13 +95,13 @@ async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(mon
     entry = reconnect.ReconnectPolicy()
     for error in wrong:
         with pytest.raises(type(error)):
-            await entry.through(opened(error))
-    assert await entry.through(opened()) == "shell"
+            await entry.login(opened(error))
+    assert await entry.login(opened()) == "shell"
     for error in wrong:
         with pytest.raises(Unreachable, match=str(error)):
-            await entry.through(opened(error))
-    monkeypatch.setattr(reconnect, "PATIENCE", -1.0)
+            await entry.login(opened(error))
+    monkeypatch.setattr(reconnect, "REFUSAL_TIME", -1.0)
     with pytest.raises(Unreachable, match="no such host"):
-        await entry.through(opened(wrong[0]))
+        await entry.login(opened(wrong[0]))
     with pytest.raises(LoginRefused):
-        await entry.through(opened(wrong[1]))
+        await entry.login(opened(wrong[1]))

@@ -15,7 +15,7 @@ ACCESS = StoreAccess()
 
 
 def stored(earlier: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
-    """Give a parcel as it lies at the claim place."""
+    """Return a launch bundle as it lies on the first host."""
     submission = Submission(
         job_id="job", generation=1, plan=plan_of("", "s3://none"), archive=None, access=ACCESS, requested=1.0
     )
@@ -23,15 +23,11 @@ def stored(earlier: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
     return data
 
 
-def test_a_commit_finds_what_ranks_left_also_by_a_parcel_of_the_release_before() -> None:
-    data = stored((("/a3", "/a2"), ("/b2",)))
-    bundle = from_data(LaunchBundle, data)
-    assert (bundle.commits, bundle.left(0), bundle.left(1)) == (True, ("/a3", "/a2"), ("/b2",))
-    assert data.pop("earlier")
-    old = from_data(LaunchBundle, data)
-    assert (old.commits, old.left(0), old.left(1)) == (True, ("/a3",), ("/b2",))
+def test_a_commit_finds_the_outputs_of_earlier_ranks_by_its_bundle() -> None:
+    bundle = from_data(LaunchBundle, stored((("/a3", "/a2"), ("/b2",))))
+    assert (bundle.commits, bundle.output_folders(0), bundle.output_folders(1)) == (True, ("/a3", "/a2"), ("/b2",))
 
 
 def test_an_attempt_with_ranks_of_its_own_takes_nothing_over() -> None:
     bundle = from_data(LaunchBundle, to_data(stored(())))
-    assert (bundle.commits, bundle.left(0)) == (False, ())
+    assert (bundle.commits, bundle.output_folders(0)) == (False, ())
