@@ -57,7 +57,7 @@ def test_a_shim_that_dies_before_it_comes_to_the_agent_ends_the_run_by_its_rank(
 
 def test_a_node_that_can_not_store_its_files_is_named_and_they_can_be_committed(lab: Lab) -> None:
     plan = plan_of("print('done')", lab.store.uri)
-    syncer = agent_pack.unpack_agent(lab.root).with_name("syncer.py")
+    syncer = agent_pack.unpack_agent(lab.root).with_name("sync_client.py")
     syncer.write_text(syncer.read_text(encoding="utf-8") + NO_SYNC_ON_NODE_1, encoding="utf-8")
     handle = lab.submit(plan)
     outcome, _ = lab.wait(handle)

@@ -53,6 +53,8 @@ LONG_FILES: dict[str, str] = {
     "node/slurm/job_control.py": "the commands of one login node: each request with its handler",
     "targets/hosts/connection.py": "one connection to one host: how it is made, kept, and what goes over it",
     "targets/slurm/jobs.py": "the jobs of one cluster",
+    "node/agent/gang.py": "the gang and its fixed membership, which name each other",
+    "node/ranks/supervisor.py": "one process from its shim's connection to its exit",
 }
 
 # a docstring says what happens: Return, Start, Raise, Wait, Yield …; a property "Return whether …"

@@ -1,4 +1,4 @@
-"""The mesh: JSON messages between the leader and the other agents, over TLS pinned to the job's one certificate."""
+"""The mesh: requests and heartbeats between the leader and the other agents, over TLS pinned to the job's one certificate."""
 
 from __future__ import annotations
 
@@ -12,52 +12,41 @@ import os
 import socket
 import ssl
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from muster.core.retry import Backoff
+from muster.node.rpc import Commands, Reply, Request, reason
 
 PORT_CANDIDATES = 6
 PORT_BASE, PORT_SPAN = 21000, 11000  # below the usual ephemeral range
-HEARTBEAT = 3.0  # seconds between two signs of life
+HEARTBEAT = 3.0  # seconds between two heartbeats
 SILENCE = 20.0  # seconds without one after which a peer counts as lost
 CONNECT_LIMIT = 1.5  # seconds for the kernel to connect, in which it tries twice; a firewall's silence would take minutes
-SILENT_LIMIT = 30.0  # seconds without any answer, not even a refusal, after which a leader's host counts as out of reach
+SILENT_LIMIT = 30.0  # seconds without any answer, not even a refusal, after which a leader's host counts as unreachable
 MAX_MESSAGE = 64 << 20  # bytes; lists of files can be long
 
+BEAT = {"do": "beat"}
 NO_ANSWER = "no answer"
 SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
-Handler = Callable[[dict[str, Any]], Awaitable[Any]]
+A = TypeVar("A")
 
 
 class PeerLost(Exception):
     """The other end is gone or silent for too long."""
 
 
-class PeerFailed(Exception):
-    """The other end is there, but could not do what it was asked; says why in one line."""
-
-
-def told(error: Exception) -> str:
-    """Put an error of ours with its traceback into the agent's own log; gives it in one line for those who asked."""
-    traceback.print_exception(error)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def ports_of(job: str) -> list[int]:
-    """Give the ports a job's leader may listen on, in the order to try; ``job`` names the attempt."""
+    """Return the ports that a job's leader may listen on, in the order to try; ``job`` names the attempt."""
     seed = hashlib.sha256(job.encode()).digest()
     numbers = (int.from_bytes(seed[2 * i : 2 * i + 2], "big") for i in range(PORT_CANDIDATES))
     return [PORT_BASE + number % PORT_SPAN for number in numbers]
 
 
 def tls(certificate: Path, server: bool) -> ssl.SSLContext:
-    """Make the one-certificate context: who can't show the very certificate is no part of this job."""
+    """Return a TLS context that accepts the job's one certificate only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -70,84 +59,75 @@ def tls(certificate: Path, server: bool) -> ssl.SSLContext:
 class Peer:
     """One connection: requests with replies in both directions, pushes without, and a heartbeat.
 
-    ``handler(message)`` answers the other side's requests and takes its pushes; its value is the reply. What it raises fails
-    the request. A push has nobody who waits for an answer: the other side is lost, as it can't be told that it was not heard.
+    ``commands`` serve the other side's requests and pushes. A push that fails has no reply: the connection is closed instead.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
-        self._reader, self._writer, self._handler = reader, writer, handler
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commands: Commands) -> None:
+        self._reader, self._writer, self._commands = reader, writer, commands
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heard = time.monotonic()
+        self._last_received = time.monotonic()
         self._beat: asyncio.TimerHandle | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def ask(self, do: str, **fields: Any) -> Any:
-        """Send a request and wait for its reply.
+    async def ask(self, request: Request[A]) -> A:
+        """Send a request; return the answer.
 
         :raises PeerLost: the other side is gone.
-        :raises PeerFailed: it could not do it.
+        :raises CommandFailed: the other side could not do it.
         """
         if self.lost.done():
             raise PeerLost(self.lost.result())
         number = next(self._numbers)
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
-        self._send({"id": number, "do": do, **fields})
-        return await reply
+        self._send({"id": number, **request.encode()})
+        return request.decode_reply(await reply)
 
-    def push(self, do: str, **fields: Any) -> None:
-        """Send a message that wants no reply; silently dropped when the other side is gone."""
-        if not self.lost.done():
-            self._send({"do": do, **fields})
+    def push(self, request: Request[None]) -> None:
+        """Send a request that wants no reply; silently dropped when the other side is gone."""
+        self._send(request.encode())
 
     def _send(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, RuntimeError):
-            self._writer.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        if not self.lost.done():
+            with contextlib.suppress(OSError, RuntimeError):
+                self._writer.write(line)
 
     async def serve(self) -> None:
         """Read until the other side is gone; never raises."""
-        reason = "its connection closed"
+        why = "its connection closed"
         self._schedule_beat()
         try:
             while line := await self._reader.readline():
-                self._heard = time.monotonic()
+                self._last_received = time.monotonic()
                 self._dispatch(json.loads(line))
         except (OSError, ValueError, ssl.SSLError, asyncio.IncompleteReadError) as error:
-            reason = f"its connection broke: {error}"
-        self._lose(reason)
+            why = f"its connection broke: {error}"
+        self._lose(why)
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "re" in message:
             waiting = self._waiting.pop(message["re"], None)
-            if waiting is None or waiting.done():
-                return
-            if "error" in message:
-                waiting.set_exception(PeerFailed(message["error"]))
-            else:
-                waiting.set_result(message.get("value"))
-        elif message["do"] != "beat":
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
+        elif message != BEAT:
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, message: dict[str, Any]) -> None:
-        """Have a message handled; whatever is raised is told to the other side, which may wait for nothing else."""
+        """Serve a request or a push; every request gets a reply, since the other side waits for nothing else."""
+        reply = await self._commands.answer_async(message)
+        if "id" not in message:
+            if "error" in reply:
+                self.disconnect(f"its message {message.get('do')!r} could not be taken: {reply['error']}")
+            return
         try:
-            value = await self._handler(message)
-            if "id" in message:
-                self._reply(message, value=value)
-        except Exception as error:
-            why = told(error)
-            if "id" in message:
-                self._reply(message, error=why)
-            else:
-                self.give_up(f"its message {message['do']!r} could not be taken: {why}")
-
-    def _reply(self, message: dict[str, Any], **reply: Any) -> None:
-        if not self.lost.done():
             self._send({"re": message["id"], **reply})
+        except (TypeError, ValueError) as error:  # the answer is no JSON
+            self._send({"re": message["id"], "error": reason(error)})
 
     def _schedule_beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -155,33 +135,33 @@ class Peer:
         self._beat = loop.call_at(due, self._on_beat, due)
 
     def _on_beat(self, due: float) -> None:
-        silence = time.monotonic() - self._heard
+        silence = time.monotonic() - self._last_received
         # where it is us who slept, what the other side has sent meanwhile is still to be read
         if silence > SILENCE and asyncio.get_running_loop().time() - due < HEARTBEAT:
             self._lose(f"it has been silent for {silence:.0f} s")
             self._writer.transport.abort()
         elif not self.lost.done():
-            self.push("beat")
+            self._send(BEAT)
             self._schedule_beat()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, why: str) -> None:
         if self._beat is not None:
             self._beat.cancel()
         if not self.lost.done():
-            self.lost.set_result(reason)
+            self.lost.set_result(why)
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(PeerLost(reason))
+                waiting.set_exception(PeerLost(why))
         self._waiting.clear()
 
-    def give_up(self, reason: str) -> None:
-        """Count the other side as lost, and let it know by closing."""
-        self._lose(reason)
+    def disconnect(self, why: str) -> None:
+        """Count the other side as lost, and close the connection."""
+        self._lose(why)
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.close()
 
     async def close(self) -> None:
-        """Send what is left and close."""
+        """Send what is buffered and close."""
         self._lose("closed here")
         with contextlib.suppress(OSError, ssl.SSLError, RuntimeError):
             await self._writer.drain()
@@ -205,59 +185,61 @@ async def listen(
 
 
 async def connect(
-    address: str, job: str, certificate: Path, give_up: float, tell: Callable[[str], None] = lambda why: None
+    address: str, job: str, certificate: Path, deadline: float, on_failure: Callable[[str], None] = lambda why: None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a job's leader, who may not be there yet; trying until ``give_up`` (monotonic seconds).
+    """Connect to a job's leader, which may not listen yet; try until ``deadline`` (monotonic seconds).
 
-    ``tell`` hears, after each round over all ports, why none of them answered.
+    ``on_failure`` is called after each round over all ports, with the reason why none of them answered.
 
     :raises PeerLost: no leader of this job was found in time.
     """
     context = tls(certificate, server=False)
     backoff, reasons = Backoff(0.01, 1.0, factor=1.5), dict[int, str]()
-    heard = time.monotonic()
-    while time.monotonic() < min(give_up, heard + SILENT_LIMIT):
+    last_answer = time.monotonic()
+    while time.monotonic() < min(deadline, last_answer + SILENT_LIMIT):
         for port in ports_of(job):
             try:
-                return await call(address, port, context)
+                return await open_connection(address, port, context)
             except (OSError, asyncio.TimeoutError) as error:
-                reasons[port] = reason(error)
-                heard = heard if is_silent(error) else time.monotonic()
-        tell(_told(address, reasons))
+                reasons[port] = connection_problem(error)
+                last_answer = last_answer if is_silent(error) else time.monotonic()
+        on_failure(_problems(address, reasons))
         await asyncio.sleep(backoff.next())
-    raise PeerLost(f"no leader of this job answered on {_told(address, reasons)}")
+    raise PeerLost(f"no leader of this job answered on {_problems(address, reasons)}")
 
 
-async def call(address: str, port: int, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_connection(
+    address: str, port: int, context: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to one port; only the connection has a limit, as the other side may be slow with the rest.
 
-    :raises OSError: it is not there.
-    :raises asyncio.TimeoutError: nothing came back within the limit.
+    :raises OSError: nobody listens there.
+    :raises asyncio.TimeoutError: no packet came back within the limit.
     """
-    caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    caller.setblocking(False)
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client.setblocking(False)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(caller, (address, port)), CONNECT_LIMIT)
-        return await asyncio.open_connection(sock=caller, ssl=context, server_hostname="", limit=MAX_MESSAGE)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(client, (address, port)), CONNECT_LIMIT)
+        return await asyncio.open_connection(sock=client, ssl=context, server_hostname="", limit=MAX_MESSAGE)
     except BaseException:
-        caller.close()
+        client.close()
         raise
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether nothing came back from the host, which tells of its network and not of what runs there."""
+    """Return whether no packet came back from the host: a matter of its network, not of what runs there."""
     return isinstance(error, (TimeoutError, asyncio.TimeoutError)) or getattr(error, "errno", None) in SILENT
 
 
-def reason(error: BaseException) -> str:
-    """Say in a few words why a connection was not made."""
+def connection_problem(error: BaseException) -> str:
+    """Return in a few words why a connection was not made."""
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return NO_ANSWER
     code = getattr(error, "errno", None)
     return os.strerror(code).lower() if code and code > 0 and not isinstance(error, ssl.SSLError) else str(error).lower()
 
 
-def _told(address: str, reasons: dict[int, str]) -> str:
-    """Give ``10.0.0.1: connection refused on ports 21010, 25321``."""
+def _problems(address: str, reasons: dict[int, str]) -> str:
+    """Return ``10.0.0.1: connection refused on ports 21010, 25321``."""
     ports = {why: ", ".join(str(port) for port, other in reasons.items() if other == why) for why in reasons.values()}
     return f"{address}: " + ", ".join(f"{why} on ports {numbers}" for why, numbers in ports.items())

@@ -28,7 +28,7 @@ from typing import Any, Generic, TypeVar
 from muster.core.codec import from_data, to_data
 
 A = TypeVar("A")
-Handler = Callable[[Any], Any]
+Handler = Callable[..., Any]
 Message = str | bytes | Mapping[str, Any]  # a JSON object, as text or parsed
 Reply = dict[str, Any]  # its ``value`` or its ``error``
 
@@ -74,8 +74,8 @@ class Commands:
     def __init__(self, handlers: Mapping[type[Request[Any]], Handler]) -> None:
         self._handlers = {kind.command: (kind, handler) for kind, handler in handlers.items()}
 
-    def call(self, message: Message) -> Any:
-        """Run the handler of a message, and return what the handler returns: for an async one the coroutine.
+    def resolve(self, message: Message) -> tuple[Handler, Request[Any]]:
+        """Return the handler of a message and the request in it.
 
         :raises BadRequest: the message is no request that this process serves.
         """
@@ -85,9 +85,16 @@ class Commands:
             if command not in self._handlers:
                 raise BadRequest(f"unknown command {command!r}; known are {', '.join(sorted(self._handlers))}")
             kind, handler = self._handlers[command]
-            request = from_data(kind, fields)
+            return handler, from_data(kind, fields)
         except (KeyError, ValueError, TypeError) as error:
             raise BadRequest(f"malformed request: {error}") from None
+
+    def call(self, message: Message) -> Any:
+        """Run the handler of a message, and return what the handler returns: for an async one the coroutine.
+
+        :raises BadRequest: the message is no request that this process serves.
+        """
+        handler, request = self.resolve(message)
         return handler(request)
 
     def answer(self, message: Message) -> Reply:

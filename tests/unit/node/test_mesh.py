@@ -6,12 +6,14 @@ import asyncio
 import errno
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from muster.node import mesh
+from muster.node.rpc import CommandFailed, Commands, Request
 from muster.packaging.certificate import make_certificate
 from seaweedfs import free_ports
 
@@ -25,21 +27,35 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def answer(message: dict[str, Any]) -> Any:
-    if message["do"] == "fail":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a disk")
-    if message["do"] == "give":
-        return object()
-    return [message["do"], message.get("value")]
+@dataclass(frozen=True, kw_only=True)
+class Echo(Request[str]):
+    value: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fail(Request[None]):
+    """Fails on the other side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Give(Request[Any]):
+    """Is answered by what is no JSON."""
+
+
+async def fail(request: Fail) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a disk")
+
+
+COMMANDS = Commands({Echo: lambda echo: f"echo {echo.value}", Fail: fail, Give: lambda _: object()})
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await mesh.Peer(reader, writer, answer).serve()
+    await mesh.Peer(reader, writer, COMMANDS).serve()
 
 
 async def connected(job: str, certificate: Path) -> tuple[asyncio.Server, mesh.Peer]:
     server = await mesh.listen(ADDRESS, job, certificate, serve)
-    peer = mesh.Peer(*await mesh.connect(ADDRESS, job, certificate, time.monotonic() + 60), answer)
+    peer = mesh.Peer(*await mesh.connect(ADDRESS, job, certificate, time.monotonic() + 60), COMMANDS)
     asyncio.get_running_loop().create_task(peer.serve())
     return server, peer
 
@@ -47,26 +63,26 @@ async def connected(job: str, certificate: Path) -> tuple[asyncio.Server, mesh.P
 def test_a_request_is_answered(certificate: Path) -> None:
     async def ask() -> Any:
         server, peer = await connected("job-a", certificate)
-        reply = await peer.ask("echo", value="späße\n")
+        reply = await peer.ask(Echo(value="späße\n"))
         await peer.close()
         server.close()
         return reply
 
-    assert asyncio.run(ask()) == ["echo", "späße\n"]
+    assert asyncio.run(ask()) == "echo späße\n"
 
 
-@pytest.mark.parametrize(("do", "why"), [("fail", "No space left on device: /a disk"), ("give", "TypeError: .* not JSON")])
-def test_a_request_that_fails_says_why_and_the_connection_lives_on(certificate: Path, do: str, why: str) -> None:
+@pytest.mark.parametrize(("do", "why"), [(Fail(), "No space left on device: /a disk"), (Give(), "TypeError: .* not JSON")])
+def test_a_request_that_fails_says_why_and_the_connection_lives_on(certificate: Path, do: Request[Any], why: str) -> None:
     async def ask() -> Any:
         server, peer = await connected("job-f", certificate)
-        with pytest.raises(mesh.PeerFailed, match=why):
+        with pytest.raises(CommandFailed, match=why):
             await asyncio.wait_for(peer.ask(do), 60)
-        reply = await peer.ask("echo", value=1)
+        reply = await peer.ask(Echo(value="1"))
         await peer.close()
         server.close()
         return reply
 
-    assert asyncio.run(ask()) == ["echo", 1]
+    assert asyncio.run(ask()) == "echo 1"
 
 
 def test_who_has_slept_itself_does_not_count_the_other_side_as_silent(
@@ -77,21 +93,21 @@ def test_who_has_slept_itself_does_not_count_the_other_side_as_silent(
 
     async def sleep_and_ask() -> Any:
         server, peer = await connected("job-s", certificate)
-        await peer.ask("echo")
+        await peer.ask(Echo())
         time.sleep(2.0)  # noqa: ASYNC251 - as on a machine that was stopped for a while: nothing here runs
         await asyncio.sleep(0.1)
-        reply = await peer.ask("echo", value="still here")
+        reply = await peer.ask(Echo(value="still here"))
         await peer.close()
         server.close()
         return reply
 
-    assert asyncio.run(sleep_and_ask()) == ["echo", "still here"]
+    assert asyncio.run(sleep_and_ask()) == "echo still here"
 
 
 def test_who_can_not_take_what_it_is_told_hangs_up(certificate: Path) -> None:
     async def tell() -> str:
         server, peer = await connected("job-g", certificate)
-        peer.push("fail")
+        peer.push(Fail())
         why = await asyncio.wait_for(peer.lost, 60)
         server.close()
         return why
@@ -106,9 +122,9 @@ def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_p
     async def intrude() -> None:
         server = await mesh.listen(ADDRESS, "job-b", certificate, serve)
         try:
-            peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-b", other, time.monotonic() + 1), answer)
+            peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-b", other, time.monotonic() + 1), COMMANDS)
             serving = asyncio.ensure_future(peer.serve())
-            await asyncio.wait_for(peer.ask("echo"), 60)
+            await asyncio.wait_for(peer.ask(Echo()), 60)
             serving.cancel()
         finally:
             server.close()
@@ -126,12 +142,12 @@ def test_two_jobs_on_the_same_ports_find_their_own_leader(certificate: Path, tmp
     async def meet() -> Any:
         first = await mesh.listen(ADDRESS, "one", other, serve)
         second, peer = await connected("two", certificate)
-        reply = await peer.ask("echo", value=2)
+        reply = await peer.ask(Echo(value="2"))
         for server in (first, second):
             server.close()
         return reply
 
-    assert asyncio.run(meet()) == ["echo", 2]
+    assert asyncio.run(meet()) == "echo 2"
 
 
 def test_a_peer_that_goes_away_is_lost_and_waiting_requests_fail(certificate: Path) -> None:
@@ -141,10 +157,10 @@ def test_a_peer_that_goes_away_is_lost_and_waiting_requests_fail(certificate: Pa
             writer.transport.abort()
 
         server = await mesh.listen(ADDRESS, "job-c", certificate, hang_up)
-        peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-c", certificate, time.monotonic() + 60), answer)
+        peer = mesh.Peer(*await mesh.connect(ADDRESS, "job-c", certificate, time.monotonic() + 60), COMMANDS)
         serving = asyncio.ensure_future(peer.serve())
         with pytest.raises(mesh.PeerLost):
-            await peer.ask("echo")
+            await peer.ask(Echo())
         await serving
         server.close()
         return peer.lost.result()

@@ -1,4 +1,4 @@
-"""A follower's reverse_probe, result by its leader: why a node does not come."""
+"""A follower's end of the reverse probe, asked by its leader: why a node does not join."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lab import assignment_of, plan_of
-from muster.node import reverse_probe
 from muster.node.assignment import Assignment
 from muster.node.reverse_probe import ProbeResult, ReverseProbe, probe_back
 from muster.packaging.certificate import make_certificate
@@ -34,11 +33,11 @@ def assignment(node: int, *addresses: str) -> Assignment:
 async def test_a_bell_tells_why_and_hears_that_it_is_over(certificate: Path) -> None:
     mine = assignment(1, "127.8.9.1", "127.8.9.2")
     opened = ReverseProbe(mine, certificate)
-    opened.tell(WHY)
+    opened.set_problem(WHY)
     await opened.open_after(0)
     assert await probe_back(mine, 1, certificate) == ProbeResult(problem=WHY)
     assert not opened.over.done()
-    assert await probe_back(mine, 1, certificate, reverse_probe.OVER) == ProbeResult(problem=WHY)
+    assert await probe_back(mine, 1, certificate, over=True) == ProbeResult(problem=WHY)
     await asyncio.wait_for(opened.over, 60)
     opened.close()
 
@@ -46,9 +45,9 @@ async def test_a_bell_tells_why_and_hears_that_it_is_over(certificate: Path) -> 
 async def test_a_bell_answers_for_its_own_node_only(certificate: Path) -> None:
     mine = assignment(1, "127.8.9.1", "127.8.9.3", "127.8.9.3")
     opened = ReverseProbe(mine, certificate)
-    opened.tell(WHY)
+    opened.set_problem(WHY)
     await opened.open_after(0)
-    assert await probe_back(mine, 2, certificate, reverse_probe.OVER) == ProbeResult()
+    assert await probe_back(mine, 2, certificate, over=True) == ProbeResult()
     assert not opened.over.done()
     opened.close()
 
@@ -61,7 +60,7 @@ async def test_where_nobody_opens_is_somebody_to_wait_for(certificate: Path) -> 
 async def test_none_is_opened_where_the_leader_may_listen(certificate: Path, addresses: tuple[str, ...]) -> None:
     mine = assignment(1, *addresses)
     opened = ReverseProbe(mine, certificate)
-    opened.tell(WHY)
+    opened.set_problem(WHY)
     await opened.open_after(0)
     there = dataclasses.replace(mine, addresses=("127.8.9.1", "127.8.9.5"))
     assert await probe_back(there, 1, certificate) == ProbeResult()

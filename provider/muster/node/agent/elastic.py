@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
+from typing import Any
 
 from muster.core import event
-from muster.core.codec import from_data
 from muster.core.verdict import Cause, Verdict
+from muster.node.agent.commands import Restore, StartRanks, StartSpawner
 from muster.node.agent.elastic_exits import ElasticExitTracker
 from muster.node.agent.executor import NodeExecutor
-from muster.node.agent.gang import Gang, NodeFailed
+from muster.node.agent.gang import FixedMembership, NodeFailed
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
-from muster.node.mesh import PeerLost, told
+from muster.node.mesh import PeerLost
 from muster.node.preflight import network, rules
-from muster.node.preflight.facts import Facts
+from muster.node.preflight.probe import FindPorts
+from muster.node.rpc import reason
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
 
-class ElasticMembership:
-    """Goes on with the nodes that are there; ``broken`` is set, to the verdict, once there are fewer than the run needs, or
-    they can't be started anew.
+class ElasticMembership(FixedMembership):
+    """The run continues with the nodes that are there, as long as the plan's ``min_nodes`` are, node 0 among them.
 
-    Until ``begin`` every loss ends the run, as in any other; after ``close`` no round begins and no node is taken back.
+    Until ``start`` every loss ends the run, as with a fixed membership; after ``ranks_ended`` no round starts and no node may
+    come back. ``broken`` is set to the verdict once there are too few nodes, or the ranks can't be restarted.
     """
 
-    def __init__(
-        self, assignment: Assignment, work: NodeExecutor, gang: Gang, ends: ElasticExitTracker, record: RunRecord
-    ) -> None:
+    restarts_gang = False
+
+    def __init__(self, assignment: Assignment, executor: NodeExecutor, record: RunRecord) -> None:
+        super().__init__(assignment.plan)
+        self.exits: ElasticExitTracker = ElasticExitTracker(assignment.plan)
         self._a = assignment
-        self._work = work
-        self._gang = gang
-        self._ends = ends
+        self._executor = executor
         self._record = record
         self._network: network.Choice | None = None
         self._round = 0
@@ -42,161 +45,185 @@ class ElasticMembership:
         self._due = False
         self._task: asyncio.Task[None] | None = None
         self._missing: dict[int, str] = {}  # why, by node, those lost first at the front
-        self.ever = False  # whether any node was ever lost
         self.broken: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         record.data["lost"] = []
 
     @property
-    def begun(self) -> bool:
-        """Whether losses are survived by now."""
+    def _started(self) -> bool:
         return self._network is not None
 
     def admits(self) -> bool:
-        """Whether a node that was lost may come back now."""
-        return self._open
+        """Return whether a node that was lost may come back now."""
+        return self._open or not self._started
 
-    async def begin(self, choice: network.Choice) -> None:
-        """Start the ranks on all nodes, and survive losses from now on."""
-        await self._start(choice)
+    def can_lose(self, node: int) -> bool:
+        """Return whether the run may continue without a node; never without the leader's own."""
+        return node != 0 and self._started
+
+    def survives(self) -> bool:
+        """Return whether the run continues without the nodes that have been lost up to now."""
+        return self._started and not self.broken.done()
+
+    def suffice(self, nodes: Collection[int]) -> bool:
+        """Return whether these nodes are enough for a result."""
+        return len(nodes) >= self._a.plan.min_nodes
+
+    def losses(self) -> list[asyncio.Future[Any]]:
+        """Return what becomes done when the run can't continue."""
+        return [self.gang.members[0].lost, self.broken] if self._started else super().losses()
+
+    def lost_verdict(self) -> Verdict | None:
+        """Return the verdict on the losses that the run did not survive."""
+        if not self._started:
+            return super().lost_verdict()
+        return self.broken.result() if self.broken.done() else None
+
+    async def start(self, choice: network.Choice) -> None:
+        """Start the ranks on all nodes; losses are survived from now on."""
+        await self._start_round(choice)
         self._network, self._open = choice, True
 
-    def close(self) -> None:
-        """Begin no round any more: the ranks have ended."""
+    def ranks_ended(self) -> None:
+        """Start no round any more: the ranks have ended."""
         self._open = False
         if self._task is not None:
             self._task.cancel()
 
-    def conclude(self) -> None:
-        """Note nothing any more: all is said, and the nodes leave."""
+    def run_ended(self) -> None:
+        """Record no loss any more: the nodes leave."""
         self._over = True
 
-    # -- who leaves
+    # -- nodes that leave
 
     def lost(self, node: int, why: str) -> None:
-        """Go on without a node, if enough are left."""
-        if self._over or not self.begun:
+        """Continue without a node, if enough are left."""
+        if self._over or not self._started:
             return
-        was_needed = self._ends.takes_part(node)
+        was_needed = self.exits.takes_part(node)
         self._missing[node] = why
-        self.ever = True
-        self._tell_lost(node, why)
-        if len(self._gang.present()) < self._a.plan.min_nodes:
+        self.lost_any = True
+        self._record_loss(node, why)
+        if len(self.gang.present()) < self._a.plan.min_nodes:
             self._break(self._verdict())
         elif was_needed:
-            self._begin_anew()
+            self._restart()
         else:
-            self._ends.forget(node)
+            self.exits.remove(node)
 
     def _break(self, verdict: Verdict) -> None:
         self._open = self._due = False
         if not self.broken.done():
             self.broken.set_result(verdict)
 
-    def _tell_lost(self, node: int, why: str) -> None:
-        host = self._gang.host(node)
+    def _record_loss(self, node: int, why: str) -> None:
+        host = self.gang.host(node)
         text = f"node {node} ({host}) was lost: {why}; {self._how_many()}"
         self._record.data["lost"].append({"node": node, "host": host, "at": time.time(), "why": why, "back": None})
         times = sum(entry["node"] == node for entry in self._record.data["lost"])
-        self._work.log.add(event.NOTE, level="warning", text=text, lost=node, times=times)
+        self._executor.log.add(event.NOTE, level="warning", text=text, lost=node, times=times)
 
     def _verdict(self) -> Verdict:
         """Name the node that was lost first, of those that are missing."""
         first, *others = self._missing
-        host = self._gang.host(first)
-        more = "".join(f", then node {node} ({self._gang.host(node)}): {self._missing[node]}" for node in others)
+        host = self.gang.host(first)
+        more = "".join(f", then node {node} ({self.gang.host(node)}): {self._missing[node]}" for node in others)
         detail = f"node {first} ({host}) was lost: {self._missing[first]}{more}; {self._how_many()}; all ranks were ended"
         return Verdict(cause=Cause.NODE, node=first, host=host, detail=detail)
 
     def _how_many(self) -> str:
-        left = len(self._gang.present())
+        left = len(self.gang.present())
         are = "is" if left == 1 else "are"
         return f"{left} of {len(self._a.plan.nodes)} nodes {are} left, the run needs {self._a.plan.min_nodes}"
 
-    # -- who comes back
+    # -- nodes that come back
 
-    def back(self, node: int) -> None:
-        """Take a node in that has come back, if it fits."""
+    def joined(self, node: int) -> None:
+        """Continue with a node that has come back, if it fits."""
+        if not self._started:
+            return
         try:
-            self._network = self._with(node)
-        except _Unfit as error:
-            return self._gang.dismiss(node, str(error))
+            self._network = self._network_with(node)
+        except _DoesNotFit as error:
+            return self.gang.dismiss(node, str(error))
         self._missing.pop(node, None)
-        text = f"node {node} ({self._gang.host(node)}) is back; all ranks start anew, from the newest checkpoint"
-        self._work.log.add(event.NOTE, level="warning", text=text, back=node)
+        text = f"node {node} ({self.gang.host(node)}) is back; all ranks start anew, from the newest checkpoint"
+        self._executor.log.add(event.NOTE, level="warning", text=text, back=node)
         for entry in self._record.data["lost"]:
             if entry["node"] == node:
                 entry["back"] = entry["back"] or time.time()
-        self._begin_anew()
+        self._restart()
 
-    def _with(self, node: int) -> network.Choice:
-        """Give the network of all with a node that has come back.
+    def _network_with(self, node: int) -> network.Choice:
+        """Return the network of all nodes, with one that has come back.
 
-        :raises _Unfit: it does not fit, or is not on the network that the others train over.
+        :raises _DoesNotFit: the node does not fit, or is not on the network that the others train over.
         """
         assert self._network is not None
-        facts = {number: from_data(Facts, data) for number, data in sorted(self._gang.facts.items())}
+        facts = dict(sorted(self.gang.facts.items()))
         violations = rules.violations(self._a.plan, [facts[node]])
         if violations:
-            raise _Unfit(violations[0].reason)
+            raise _DoesNotFit(violations[0].reason)
         try:
             choice = network.choose(self._a.plan.network_interface, list(facts.values()))
         except network.NoNetwork as error:
-            raise _Unfit(str(error)) from None
-        others = [number for number in self._gang.present() if number != node]
+            raise _DoesNotFit(str(error)) from None
+        others = [number for number in self.gang.present() if number != node]
         if any(choice.addresses[number] != self._network.addresses[number] for number in others):
-            raise _Unfit(f"it is not on the network of the others, {', '.join(self._network.networks)}")
+            raise _DoesNotFit(f"it is not on the network of the others, {', '.join(self._network.networks)}")
         return choice
 
     # -- rounds
 
-    def _begin_anew(self) -> None:
-        """Begin a round once the one before has been started; several wishes at a time are one."""
+    def _restart(self) -> None:
+        """Start a round once the one before has been started; several requests at a time are one."""
         self._due = True
         if self._open and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._begin_rounds())
+            self._task = asyncio.get_running_loop().create_task(self._restart_while_due())
 
-    async def _begin_rounds(self) -> None:
+    async def _restart_while_due(self) -> None:
         while self._due and self._network is not None:
             self._due = False
             try:
-                await self._anew(self._network)
-                await self._work.syncer.tell("record", record=self._record.data)
+                await self._stop_and_start(self._network)
+                await self._executor.syncer.tell("record", record=self._record.data)
             except PeerLost:
-                continue  # told of where the loss is noticed, which wishes the next round
+                continue  # recorded where the loss is noticed, which requests the next round
             except NodeFailed as error:
                 self._break(error.verdict)
-            except Exception as error:  # no end counts until the ranks are started, so nothing else would end the run
-                self._break(self._not_anew(error))
+            except Exception as error:  # no exit counts until the ranks are started, so nothing else would end the run
+                self._break(self._restart_failed(error))
 
-    def _not_anew(self, error: Exception) -> Verdict:
-        host = self._gang.host(0)
-        detail = f"node 0 ({host}) could not have the ranks started anew: {told(error)}; all ranks were ended"
+    def _restart_failed(self, error: Exception) -> Verdict:
+        host = self.gang.host(0)
+        detail = f"node 0 ({host}) could not restart the ranks: {reason(error)}; all ranks were ended"
         return Verdict(cause=Cause.NODE, node=0, host=host, detail=detail)
 
-    async def _anew(self, choice: network.Choice) -> None:
+    async def _stop_and_start(self, choice: network.Choice) -> None:
         """End all ranks, and start them on the nodes that are there, from the newest checkpoints that any has committed."""
-        self._ends.pause()
-        await self._gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
-        run = {"run": self._a.job_id, "generation": self._a.generation}
-        for node, answer in (await self._gang.ask_all("restore", **run, newest=True)).items():
-            if not answer["ok"]:
-                text = f"node {node} goes on from the checkpoints that it has itself: {answer['error']}"
-                self._work.log.add(event.NOTE, level="warning", text=text)
-        await self._start(choice)
+        self.exits.end_round()
+        await self.gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
+        request = Restore(run=self._a.job_id, generation=self._a.generation, newest=True)
+        for node, restored in (await self.gang.ask_all(request)).items():
+            if restored.error:
+                text = f"node {node} continues from its own checkpoints: {restored.error}"
+                self._executor.log.add(event.NOTE, level="warning", text=text)
+        await self._start_round(choice)
 
-    async def _start(self, choice: network.Choice) -> None:
+    async def _start_round(self, choice: network.Choice) -> None:
         self._round += 1
-        nodes = self._gang.present()
-        known = {"nodes": str(len(nodes)), "round": str(self._round), "shared_host": self._gang.shared_host()}
-        here = [{**own, **known} for own in choice.here()]
-        port = await self._gang.ask(0, "ports", address=choice.addresses[0])
-        ports = [port, *({} for _ in self._a.plan.nodes[1:])]
-        self._ends.begin(nodes)
-        fields = {"hosts": choice.addresses, "ports": ports, "here": here}
-        secrets = dict(self._work.secrets) if self._round > 1 else {}  # a node that is back has them no more
-        await self._gang.ask_all("start", **fields, secrets=secrets)
-        await self._gang.ask_all("spawner")
+        nodes = self.gang.present()
+        shared = {"nodes": str(len(nodes)), "round": str(self._round), "shared_host": self.gang.shared_host()}
+        ports = await self.gang.ask(0, FindPorts(address=choice.addresses[0]))
+        self.exits.start_round(nodes)
+        request = StartRanks(
+            hosts=choice.addresses,
+            ports=(ports, *({} for _ in self._a.plan.nodes[1:])),
+            local_bindings=tuple({**known, **shared} for known in choice.local_bindings()),
+            secrets=dict(self._executor.secrets) if self._round > 1 else {},  # a node that is back has lost them
+        )
+        await self.gang.ask_all(request)
+        await self.gang.ask_all(StartSpawner())
 
 
-class _Unfit(Exception):
+class _DoesNotFit(Exception):
     """A node can't come back; says why."""

@@ -8,44 +8,58 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core import event
-from muster.core.codec import to_data
+from muster.core.codec import from_data, to_data
 from muster.core.paths import NodePaths
 from muster.core.placeholder import Bindings
 from muster.node import processes
-from muster.node.agent.exits import REPORT_GRACE, is_conclusive
+from muster.node.agent.commands import (
+    FilesStored,
+    FinishLog,
+    InspectNode,
+    RanksStopped,
+    ReportExit,
+    Restore,
+    Restored,
+    StartRanks,
+    StartSpawner,
+    StopRanks,
+    StoreFiles,
+    StoreResult,
+    StoreUnderNames,
+)
+from muster.node.agent.exits import REPORT_GRACE
 from muster.node.assignment import Assignment
 from muster.node.event_log import EventLog
 from muster.node.preflight import facts
 from muster.node.preflight.probe import NodeProbe
-from muster.node.ranks import diagnosis
+from muster.node.ranks.commands import JoinRank, LineOutput, RunLine, RunRemotely, ServeRank
 from muster.node.ranks.control_socket import ControlSocket
+from muster.node.ranks.diagnosis import RankExit, count_kernel_kills, diagnose
 from muster.node.ranks.environment import rank_spec
-from muster.node.ranks.exit_report import report
 from muster.node.ranks.supervisor import SPAWNER, RankProcess, RankSupervisor
 from muster.node.ranks.termination import Terminator
+from muster.node.rpc import Handler, Request
 from muster.node.sync_client import SyncClient
 
 if TYPE_CHECKING:
     from muster.node.ranks.remote_exec import Ask
     from muster.node.ranks.spawner import NodeSpawner
 
-METRICS_INTERVAL = 1.0  # seconds between two looks for new metrics
+METRICS_INTERVAL = 1.0  # seconds between two reads of new metrics
 # seconds from the start of a follower's ranks to that of its sync process: a job that is over by then never pays for the
 # import of botocore, and a longer one pays while its ranks still import their framework
 SYNC_DELAY = 1.0
-
-Push = Callable[..., None]
 
 
 class NodeExecutor:
     """One node's own part.
 
-    ``push(do, **fields)`` sends the leader what it has not asked for: the end of a rank. ``ask(node, do, **fields)`` asks any
+    ``handlers`` serve the leader. ``push`` sends the leader what it has not asked for: the exit of a rank. ``ask`` asks any
     node; only the leader's own has it.
     """
 
@@ -54,19 +68,19 @@ class NodeExecutor:
         self.paths = paths
         self.log = log
         self.syncer = syncer
-        self.push: Push = lambda do, **fields: None
+        self.push: Callable[[Request[None]], None] = lambda request: None
         self.ask: Ask | None = None
-        self._ranks = RankSupervisor(paths, log, self._on_rank_end)
+        self._ranks = RankSupervisor(paths, log, self._on_rank_exit)
         self._control_socket = ControlSocket(
-            paths.socket, {"rank": self._ranks.serve, "joins": self._on_join, "shell": self._on_shell}
+            paths.socket, {ServeRank: self._ranks.serve, JoinRank: self._on_join, RunRemotely: self._on_remote_shell}
         )
         self._spawner: NodeSpawner | None = None
-        self._ending: asyncio.Task[list[dict[str, Any]]] | None = None
+        self._ending: asyncio.Task[tuple[RankExit, ...]] | None = None
         self._ending_since = math.inf
         self.secrets = _take_secrets(paths)
         # whether ranks ran here before this agent: the node has come back to its run
-        self.again = not assignment.commit_only and any(paths.ranks.glob("rank-*"))
-        self._here: dict[str, str] = {}
+        self.came_back = not assignment.commit_only and any(paths.ranks.glob("rank-*"))
+        self._local_bindings: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
         self._probe = NodeProbe(
@@ -79,17 +93,27 @@ class NodeExecutor:
         )
         self._facts: facts.Facts | None = None
 
-    async def handle(self, message: dict[str, Any]) -> Any:
-        """Answer a request of the leader's, by its name; what a preflight asks is the probe's."""
-        fields = {key: value for key, value in message.items() if key not in ("do", "id")}
-        name = f"do_{message['do']}"
-        return await getattr(self if hasattr(self, name) else self._probe, name)(**fields)
+    @property
+    def handlers(self) -> Mapping[type[Request[Any]], Handler]:
+        """The commands of the leader."""
+        return {
+            InspectNode: lambda _: self.inspect(),
+            Restore: self._restore,
+            StartRanks: self._start,
+            StartSpawner: lambda _: self._start_spawner(),
+            RunLine: self._run_line,
+            StopRanks: lambda _: self.stop(),
+            StoreFiles: lambda request: self.store_files(request.timeout),
+            StoreUnderNames: self._store_under_names,
+            FinishLog: lambda request: self.finish_log(request.timeout),
+            **self._probe.handlers,
+        }
 
-    async def do_facts(self) -> dict[str, Any]:
-        """Look at this node and record what was seen; the code is looked at once, before ranks can write beside it."""
+    async def inspect(self) -> facts.Facts:
+        """Return the facts of this node; its code is read once, before ranks can write beside it."""
         a = self.assignment
-        seen = await self._probe.look(self._untouched_code())
-        self._here = {
+        seen = await self._probe.inspect(self._untouched_code())
+        self._local_bindings = {
             "interpreter": a.interpreter or "python3",
             "workdir": str(self.paths.work),
             "attempt": a.id.marker.replace("/", "-"),
@@ -100,124 +124,122 @@ class NodeExecutor:
         except OSError as error:
             seen = facts.broken(a.node, f"its event log can't be written: {error.strerror}; make room on its disk")
         self._facts = seen
-        data: dict[str, Any] = to_data(seen)
-        return data
+        return seen
 
     def _reap(self) -> None:
-        self._ranks.note_gone(processes.reap())
+        self._ranks.record_reaped(processes.reap())
 
     def _untouched_code(self) -> Path | None:
-        """Give the folder of the code; None if it may have been written to, by ranks or as a mount of the container."""
+        """Return the folder of the code; None if ranks, or a mount of the container, may have written to it."""
         a = self.assignment
         inside = any(mount.target.startswith(str(self.paths.work)) for mount in a.plan.container.mounts)
-        return None if self._facts is not None or a.commit_only or inside or self.again else self.paths.work
+        return None if self._facts is not None or a.commit_only or inside or self.came_back else self.paths.work
 
-    async def do_restore(self, run: str, generation: int, newest: bool = False) -> dict[str, Any]:
-        """Put the last committed checkpoints of a run in place; with ``newest`` those that are newer than what is here."""
+    async def _restore(self, request: Restore) -> Restored:
         nodes = len(self.assignment.plan.nodes)
-        return await self.syncer.ask("restore", run=run, generation=generation, nodes=nodes, newest=newest)
+        answer = await self._ask_store(
+            "restore", run=request.run, generation=request.generation, nodes=nodes, newest=request.newest
+        )
+        return from_data(Restored, answer)
 
-    async def do_start(
-        self, hosts: list[str], ports: list[dict[str, int]], here: list[dict[str, str]], secrets: dict[str, str] | None = None
-    ) -> None:
-        """Start the ranks of this node, or be ready for those that a spawner starts.
+    async def _ask_store(self, do: str, **fields: Any) -> dict[str, Any]:
+        answer = await self.syncer.ask(do, **fields)
+        return answer if answer["ok"] else {"error": answer["error"]}
 
-        ``hosts``, ``ports`` and ``here``, what the leader knows better, by node; ``secrets`` for a node that came back.
-        """
+    def _start(self, request: StartRanks) -> None:
         a = self.assignment
-        self.secrets = {**self.secrets, **(secrets or {})}
-        self._probe.doors.close()
+        self.secrets = {**self.secrets, **request.secrets}
+        self._probe.listener.close()
         self._ending = None
         self._ending_since = math.inf
-        self._kernel_kills = diagnosis.kernel_kills()
-        self._here.update(here[a.node], scratch=str(self.paths.tools) if here[a.node]["shared_host"] else "")
-        bindings = Bindings(hosts=tuple(hosts), ports=tuple(ports), here=self._here)
-        self._ranks.begin()
+        self._kernel_kills = count_kernel_kills()
+        known = request.local_bindings[a.node]
+        self._local_bindings.update(known, scratch=str(self.paths.tools) if known["shared_host"] else "")
+        bindings = Bindings(hosts=request.hosts, ports=request.ports, here=self._local_bindings)
+        self._ranks.reset()
         self._control_socket.open()
         if a.plan.spawner is not None:
-            from muster.node.ranks.spawner import Node, NodeSpawner, spawner_setup
+            from muster.node.ranks.spawner import NodeSpawner, SpawnerSetup
 
-            side = spawner_setup(a, self.paths, bindings, self.secrets)
-            node = Node(number=a.node, nodes=len(a.plan.nodes), work=str(self.paths.work))
-            self._spawner = NodeSpawner(side, self._ranks, node, ask=self.ask, push=self._push)
+            setup = SpawnerSetup(a, self.paths, bindings, self.secrets)
+            setup.write_remote_shell()
+            self._spawner = NodeSpawner(a, setup, self._ranks, ask=self.ask, push=self.push)
         else:
             for rank in a.plan.nodes[a.node].ranks:
                 self._ranks.start(rank_spec(a, self.paths, rank, bindings, self.secrets))
             self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
-        self._later(METRICS_INTERVAL, self._look_for_metrics)
+        self._later(METRICS_INTERVAL, self._read_metrics)
 
     # -- where a spawner starts the ranks
 
-    async def do_spawner(self) -> None:
-        """Start the spawner; every node is ready for its ranks. Node 0 only, unless each node has one."""
+    def _start_spawner(self) -> None:
         assert self._spawner is not None
         self._spawner.start()
 
-    async def do_shell(self, number: int, line: str) -> int:
-        """Run a line of shell for the spawner; gives its exit code."""
+    async def _run_line(self, request: RunLine) -> int:
         assert self._spawner is not None
-        return await self._spawner.run_shell(number, line)
+        return await self._spawner.run_line(request)
 
-    def show_shell(self, number: int, text: str) -> None:
-        """Take what a line of shell has written."""
+    def forward_output(self, output: LineOutput) -> None:
+        """Forward what a line of shell has written to its remote shell."""
         if self._spawner is not None:
-            self._spawner.show_shell(number, text)
+            self._spawner.forward(output)
 
-    async def _on_shell(self, connection: socket.socket, wish: dict[str, str]) -> None:
+    async def _on_remote_shell(self, connection: socket.socket, request: RunRemotely) -> None:
         if self._spawner is not None and self._ending is None:
-            await self._spawner.serve_shell(connection, wish)
+            await self._spawner.run_remotely(connection, request)
 
-    async def _on_join(self, connection: socket.socket, told: dict[str, Any]) -> None:
-        """Let a rank in that the spawner has started; none any more once the end has begun."""
+    async def _on_join(self, connection: socket.socket, request: JoinRank) -> None:
+        """Serve a rank that the spawner has started; none any more once the end has begun."""
         if self._spawner is not None and self._ending is None:
             self._later(SYNC_DELAY, self.syncer.start_behind_ranks)
-            await self._spawner.join(connection, told)
-
-    def _push(self, do: str, **fields: Any) -> None:
-        self.push(do, **fields)
+            await self._spawner.join(connection, request)
 
     # -- while ranks run
 
     def _later(self, delay: float, action: Callable[[], object]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay, action))
 
-    def _look_for_metrics(self) -> None:
+    def _read_metrics(self) -> None:
         self._timers = [timer for timer in self._timers if timer.when() > asyncio.get_running_loop().time()]
         self._ranks.read_metrics()
-        self._later(METRICS_INTERVAL, self._look_for_metrics)
+        self._later(METRICS_INTERVAL, self._read_metrics)
 
-    def _on_rank_end(self, process: RankProcess) -> None:
+    def _on_rank_exit(self, process: RankProcess) -> None:
         process.victim = self._is_victim(process)
-        report = self._report(process)
-        if process.failed and process.spec.decides and not process.victim and not self.assignment.plan.elastic:
-            if self._spawner is None or is_conclusive(report):
+        end = self._diagnose(process)
+        if end.failed and end.decides and not end.victim and not self.assignment.plan.elastic:
+            if self._spawner is None or end.is_conclusive:
                 self.end_ranks()
             else:
                 self._later(REPORT_GRACE, self.end_ranks)
-        self.push("rank_ended", end=report)
+        self.push(ReportExit(exit=end))
 
     def _is_victim(self, process: RankProcess) -> bool:
-        """Whether somebody ended it: we, because the run was ending, or the spawner, which kills shims."""
+        """Return whether it was ended: by us, because the run was ending, or by the spawner, which kills shims."""
+        end = process.exit
+        if end is None:
+            return False
         if process.spec.rank == SPAWNER:
-            return self._ending is not None and process.signal == signal.SIGKILL
-        return process.ended >= self._ending_since or (process.vanished and self._spawner is not None)
+            return self._ending is not None and end.signal == signal.SIGKILL
+        return end.at >= self._ending_since or (end.vanished and self._spawner is not None)
 
-    def _report(self, process: RankProcess) -> dict[str, Any]:
-        return report(process, self.assignment.node, self._kernel_kills)
+    def _diagnose(self, process: RankProcess) -> RankExit:
+        return diagnose(process, self.assignment.node, self._kernel_kills)
 
-    async def do_stop(self) -> dict[str, Any]:
-        """End every rank and descendant of this node, verified; gives how each rank ended, and the last metrics."""
-        ranks = await asyncio.shield(self.end_ranks())
-        return {"ranks": ranks, "metrics": self._ranks.last_metrics}
+    async def stop(self) -> RanksStopped:
+        """End every rank and descendant of this node, verified; return how each rank ended, and the last metrics."""
+        exits = await asyncio.shield(self.end_ranks())
+        return RanksStopped(exits=exits, metrics=dict(self._ranks.last_metrics))
 
-    def end_ranks(self) -> asyncio.Task[list[dict[str, Any]]]:
-        """Begin the end of all ranks, once; the task gives how each ended."""
+    def end_ranks(self) -> asyncio.Task[tuple[RankExit, ...]]:
+        """Start to end all ranks, once; the task returns how each ended."""
         if self._ending is None:
             self._ending_since = time.time()
             self._ending = asyncio.get_running_loop().create_task(self._end_ranks())
         return self._ending
 
-    async def _end_ranks(self) -> list[dict[str, Any]]:
+    async def _end_ranks(self) -> tuple[RankExit, ...]:
         for timer in self._timers:
             timer.cancel()
         self._timers = []
@@ -228,13 +250,16 @@ class NodeExecutor:
             self.log.add(event.NOTE, level="error", text=text)
         self._control_socket.close()
         self._ranks.close()
-        return [self._report(process) for process in self._ranks.processes.values()]
+        return tuple(self._diagnose(process) for process in self._ranks.processes.values())
 
-    async def do_files(self, patience: float) -> dict[str, Any]:
-        """Bring every kept file of this node into the store; gives them with size and sha256."""
+    # -- in the end
+
+    async def store_files(self, timeout: float) -> FilesStored:
+        """Store every kept file of this node."""
         if not self.syncer.pid and not self._has_files():
-            return {"ok": True, "files": []}
-        return await self.syncer.ask("files", patience=patience)
+            return FilesStored()
+        answer = await self._ask_store("files", patience=timeout)
+        return from_data(FilesStored, answer)
 
     def _has_files(self) -> bool:
         kept = (self.paths.outputs, self.paths.logs, self.paths.checkpoints, self.paths.ranks)
@@ -244,15 +269,15 @@ class NodeExecutor:
             for entry in folder.rglob("*")
         )
 
-    async def do_place(self, files: list[dict[str, str]], patience: float) -> dict[str, Any]:
-        """Make sure that the store has this node's content under the names that the leader decided on."""
-        return await self.syncer.ask("place", files=files, patience=patience)
+    async def _store_under_names(self, request: StoreUnderNames) -> StoreResult:
+        answer = await self._ask_store("place", files=to_data(request.files), patience=request.timeout)
+        return from_data(StoreResult, answer)
 
-    async def do_last_words(self, patience: float) -> str:
-        """Store the rest of this node's event log; without a sync process give the whole log, for the leader to store."""
+    async def finish_log(self, timeout: float) -> str:
+        """Store the rest of this node's event log; without a sync process return the whole log, for the leader to store."""
         if not self.syncer.pid:
             return self.paths.events.read_text(encoding="utf-8")
-        await self.syncer.ask("finish", patience=patience)
+        await self.syncer.ask("finish", patience=timeout)
         return ""
 
 

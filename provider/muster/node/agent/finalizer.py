@@ -1,9 +1,9 @@
-"""Finalizer: the leader's last phase; files of all nodes are named, the manifest is committed, the end is written."""
+"""The leader's last phase: assigns names to the files of all nodes, commits the manifest, writes the end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from muster.core import event
@@ -11,6 +11,7 @@ from muster.core.codec import to_data
 from muster.core.manifest import Manifest
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
+from muster.node.agent.commands import FinishLog, Leave, StoreFiles, StoreResult, StoreUnderNames
 from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.gang import Gang, NodeFailed
 from muster.node.agent.output_names import OutputNames, assign_names
@@ -30,9 +31,9 @@ class OutputsNotStored(Exception):
 class Finalizer:
     """Brings a run to its end, however its ranks ended."""
 
-    def __init__(self, assignment: Assignment, work: NodeExecutor, gang: Gang, record: RunRecord) -> None:
+    def __init__(self, assignment: Assignment, executor: NodeExecutor, gang: Gang, record: RunRecord) -> None:
         self._a = assignment
-        self._work = work
+        self._executor = executor
         self._gang = gang
         self._record = record
         self._is_committing = False
@@ -40,107 +41,107 @@ class Finalizer:
     async def run(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> None:
         """Keep the files, commit if the ranks completed, and write the end into the event log."""
         self._record.enter(RunState.FINALIZING)
-        self._work.log.add(event.STATE, state=RunState.FINALIZING.value)
+        self._executor.log.add(event.STATE, state=RunState.FINALIZING.value)
         self._record.data["metrics"] = dict(self._gang.metrics)
         is_refused = self._is_refused(verdict)
         if not is_refused:
             verdict = await self._keep_files(verdict, halt)
         self._record.conclude(_state_of(verdict), verdict)
-        patience = 0.0 if is_refused else LAST_PATIENCE
-        await self._take_last_words(patience)
-        if self._gang.survival is not None:
-            self._gang.survival.conclude()
-        await self._work.syncer.tell("record", record=self._record.data)
-        self._work.log.add(event.END, **self._end_data())
-        await self._work.do_last_words(patience=patience)
-        self._gang.push("done")
+        timeout = 0.0 if is_refused else LAST_PATIENCE
+        await self._finish_logs(timeout)
+        self._gang.membership.run_ended()
+        await self._executor.syncer.tell("record", record=self._record.data)
+        self._executor.log.add(event.END, **self._end_data())
+        await self._executor.finish_log(timeout)
+        self._gang.push(Leave())
 
     def _is_refused(self, verdict: Verdict | None) -> bool:
-        """Whether the store could not be used at the start; then it is not waited for at the end."""
+        """Return whether the store could not be used at the start; then the end does not wait for the store."""
         if verdict is None:
             return False
         return verdict.cause is Cause.REQUEST or (self._a.commit_only and verdict.cause is Cause.STORE)
 
     async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
-        """Store the files of every node; gives the verdict, which a cancel, a lost node or an absent store still change."""
+        """Store the files of every node; return the verdict, which a cancel, a lost node or an absent store still changes."""
         limit = self._a.plan.limits.store_patience
-        patience = limit if verdict is None else min(FAILED_PATIENCE, limit)
-        keeping = asyncio.ensure_future(self._store_and_commit(patience, commit=verdict is None))
-        endings: list[asyncio.Future[Any]] = [halt, *self._gang.losses()] if verdict is None else []
+        timeout = limit if verdict is None else min(FAILED_PATIENCE, limit)
+        keeping = asyncio.ensure_future(self._store_and_commit(timeout, commit=verdict is None))
+        endings: list[asyncio.Future[Any]] = [halt, *self._gang.membership.losses()] if verdict is None else []
         await asyncio.wait([keeping, *endings], return_when=asyncio.FIRST_COMPLETED)
         if not keeping.done() and self._is_committing:
             await asyncio.wait([keeping], timeout=COMMIT_PATIENCE)
         if not keeping.done():
             keeping.cancel()
-            return await self._keep_files(halt.result() if halt.done() else self._gang.lost_verdict(), halt)
+            return await self._keep_files(halt.result() if halt.done() else self._gang.membership.lost_verdict(), halt)
         try:
             keeping.result()
         except (OutputsNotStored, PeerLost, NodeFailed) as error:
-            if isinstance(error, PeerLost) and verdict is None and self._gang.survives():
+            if isinstance(error, PeerLost) and verdict is None and self._gang.membership.survives():
                 return await self._keep_files(None, halt)
-            self._work.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
-            return verdict or self._gang.lost_verdict() or self._away_verdict(error, patience)
+            self._executor.log.add(event.NOTE, level="error", text=f"the outputs could not be stored: {error}")
+            return verdict or self._gang.membership.lost_verdict() or self._not_stored(error, timeout)
         return verdict
 
-    def _away_verdict(self, error: Exception, patience: float) -> Verdict:
+    def _not_stored(self, error: Exception, timeout: float) -> Verdict:
         folders = ", ".join(f"{self._gang.host(f['node'])}:{f['path']}" for f in self._record.data["host_folders"])
-        why = "" if isinstance(error, NodeFailed) else f"the store did not take the outputs within {patience:g} s: "
-        away = f"training completed, but {why}{error}"
-        return Verdict(cause=Cause.STORE, detail=f"{away}; they still lie in {folders}", hint=commit_hint(self._a.job_id))
+        why = "" if isinstance(error, NodeFailed) else f"the store did not take the outputs within {timeout:g} s: "
+        text = f"training completed, but {why}{error}"
+        return Verdict(cause=Cause.STORE, detail=f"{text}; they still lie in {folders}", hint=commit_hint(self._a.job_id))
 
-    async def _store_and_commit(self, patience: float, commit: bool) -> None:
-        answers = await self._gang.ask_all("files", patience=patience)
-        if commit and not self._gang.suffice(answers):
+    async def _store_and_commit(self, timeout: float, commit: bool) -> None:
+        answers = await self._gang.ask_all(StoreFiles(timeout=timeout))
+        if commit and not self._gang.membership.suffice(answers):
             raise PeerLost("a node was lost before its files were stored")
-        _raise_if_away(answers.values())
-        lost = self._gang.survival is not None and self._gang.survival.ever
-        placement = assign_names((entry for answer in answers.values() for entry in answer["files"]), others_wrote=lost)
-        for note in placement.notes:
-            self._work.log.add(event.NOTE, level="warning", text=note)
-        orders = [self._gang.ask(n, "place", files=files, patience=patience) for n, files in placement.orders.items()]
-        _raise_if_away(await asyncio.gather(*orders))
-        self._record.data["outputs"] = to_data(placement.files)
+        _raise_if_failed(answers.values())
+        reported = (file for stored in answers.values() for file in stored.files)
+        names = assign_names(reported, others_wrote=self._gang.membership.lost_any)
+        for note in names.notes:
+            self._executor.log.add(event.NOTE, level="warning", text=note)
+        requests = {node: StoreUnderNames(files=tuple(files), timeout=timeout) for node, files in names.to_store.items()}
+        _raise_if_failed(await asyncio.gather(*(self._gang.ask(node, request) for node, request in requests.items())))
+        self._record.data["outputs"] = to_data(names.files)
         if commit:
-            await self._commit(placement, patience, self._missing(answers))
+            await self._commit(names, timeout, self._missing(answers))
 
     def _missing(self, present: Collection[int]) -> tuple[int, ...]:
-        """Give the nodes whose files are not to be had, and say so."""
+        """Return the nodes whose files are not available, and note them."""
         missing = tuple(node.node for node in self._a.plan.nodes if node.node not in present)
         for node in missing:
             text = f"node {node} ({self._gang.host(node)}) was lost and is not back: what it kept is not in the manifest"
-            self._work.log.add(event.NOTE, level="warning", text=text)
+            self._executor.log.add(event.NOTE, level="warning", text=text)
         return missing
 
-    async def _commit(self, placement: OutputNames, patience: float, missing: tuple[int, ...]) -> None:
+    async def _commit(self, names: OutputNames, timeout: float, missing: tuple[int, ...]) -> None:
         manifest = Manifest(
             run=self._a.job_id,
             generation=self._a.generation,
             attempt=self._a.attempt,
             uri=self._record.uri,
-            files=placement.files,
+            files=names.files,
             snapshot=self._a.plan.snapshot,
             environment=self._a.plan.environment.digest,
             metrics=dict(self._gang.metrics),
             missing=missing,
         )
         self._is_committing = True
-        answer = await self._work.syncer.ask("commit", manifest=to_data(manifest), patience=patience)
-        _raise_if_away([answer])
+        answer = await self._executor.syncer.ask("commit", manifest=to_data(manifest), patience=timeout)
+        if not answer["ok"]:
+            raise OutputsNotStored(answer["error"])
         self._record.data.update(manifest=answer["uri"], digest=manifest.digest())
 
-    async def _take_last_words(self, patience: float) -> None:
-        """Have every other node end its record; the logs of those that never needed a sync process are stored by ours."""
+    async def _finish_logs(self, timeout: float) -> None:
+        """Finish the log of every other node; those that never needed a sync process have theirs stored by ours."""
         others = [node for node in self._gang.present() if node != 0]
-        asked = (self._gang.ask(node, "last_words", patience=patience) for node in others)
+        asked = (self._gang.ask(node, FinishLog(timeout=timeout)) for node in others)
         for node, log in zip(others, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(log, str) and log:
-                path = self._work.paths.root / f"events-of-node-{node}.jsonl"
+                path = self._executor.paths.root / f"events-of-node-{node}.jsonl"
                 try:
                     path.write_text(log, encoding="utf-8")
                 except OSError as error:
-                    self._work.log.note_full(error)
+                    self._executor.log.note_full(error)
                     continue
-                await self._work.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=patience)
+                await self._executor.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=timeout)
 
     def _end_data(self) -> dict[str, Any]:
         data = self._record.data
@@ -149,7 +150,7 @@ class Finalizer:
 
 
 def commit_hint(job_id: str) -> str:
-    """Say what to do about outputs that are not stored yet."""
+    """Return what to do about outputs that are not stored yet."""
     return f"when the store is back: muster commit {job_id}, or retry the task"
 
 
@@ -159,7 +160,7 @@ def _state_of(verdict: Verdict | None) -> RunState:
     return RunState.CANCELED if verdict.cause in (Cause.CANCEL, Cause.DEADLINE) else RunState.FAILED
 
 
-def _raise_if_away(answers: Any) -> None:
-    for answer in answers:
-        if not answer["ok"]:
-            raise OutputsNotStored(answer["error"])
+def _raise_if_failed(results: Iterable[StoreResult]) -> None:
+    for result in results:
+        if result.error:
+            raise OutputsNotStored(result.error)

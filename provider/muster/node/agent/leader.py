@@ -1,4 +1,4 @@
-"""Leader: the agent of node 0 gathers the nodes, starts the gang and finds out how it ended."""
+"""The leader: the agent of node 0; gathers the nodes, starts the gang and finds out how it ended."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 from muster.core import event
+from muster.core.codec import to_data
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node import cancel_request, mesh
+from muster.node.agent.commands import InspectNode, Restore
 from muster.node.agent.elastic import ElasticMembership
-from muster.node.agent.elastic_exits import ElasticExitTracker
 from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.finalizer import Finalizer, commit_hint
-from muster.node.agent.gang import Gang, NodeFailed
+from muster.node.agent.gang import FixedMembership, Gang, NodeFailed
 from muster.node.agent.rendezvous import Rendezvous
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
@@ -34,38 +35,40 @@ class Stopped(Exception):
 
 
 class Leader:
-    """Runs one attempt, from the first node's arrival to the last word in the event log.
+    """Runs one attempt, from the first node that joins to the last event in the log.
 
     ``halt`` is set, by a cancel, the deadline or a fence, to the verdict with which the run is to end.
     """
 
-    def __init__(self, assignment: Assignment, work: NodeExecutor, halt: asyncio.Future[Verdict]) -> None:
+    def __init__(self, assignment: Assignment, executor: NodeExecutor, halt: asyncio.Future[Verdict]) -> None:
         self._a = assignment
-        self._work = work
-        self._log = work.log
+        self._executor = executor
+        self._log = executor.log
         self._halt = halt
-        self._gang = Gang(assignment.plan, work, halt)
-        self._record = RunRecord(assignment, work.paths.root.parent)
+        self._record = RunRecord(assignment, executor.paths.root.parent)
+        elastic = assignment.plan.elastic
+        self._membership = (
+            ElasticMembership(assignment, executor, self._record) if elastic else FixedMembership(assignment.plan)
+        )
+        self._gang = Gang(assignment.plan, executor, halt, self._membership)
         self._network: network.Choice | None = None
-        if isinstance(self._gang.ends, ElasticExitTracker):
-            self._gang.survival = ElasticMembership(assignment, work, self._gang, self._gang.ends, self._record)
 
     async def run(self) -> None:
         """Lead the attempt to its end."""
-        self._work.syncer.start()
+        self._executor.syncer.start()
         self._log.add(event.STATE, state=RunState.STARTING.value)
         for note in self._a.notes:
             self._log.add(event.NOTE, level="warning", text=note)
         address = self._a.addresses[0] and await asyncio.to_thread(facts.resolved, self._a.addresses[0])
-        server = await mesh.listen(address, self._a.id.marker, self._work.paths.certificate, self._gang.on_peer)
-        finalizer = Finalizer(self._a, self._work, self._gang, self._record)
-        verdict = await cancel_request.explained(await self._train(), self._work.paths.cancel, self._a.term_patience)
+        server = await mesh.listen(address, self._a.id.marker, self._executor.paths.certificate, self._gang.on_peer)
+        finalizer = Finalizer(self._a, self._executor, self._gang, self._record)
+        verdict = await cancel_request.explained(await self._train(), self._executor.paths.cancel, self._a.term_patience)
         await finalizer.run(verdict, self._halt)
         await self._gang.close()
         server.close()
 
     async def _train(self) -> Verdict | None:
-        """Gather, check, start and wait; gives why the run did not complete, None if it did."""
+        """Gather, check, start and wait; return why the run did not complete, None if it did."""
         try:
             await self._or_halt(self._prepare())
             return None if self._a.commit_only else await self._run_gang()
@@ -74,21 +77,21 @@ class Leader:
             return ended.verdict
         except PeerLost as lost:
             await self._stop()
-            return self._gang.lost_verdict() or Verdict(cause=Cause.NODE, detail=str(lost))
+            return self._membership.lost_verdict() or Verdict(cause=Cause.NODE, detail=str(lost))
 
     async def _or_halt(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something, unless a halt or the loss of a node comes first."""
+        """Await ``work``, unless a halt or the loss of a node comes first."""
         task = asyncio.ensure_future(work)
         await self._first_of(task)
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            raise Stopped(self._halt.result() if self._halt.done() else self._gang.lost_verdict() or _NO_REASON)
+            raise Stopped(self._halt.result() if self._halt.done() else self._membership.lost_verdict() or _NO_REASON)
         task.result()
 
     async def _first_of(self, task: asyncio.Future[Any]) -> None:
         """Wait for a task, a halt, or the loss of a node, whichever comes first."""
-        awaited: list[asyncio.Future[Any]] = [task, self._halt, *self._gang.losses()]
+        awaited: list[asyncio.Future[Any]] = [task, self._halt, *self._membership.losses()]
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
 
     # -- before the ranks
@@ -104,29 +107,29 @@ class Leader:
             await self._restore()
 
     async def _check_store(self) -> None:
-        answer = await self._work.syncer.ask("check", snapshot=self._a.plan.snapshot, archive=self._a.archive or None)
+        answer = await self._executor.syncer.ask("check", snapshot=self._a.plan.snapshot, archive=self._a.archive or None)
         if not answer["ok"]:
             raise Stopped(self._unusable(answer["error"]))
         await self._save()
 
     def _unusable(self, error: str) -> Verdict:
-        """Give the verdict on a store that can't be used: what completed ranks left is not a wrong request, and can wait."""
+        """Return the verdict on a store that can't be used; with completed ranks it is no wrong request, and can wait."""
         if not self._a.commit_only:
             return Verdict(cause=Cause.REQUEST, detail=error)
         detail = f"training has completed, but its outputs are still not stored: {error}"
         return Verdict(cause=Cause.STORE, detail=detail, hint=commit_hint(self._a.job_id))
 
     async def _inspect(self) -> None:
-        """Gather the nodes and choose their network; the record tells of those that came, whether they fit or not."""
-        inspection = Rendezvous(self._a, self._gang, self._log, self._work.paths.certificate)
+        """Gather the nodes and choose their network; record those that came, whether they fit or not."""
+        rendezvous = Rendezvous(self._a, self._gang, self._log, self._executor.paths.certificate)
         try:
-            self._network = await inspection.run()
+            self._network = await rendezvous.run()
         except PreflightFailed as refused:
             raise Stopped(refused.verdict) from None
         finally:
-            nodes = [self._gang.facts[node] for node in sorted(self._gang.facts)]
-            folders = [{"node": node["node"], "path": node["folder"]} for node in nodes]
-            self._record.data.update(nodes=nodes, host_folders=folders)
+            facts = [self._gang.facts[node] for node in sorted(self._gang.facts)]
+            folders = [{"node": node.node, "path": node.folder} for node in facts]
+            self._record.data.update(nodes=to_data(facts), host_folders=folders)
         if self._network is not None:
             self._record.data["networks"] = list(self._network.networks)
 
@@ -134,11 +137,11 @@ class Leader:
         run, generation = self._a.resumes
         if not run:
             return
-        answers = await self._gang.ask_all("restore", run=run, generation=generation, newest=self._a.plan.elastic)
-        failed = [answer["error"] for answer in answers.values() if not answer["ok"]]
+        answers = await self._gang.ask_all(Restore(run=run, generation=generation, newest=self._a.plan.elastic))
+        failed = [restored.error for restored in answers.values() if restored.error]
         if failed:
             raise Stopped(Verdict(cause=Cause.NODE, detail=f"the checkpoints of {run} can't be put in place: {failed[0]}"))
-        count = max(answer["files"] for answer in answers.values())
+        count = max(restored.files for restored in answers.values())
         if count:
             self._log.add(event.NOTE, level="info", text=f"resumed from the last committed checkpoint of {run} ({count} files)")
 
@@ -148,66 +151,42 @@ class Leader:
         """Start the gang and wait for its end; once more if a rank lost the race for a port."""
         await self._or_halt(self._start())
         verdict = await self._until_ended()
-        first = self._gang.first_failed_end()
-        again = first is not None and first["port_taken"] and not self._a.plan.elastic
-        if verdict is None or verdict.cause is not Cause.RANK or first is None or not again:
+        race = self._gang.lost_port_race()
+        if verdict is None or verdict.cause is not Cause.RANK or race is None:
             return verdict
-        text = f"rank {first['rank']} on node {first['node']} lost the race for a port; the gang is started once more"
+        text = f"rank {race[0]} on node {race[1]} lost the race for a port; the gang is started once more"
         self._log.add(event.NOTE, level="warning", text=text)
-        self._gang.ends.start_over()
-        self._gang.facts.update(await self._gang.ask_all("facts"))
+        self._gang.exits.reset()
+        self._gang.facts.update(await self._gang.ask_all(InspectNode()))
         await self._or_halt(self._start())
         return await self._until_ended()
 
     async def _start(self) -> None:
         assert self._network is not None
-        if self._gang.survival is not None:
-            await self._gang.survival.begin(self._network)
-        else:
-            await self._start_once(self._network)
+        await self._membership.start(self._network)
         self._record.enter(RunState.RUNNING)
         self._log.add(event.STATE, state=RunState.RUNNING.value)
         await self._save()
 
-    async def _start_once(self, choice: network.Choice) -> None:
-        here = [{**known, "shared_host": self._gang.shared_host()} for known in choice.here()]
-        await self._gang.ask_all("start", hosts=choice.addresses, ports=await self._ports(), here=here)
-        if self._a.plan.spawner is not None:
-            await self._gang.ask(0, "spawner")
-
-    async def _ports(self) -> list[dict[str, int]]:
-        """Give every node's ports, found free on the address that it trains over."""
-        assert self._network is not None
-        asked = (self._ports_of(node, address) for node, address in enumerate(self._network.addresses))
-        return list(await asyncio.gather(*asked))
-
-    async def _ports_of(self, node: int, address: str) -> dict[str, int]:
-        known = self._gang.facts[node]
-        if address != known["address"] and known["ports"]:
-            known["ports"] = await self._gang.ask(node, "ports", address=address)
-        ports: dict[str, int] = known["ports"]
-        return ports
-
     async def _until_ended(self) -> Verdict | None:
         """Wait for the first of: all deciding ranks done, a failure, a lost node, a halt. Then end what still runs."""
-        decided = asyncio.ensure_future(self._gang.ends.decided.wait())
+        decided = asyncio.ensure_future(self._gang.exits.decided.wait())
         await self._first_of(decided)
         decided.cancel()
-        if self._gang.survival is not None:
-            self._gang.survival.close()
-        lost = self._gang.lost_verdict()
+        self._membership.ranks_ended()
+        lost = self._membership.lost_verdict()
         await self._stop()
         if self._halt.done():
             return self._halt.result()
-        return lost or self._gang.first_failure() or self._gang.lost_verdict()
+        return lost or self._gang.first_failure() or self._membership.lost_verdict()
 
     async def _stop(self) -> None:
         await self._gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
-        for end in self._gang.ends.by_rank.values():
+        for end in self._gang.exits.by_rank.values():
             self._record.rank_ended(end)
 
     async def _save(self) -> None:
-        await self._work.syncer.tell("record", record=self._record.data)
+        await self._executor.syncer.tell("record", record=self._record.data)
 
 
 _NO_REASON = Verdict(cause=Cause.NODE, detail="the run was stopped")

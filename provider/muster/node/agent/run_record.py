@@ -1,4 +1,4 @@
-"""RunRecord: the run's small state document (run.json), kept by the leader and written to the store on every change."""
+"""The run's state document (run.json), kept by the leader and written to the store on every change."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.codec import to_data
-from muster.core.plan import RankPlan
 from muster.core.state import RunState
 from muster.core.store_keys import RunKeys
 from muster.core.verdict import Verdict
 from muster.node.assignment import Assignment, AttemptRecord
+from muster.node.ranks.diagnosis import RankExit
 
 RECORD_VERSION = 1
 _PHASES = {RunState.STARTING: "starting", RunState.RUNNING: "running", RunState.FINALIZING: "finalizing"}
@@ -70,7 +70,7 @@ class RunRecord:
         }
 
     def enter(self, state: RunState) -> None:
-        """Begin a state; the phase before it is closed with its duration."""
+        """Enter a state; close the phase before it with its duration."""
         now = time.time()
         name, since = self._phase
         times = self.data["times"]
@@ -81,12 +81,12 @@ class RunRecord:
             self.data["ended"] = now
             self.data["attempts"][-1].update(ended=now, state=state.value)
 
-    def rank_ended(self, end: dict[str, Any]) -> None:
-        """Note how a rank ended."""
+    def rank_ended(self, end: RankExit) -> None:
+        """Record how a rank ended."""
         kept = ("node", "local_rank", "pid", "started", "ended", "exit_code", "signal")
         for entry in self.data["ranks"]:
-            if entry["rank"] == end["rank"]:
-                entry.update({key: end[key] for key in kept})
+            if entry["rank"] == end.rank:
+                entry.update({key: getattr(end, key) for key in kept})
 
     def conclude(self, state: RunState, verdict: Verdict | None) -> None:
         """Enter a final state with its verdict."""
@@ -96,7 +96,3 @@ class RunRecord:
         self.data["verdict"] = data
         self.data["attempts"][-1]["verdict"] = data
         self.enter(state)
-
-
-def _rank_data(node: int, rank: RankPlan) -> dict[str, Any]:
-    return {"rank": rank.rank, "node": node, "local_rank": rank.local_rank, "role": rank.role}

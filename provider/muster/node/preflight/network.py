@@ -53,8 +53,8 @@ class Choice:
     networks: tuple[str, ...]
     note: str = ""  # what to tell people, "" where there is nothing of a choice in it
 
-    def here(self) -> list[dict[str, str]]:
-        """Give what :class:`muster.core.placeholder.Here` says of the network, by node."""
+    def local_bindings(self) -> list[dict[str, str]]:
+        """Return what :class:`muster.core.placeholder.Here` may name of the network, by node."""
         names = set(self.interfaces)
         common = "" if len(names) > 1 or self.addresses[0].startswith(LOOPBACK_RANGE) else self.interfaces[0]
         shared = {"network": ",".join(self.networks), "common_interface": common}

@@ -1,35 +1,38 @@
-"""Preflight: whether nodes that are there fit the job and each other; asked of agents, or of hosts before there are any."""
+"""Preflight: checks that nodes fit the job and each other; run by the leader on agents, or by a launch on hosts without any."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 from muster.core.verdict import Verdict, Violation, unfit
 from muster.node.preflight import content_digests, network, rules
 from muster.node.preflight.facts import Facts
-from muster.node.preflight.reachability import Blocked, Endpoint
+from muster.node.preflight.probe import ListPackages, OpenPorts, TryEndpoints
+from muster.node.preflight.reachability import Endpoint
+from muster.node.rpc import Request
+
+A = TypeVar("A")
 
 
 class Nodes(Protocol):
-    """Nodes that can be asked, by their numbers; ``facts`` of each as data."""
+    """Nodes that can be asked, by their numbers."""
 
-    facts: dict[int, dict[str, Any]]
+    facts: dict[int, Facts]
 
     def clocks(self) -> dict[int, float]:
-        """Give how many seconds each node's clock is ahead of node 0's."""
+        """Return how many seconds each node's clock is ahead of node 0's."""
         ...
 
-    async def ask(self, node: int, do: str, **fields: Any) -> Any:
-        """Ask one node."""
+    async def ask(self, node: int, request: Request[A]) -> A:
+        """Return the answer of one node."""
         ...
 
-    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
-        """Ask all nodes, at once."""
+    async def ask_all(self, request: Request[A]) -> dict[int, A]:
+        """Return the answers of all nodes, asked at once."""
         ...
 
 
@@ -43,24 +46,24 @@ class PreflightFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """Compares nodes, chooses their network, has every pair tried; ``tell(level, text)`` hears what is odd and no violation.
+    """Compares nodes, chooses their network, tries every pair; ``note(level, text)`` reports what is odd but no violation.
 
-    ``submitter``: seconds that the clock of the machine that submitted is ahead of node 0's. ``doors``: more of them to try,
-    that are open already.
+    ``submitter``: seconds that the clock of the machine that submitted is ahead of node 0's. ``endpoints``: more of them to
+    try, that are open already.
     """
 
     plan: JobPlan
     nodes: Nodes
     submitter: float
-    tell: Callable[[str, str], None]
-    doors: tuple[Endpoint, ...] = ()
+    note: Callable[[str, str], None]
+    endpoints: tuple[Endpoint, ...] = ()
 
     async def run(self) -> network.Choice:
-        """Give the network that the nodes train over.
+        """Return the network that the nodes train over.
 
         :raises PreflightFailed: one at least doesn't fit.
         """
-        facts = [from_data(Facts, self.nodes.facts[node]) for node in sorted(self.nodes.facts)]
+        facts = [self.nodes.facts[node] for node in sorted(self.nodes.facts)]
         await self._compare(facts)
         choice = self._choose(facts)
         await self._try_pairs(choice, facts)
@@ -74,13 +77,13 @@ class Preflight:
         if violations:
             raise PreflightFailed(unfit(violations))
         for note in rules.notes(clocks, self.submitter, facts):
-            self.tell("warning", note)
+            self.note("warning", note)
 
     async def _other_packages(self, facts: list[Facts]) -> tuple[Violation, ...]:
         odd = rules.other_packages(self.plan, facts)
         if not odd:
             return ()
-        lists = await self.nodes.ask_all("packages")
+        lists = await self.nodes.ask_all(ListPackages())
         remedy = "make the nodes' environments the same, or empty Muster's environments there"
         difference = content_digests.difference
         reasons = {
@@ -98,23 +101,22 @@ class Preflight:
         except network.NoNetwork as error:
             raise PreflightFailed(unfit(rules.violations_of({error.node: str(error)}, facts))) from None
         if choice.note:
-            self.tell("info", choice.note)
+            self.note("info", choice.note)
         return choice
 
     async def _try_pairs(self, choice: network.Choice, facts: list[Facts]) -> None:
-        """Have every node try all others: two messages to each node, however many pairs there are.
+        """Try every pair of nodes, by two requests to each node.
 
-        Ports that the plan wishes are tried; where not every node has one, also one more of each, as the framework then takes
-        any. Over loopback there is nothing to try.
+        The plan's ports are tried; where not every node has one, also one more of each, as the framework then takes any. Over
+        loopback there is nothing to try.
         """
         if len(facts) == 1 or all(address.startswith(network.LOOPBACK_RANGE) for address in choice.addresses):
             return
         spare = not all(node.ports for node in self.plan.nodes)
-        asked = (self.nodes.ask(n, "open_doors", address=address, spare=spare) for n, address in enumerate(choice.addresses))
-        opened = await asyncio.gather(*asked)
-        doors = [Endpoint(node=n, address=choice.addresses[n], ports=tuple(ports)) for n, ports in enumerate(opened)]
-        told = [[door.node, door.address, door.ports] for door in (*doors, *self.doors)]
-        answers = await self.nodes.ask_all("try_doors", doors=told)
-        pairs = [from_data(Blocked, pair) for answer in answers.values() for pair in answer]
+        requests = [OpenPorts(address=address, spare=spare) for address in choice.addresses]
+        opened = await asyncio.gather(*(self.nodes.ask(n, request) for n, request in enumerate(requests)))
+        own = (Endpoint(node=n, address=choice.addresses[n], ports=ports) for n, ports in enumerate(opened))
+        answers = await self.nodes.ask_all(TryEndpoints(endpoints=(*own, *self.endpoints)))
+        pairs = [pair for answer in answers.values() for pair in answer]
         if pairs:
             raise PreflightFailed(unfit(rules.culprits(pairs, facts)))

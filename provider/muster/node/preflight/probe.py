@@ -1,7 +1,7 @@
-"""The probe: what a node tells of itself and tries with others in preflight; part of its agent, or alone before there is one.
+"""The preflight probe of a node: inspects the node and tries others; part of the agent, or alone before there is one.
 
-Alone it answers whoever launches, JSON lines on its standard input by JSON lines on its output; its argument is the root. It
-ends with its input, and its doors with it.
+Alone it serves whoever launches: JSON requests by line on its standard input, replies on its output; its argument is the root.
+It ends with its input, and its open ports with it.
 """
 
 from __future__ import annotations
@@ -12,26 +12,71 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muster.core.codec import from_data, to_data
 from muster.core.plan import JobPlan, PortWish
 from muster.node.preflight import content_digests, facts
-from muster.node.preflight.reachability import Endpoint, ProbeListener, tried
+from muster.node.preflight.reachability import Blocked, Endpoint, ProbeListener, try_endpoints
 from muster.node.ranks.environment import search_path
+from muster.node.rpc import Commands, Handler, Request
 
-PATIENCE = 330.0  # seconds without a question, others may take long to unpack, after which whoever launches is gone
+IDLE_LIMIT = 330.0  # seconds without a request, as other hosts may take long to unpack, after which the launcher is gone
 LONGEST_LINE = 64 << 20  # bytes
 
 
-def main(arguments: list[str]) -> int:
-    """NodeProbe for whoever launches; the root folder is the argument."""
-    with contextlib.suppress(asyncio.TimeoutError, BrokenPipeError):
-        asyncio.run(_serve(Path(arguments[0]).expanduser() / "jobs"))
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class ListPackages(Request[tuple[str, ...]]):
+    """List what is installed beside the ranks' interpreter, to name in what nodes differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPorts(Request[tuple[int, ...]]):
+    """Listen where the others are to try this node: on the plan's ports, and with ``spare`` on any other one."""
+
+    address: str
+    spare: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryEndpoints(Request[tuple[Blocked, ...]]):
+    """Try all other nodes; the answer are those that were not reached."""
+
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindPorts(Request[dict[str, int]]):
+    """Find the node's ports on another address than the mesh's; the answer is by name."""
+
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostReport:
+    """The first answer of a probe alone: facts, its clock, and the open port of the mesh, 0 for none."""
+
+    facts: facts.Facts
+    clock: float
+    mesh_port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectHost(Request[HostReport]):
+    """Inspect a host before it has an agent, and listen on the first of ``mesh_ports`` that is free.
+
+    ``archive``: the packed code, "" for none; it is unpacked for a moment, since only then its disk shows what it makes of it.
+    """
+
+    plan: JobPlan
+    node: int
+    address: str
+    interpreter: str
+    devices: tuple[str, ...] = ()
+    archive: str = ""
+    mesh_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +89,11 @@ class NodeProbe:
     interpreter: str
     devices: tuple[str, ...]
     work: Path
-    doors: ProbeListener = field(default_factory=ProbeListener)
+    listener: ProbeListener = field(default_factory=ProbeListener)
 
-    async def look(self, code: Path | None) -> facts.Facts:
-        """Look at this node; at its code too, unless that is None."""
-        self.doors.close()
+    async def inspect(self, code: Path | None) -> facts.Facts:
+        """Return the facts of this node; of its code too, unless that is None."""
+        self.listener.close()
         return await asyncio.to_thread(  # nvidia-smi can take many seconds, in which the mesh must be kept alive
             facts.gather,
             node=self.node,
@@ -61,24 +106,23 @@ class NodeProbe:
             code=code,
         )
 
-    async def do_packages(self) -> list[str]:
-        """Give what is installed beside the ranks' interpreter, for saying in what nodes differ."""
-        return list(await asyncio.to_thread(content_digests.packages, self.interpreter))
+    @property
+    def handlers(self) -> Mapping[type[Request[Any]], Handler]:
+        """The commands of preflight."""
+        return {
+            ListPackages: lambda _: asyncio.to_thread(content_digests.packages, self.interpreter),
+            OpenPorts: self._open_ports,
+            TryEndpoints: lambda request: asyncio.to_thread(try_endpoints, self.node, request.endpoints),
+            FindPorts: self._find_ports,
+        }
 
-    async def do_open_doors(self, address: str, spare: bool) -> list[int]:
-        """Listen where the others are to try this node: on its wished ports, and with ``spare`` on any other one."""
-        wished = facts.find_ports(address, self._wishes(address))
-        return list(self.doors.open(address, [*wished.values(), *([0] if spare else [])]))
+    def _open_ports(self, request: OpenPorts) -> tuple[int, ...]:
+        found = facts.find_ports(request.address, self._wishes(request.address))
+        return self.listener.open(request.address, [*found.values(), *([0] if request.spare else [])])
 
-    async def do_try_doors(self, doors: list[tuple[int, str, list[int]]]) -> list[dict[str, Any]]:
-        """Try all other nodes; gives those that were not reached."""
-        others = [Endpoint(node=node, address=address, ports=tuple(ports)) for node, address, ports in doors]
-        return [to_data(blocked) for blocked in await asyncio.to_thread(tried, self.node, others)]
-
-    async def do_ports(self, address: str) -> dict[str, int]:
-        """Find the node's ports on another address than the mesh's."""
-        self.doors.close()
-        return facts.find_ports(address, self._wishes(address))
+    def _find_ports(self, request: FindPorts) -> dict[str, int]:
+        self.listener.close()
+        return facts.find_ports(request.address, self._wishes(request.address))
 
     def _wishes(self, address: str) -> Iterable[PortWish]:
         return facts.shifted(self.plan.nodes[self.node].ports, address, self.node)
@@ -87,56 +131,54 @@ class NodeProbe:
 # -- alone
 
 
-async def _serve(jobs: Path) -> None:
-    """Look at the node that the first line tells of, then do as the others say."""
-    reader = asyncio.StreamReader(limit=LONGEST_LINE)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    probe: NodeProbe | None = None
-    while line := await asyncio.wait_for(reader.readline(), PATIENCE):
-        request: dict[str, Any] = json.loads(line)
-        do = request.pop("do")
-        if probe is None:
-            probe, answer = await _first_look(jobs, **request)
-        else:
-            answer = await getattr(probe, f"do_{do}")(**request)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+def main(arguments: list[str]) -> int:
+    """Serve whoever launches; the root folder is the argument."""
+    with contextlib.suppress(asyncio.TimeoutError, BrokenPipeError):
+        asyncio.run(_HostProbe(Path(arguments[0]).expanduser() / "jobs").serve())
+    return 0
 
 
-async def _first_look(
-    jobs: Path,
-    *,
-    plan: dict[str, Any],
-    node: int,
-    address: str,
-    interpreter: str,
-    devices: list[str],
-    archive: str,
-    mesh: list[int],
-) -> tuple[NodeProbe, dict[str, Any]]:
-    """Give the probe of a node and what it sees, its clock, and its door of the mesh: on the first of ``mesh`` that is free.
+class _HostProbe:
+    """A probe of a host without an agent; knows the node with its first request."""
 
-    ``archive``: the packed code, "" for none; it is unpacked for a moment, as only then its disk has said what it makes of it.
-    """
-    os.makedirs(jobs, exist_ok=True)
-    wanted = from_data(JobPlan, plan)
-    probe = NodeProbe(plan=wanted, node=node, address=address, interpreter=interpreter, devices=tuple(devices), work=jobs)
-    with _unpacked(archive, jobs) as code:
-        seen = await probe.look(code)
-    door = next((port for wish in mesh for port in probe.doors.open(seen.address, [wish])), 0)
-    return probe, {"facts": to_data(seen), "door": door, "clock": time.time()}
+    def __init__(self, jobs: Path) -> None:
+        self._jobs = jobs
+        self._commands = Commands({InspectHost: self._inspect})
 
+    async def serve(self) -> None:
+        """Answer every line of the standard input."""
+        reader = asyncio.StreamReader(limit=LONGEST_LINE)
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await asyncio.wait_for(reader.readline(), IDLE_LIMIT):
+            sys.stdout.write(json.dumps(await self._commands.answer_async(line)) + "\n")
+            sys.stdout.flush()
 
-@contextlib.contextmanager
-def _unpacked(archive: str, jobs: Path) -> Iterator[Path | None]:
-    if not archive:
-        yield None
-        return
-    import tempfile
+    async def _inspect(self, request: InspectHost) -> HostReport:
+        os.makedirs(self._jobs, exist_ok=True)
+        probe = NodeProbe(
+            plan=request.plan,
+            node=request.node,
+            address=request.address,
+            interpreter=request.interpreter,
+            devices=request.devices,
+            work=self._jobs,
+        )
+        with self._unpacked(request.archive) as code:
+            seen = await probe.inspect(code)
+        port = next((opened for port in request.mesh_ports for opened in probe.listener.open(seen.address, [port])), 0)
+        self._commands = Commands(probe.handlers)
+        return HostReport(facts=seen, clock=time.time(), mesh_port=port)
 
-    from muster.node.host.node_folder import unpack
+    @contextlib.contextmanager
+    def _unpacked(self, archive: str) -> Iterator[Path | None]:
+        if not archive:
+            yield None
+            return
+        import tempfile
 
-    with tempfile.TemporaryDirectory(prefix=".look-", dir=jobs) as folder:
-        unpack(archive, Path(folder))
-        yield Path(folder)
+        from muster.node.host.node_folder import unpack
+
+        with tempfile.TemporaryDirectory(prefix=".look-", dir=self._jobs) as folder:
+            unpack(archive, Path(folder))
+            yield Path(folder)

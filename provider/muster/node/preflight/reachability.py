@@ -1,4 +1,4 @@
-"""Reach: every pair of nodes tried over the training network before the ranks are started."""
+"""Tries the connection between every pair of nodes over the training network, before the ranks are started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where a node can be tried: its address on the training network and the ports that are open there meanwhile."""
+    """Where the others can try a node: its address on the training network and the ports that are open there meanwhile."""
 
     node: int
     address: str
@@ -39,7 +39,7 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Blocked:
-    """Node ``source`` could not reach a port of ``node``, and why in a few words."""
+    """A connection that failed: from node ``source`` to a port of ``node``, and why in a few words."""
 
     source: int
     node: int
@@ -49,13 +49,13 @@ class Blocked:
 
 
 class ProbeListener:
-    """Ports of this node that are held open for others to try, until its ranks need them."""
+    """Listens on ports of this node for others to try, until its ranks need them."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
 
     def open(self, address: str, ports: Iterable[int]) -> tuple[int, ...]:
-        """Listen on ports, 0 for any free one; gives those that could be opened."""
+        """Listen on ports, 0 for any free one; return those that could be opened."""
         opened = []
         for port in ports:
             with contextlib.suppress(OSError):
@@ -63,62 +63,62 @@ class ProbeListener:
         return tuple(opened)
 
     def _open(self, address: str, port: int) -> int:
-        door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            door.bind((address, port))
-            door.listen(_BACKLOG)
-            door.setblocking(False)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((address, port))
+            server.listen(_BACKLOG)
+            server.setblocking(False)
         except OSError:
-            door.close()
+            server.close()
             raise
-        self._sockets.append(door)
-        asyncio.get_running_loop().add_reader(door.fileno(), _let_go, door)
-        return int(door.getsockname()[1])
+        self._sockets.append(server)
+        asyncio.get_running_loop().add_reader(server.fileno(), _accept_and_close, server)
+        return int(server.getsockname()[1])
 
     def close(self) -> None:
         """Close all; the ports are free at once."""
-        for door in self._sockets:
-            asyncio.get_running_loop().remove_reader(door.fileno())
-            door.close()
+        for server in self._sockets:
+            asyncio.get_running_loop().remove_reader(server.fileno())
+            server.close()
         self._sockets = []
 
 
-def _let_go(door: socket.socket) -> None:
-    """Take whoever waits and let them go; that they came this far is all they want to know."""
+def _accept_and_close(server: socket.socket) -> None:
+    """Accept all clients and close; the connection is all that they test."""
     with contextlib.suppress(OSError):
         while True:
-            caller, _ = door.accept()
-            caller.close()
+            client, _ = server.accept()
+            client.close()
 
 
-def tried(source: int, doors: Sequence[Endpoint], limit: float = LIMIT) -> list[Blocked]:
-    """Try every door from this node, many at a time; gives those not reached, one port for each node."""
-    calls = [(door, port) for door in _from_next(source, doors) for port in door.ports]
+def try_endpoints(source: int, endpoints: Sequence[Endpoint], limit: float = LIMIT) -> tuple[Blocked, ...]:
+    """Try every endpoint from this node, many at a time; return those not reached, one port for each node."""
+    calls = [(endpoint, port) for endpoint in _from_next(source, endpoints) for port in endpoint.ports]
     failed: dict[int, Blocked] = {}
     for first in range(0, len(calls), AT_ONCE):
-        for (door, port), code in _connect_all(calls[first : first + AT_ONCE], limit):
+        for (to, port), code in _connect_all(calls[first : first + AT_ONCE], limit):
             why = _WORDS.get(code) or os.strerror(code).lower()
-            failed.setdefault(door.node, Blocked(source=source, node=door.node, address=door.address, port=port, why=why))
-    return list(failed.values())
+            failed.setdefault(to.node, Blocked(source=source, node=to.node, address=to.address, port=port, why=why))
+    return tuple(failed.values())
 
 
-def _from_next(source: int, doors: Sequence[Endpoint]) -> list[Endpoint]:
-    """Begin with the node after this one, so that not all knock at the same door first."""
-    others = [door for door in doors if door.node != source]
-    return sorted(others, key=lambda door: (door.node < source, door.node))
+def _from_next(source: int, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """Start with the node after this one, so that not all connect to the same node first."""
+    others = [endpoint for endpoint in endpoints if endpoint.node != source]
+    return sorted(others, key=lambda endpoint: (endpoint.node < source, endpoint.node))
 
 
 def _connect_all(calls: Sequence[tuple[Endpoint, int]], limit: float) -> list[tuple[tuple[Endpoint, int], int]]:
-    """Connect to all at once; gives those that failed, each with the system's error number."""
+    """Connect to all at once; return those that failed, each with the system's error number."""
     failed = []
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     with selectors.DefaultSelector() as selector:
         for call in calls:
-            code = _begin(call, selector)
+            code = _start(call, selector)
             if code:
                 failed.append((call, code))
-        while selector.get_map() and (left := give_up - time.monotonic()) > 0:
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(left):
                 assert isinstance(key.fileobj, socket.socket)
                 selector.unregister(key.fileobj)
@@ -132,20 +132,20 @@ def _connect_all(calls: Sequence[tuple[Endpoint, int]], limit: float) -> list[tu
     return failed
 
 
-def _begin(call: tuple[Endpoint, int], selector: selectors.BaseSelector) -> int:
-    door, port = call
-    caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    caller.setblocking(False)
-    code = caller.connect_ex((door.address, port))
+def _start(call: tuple[Endpoint, int], selector: selectors.BaseSelector) -> int:
+    endpoint, port = call
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client.setblocking(False)
+    code = client.connect_ex((endpoint.address, port))
     if code == errno.EINPROGRESS:
-        selector.register(caller, selectors.EVENT_WRITE, call)
+        selector.register(client, selectors.EVENT_WRITE, call)
         return 0
-    caller.close()
+    client.close()
     return code
 
 
-def _finish(caller: socket.socket) -> int:
-    with caller:
-        code = caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+def _finish(client: socket.socket) -> int:
+    with client:
+        code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     return code

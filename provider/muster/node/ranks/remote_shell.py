@@ -1,6 +1,6 @@
 """The remote shell of spawners: ``python -I -S remote_shell.py NODE_FOLDER HOST WORD…`` runs a line on a node, by the agents.
 
-Like ssh it joins the words by spaces, has the line run by the node's shell, and ends with its exit code.
+Like ssh it joins the words by spaces, runs the line in the node's shell, and ends with the line's exit code.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import json
 import os
 import socket
 import sys
-from typing import Any
 
 FAILED = 255  # what ssh says when the line could not be run at all
 
 
 def main(folder: str, host: str, words: list[str]) -> int:
-    """Have the agent run the line; gives the exit code."""
+    """Run the line through the agent; return the exit code."""
     try:
         with _connect(folder) as agent, agent.makefile("rb") as answers:
-            agent.sendall(json.dumps({"shell": {"host": host, "line": " ".join(words)}}).encode() + b"\n")
+            request = {"do": "run_remotely", "host": host, "line": " ".join(words)}
+            agent.sendall(json.dumps(request).encode() + b"\n")
             for answer in map(json.loads, answers):
-                if "exit" in answer:
-                    return _end(answer)
+                if "out" not in answer:
+                    return _end(answer.get("exit", FAILED), answer.get("error", ""))
                 os.write(1, answer["out"].encode("latin-1"))
     except OSError as error:
-        return _end({"exit": FAILED, "error": f"the agent of this node does not answer: {error.strerror}"})
-    return _end({"exit": FAILED, "error": "the agent of this node runs nothing more"})
+        return _end(FAILED, f"the agent of this node does not answer: {error.strerror}")
+    return _end(FAILED, "the agent of this node runs nothing more")
 
 
 def _connect(folder: str) -> socket.socket:
@@ -36,10 +36,10 @@ def _connect(folder: str) -> socket.socket:
     return agent
 
 
-def _end(answer: dict[str, Any]) -> int:
-    if answer.get("error"):
-        os.write(2, f"muster-remote-shell: {answer['error']}\n".encode(errors="replace"))
-    return int(answer["exit"])
+def _end(exit_code: int, error: str) -> int:
+    if error:
+        os.write(2, f"muster-remote-shell: {error}\n".encode(errors="replace"))
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The shim: parent of one rank. It asks the agent what to run, hands over the output pipe, and reports how the rank ended.
 
-``python -I -S shim.py NODE_FOLDER [RANK]``; who is not told its rank was started by a spawner (mpirun) and says to the agent
-what that put into its environment. Whoever starts it sees the rank's own exit status.
+``python -I -S shim.py NODE_FOLDER [RANK]``; without RANK a spawner (mpirun) started the shim, which sends its environment to
+the agent. Its own exit status is the rank's.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ import sys
 import time
 from typing import Any, NoReturn
 
-SETTLED = 0.15  # seconds for which a spawner must have had a process: some lose track of one that is gone at once
+SPAWNER_MINIMUM = 0.15  # seconds that a spawner must see a process live: some lose track of one that is gone at once
 
 UNABLE = 127  # the exit code of a rank that could not be started
 
 
 def main(folder: str, rank: str) -> int:
-    """Run one rank to its end; gives its exit code, or 128 + signal."""
+    """Run one rank to its end; return its exit code, or 128 + signal."""
     born = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     agent = _connect(folder)
-    hello: dict[str, Any] = {"rank": int(rank)} if rank else {"joins": {"pid": os.getpid(), "env": dict(os.environ)}}
-    agent.sendall(json.dumps(hello).encode() + b"\n")
+    joins: dict[str, Any] = {"do": "join_rank", "pid": os.getpid(), "env": dict(os.environ)}
+    agent.sendall(json.dumps({"do": "serve_rank", "rank": int(rank)} if rank else joins).encode() + b"\n")
     spec = json.loads(_read_line(agent))
+    if "error" in spec:
+        raise SystemExit(f"shim: the agent did not take this rank: {spec['error']}")
     try:
         read_end, write_end = os.pipe()
         pid = os.fork()
     except OSError as error:
-        return _tell_unable(agent, error)
+        return _report_unable(agent, error)
     if pid == 0:
         _become_rank(spec, write_end)
     os.close(write_end)
@@ -44,7 +46,7 @@ def main(folder: str, rank: str) -> int:
     how = {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None}
     agent.sendall(json.dumps({"ended": {**how, "at": at, "max_rss_kb": usage.ru_maxrss}}).encode() + b"\n")
     if not rank:
-        time.sleep(max(0.0, born + SETTLED - time.monotonic()))
+        time.sleep(max(0.0, born + SPAWNER_MINIMUM - time.monotonic()))
     return code if code >= 0 else 128 - code
 
 
@@ -70,8 +72,8 @@ def _read_line(agent: socket.socket) -> bytes:
     return data
 
 
-def _tell_unable(agent: socket.socket, error: OSError) -> int:
-    """Report a rank as ended that the node has no room for; gives the exit code of what can't be started."""
+def _report_unable(agent: socket.socket, error: OSError) -> int:
+    """Report that the node has no room for the rank; return the exit code of what can't be started."""
     why = f"{type(error).__name__}: no process for it: {error.strerror}; look at the node's memory and ulimit -u"
     end = {"exit_code": UNABLE, "signal": None, "at": time.time(), "max_rss_kb": 0, "why": why}
     agent.sendall(json.dumps({"ended": end}).encode() + b"\n")
@@ -79,7 +81,7 @@ def _tell_unable(agent: socket.socket, error: OSError) -> int:
 
 
 def _become_rank(spec: dict[str, Any], output: int) -> NoReturn:
-    """Take the rank's session, output, folder and environment, and become its program."""
+    """Set up the rank's session, output, folder and environment, and exec its program."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()

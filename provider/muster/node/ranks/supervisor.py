@@ -1,4 +1,4 @@
-"""RankSupervisor of this node: started through the shim, their output taken line by line, their ends recorded."""
+"""Supervises the ranks of a node: starts them through shims, reads their output line by line, records their exits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from muster.core import event
+from muster.core.codec import from_data, to_data
 from muster.core.paths import NodePaths
 from muster.node.event_log import EventLog
+from muster.node.ranks.commands import ServeRank
 from muster.node.ranks.metrics import RankMetrics
 
 MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
@@ -27,12 +30,12 @@ READ_SIZE = 1 << 18
 TAIL_LINES = 200  # lines kept in memory to find the exception line in
 SPAWNER = -1  # the pseudo rank of the program that starts the ranks, where there is one
 NOT_STARTED = "the process that starts it ended before it could; see agent.log in the node's folder"
-QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is shown
+QUIET_FLUSH = 1.0  # seconds after which an unfinished line (a prompt, a progress bar) is recorded
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankSpec:
-    """One rank, all tokens resolved: ready to run."""
+    """One rank, all placeholders resolved: ready to run."""
 
     rank: int
     argv: list[str]
@@ -41,7 +44,31 @@ class RankSpec:
     local_rank: int = 0
     decides: bool = True
     name: str = ""  # of the raw log, where it is not the rank's own
-    number: int | None = None  # what its spawner counts it as, where that may be another
+    number: int | None = None  # the rank by the spawner's count, where that may be another
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessExit:
+    """How a rank's process ended, as its shim reports it; ``at`` in seconds since the epoch.
+
+    ``why``: the reason where the rank's own output can't have it. ``vanished``: its shim was killed, so that nobody knows how
+    the rank itself ended.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    at: float = field(default_factory=time.time)
+    max_rss_kb: int | None = None
+    why: str = ""
+    vanished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShimReport:
+    """A message of a shim: the pid of the rank that it has started, or how the rank ended."""
+
+    started: int | None = None
+    ended: ProcessExit | None = None
 
 
 @dataclass(kw_only=True)
@@ -53,13 +80,9 @@ class RankProcess:
     shim: int = 0
     pid: int = 0
     started: float = 0.0
-    ended: float = 0.0
-    exit_code: int | None = None
-    signal: int | None = None
+    exit: ProcessExit | None = None
     victim: bool = False  # ended by us, because the run was already ending
-    vanished: bool = False  # its shim was killed: nobody knows how the rank itself ended
-    why: str = ""  # it ended so, where its own output can't say it
-    heard: bool = False  # its shim has come to us
+    connected: bool = False  # its shim has connected to us
     output: int = -1
     rest: bytes = b""
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -69,38 +92,38 @@ class RankProcess:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended, and not with exit code 0."""
-        return bool(self.ended) and self.exit_code != 0
+        """Return whether the rank has ended, and not with exit code 0."""
+        return self.exit is not None and self.exit.exit_code != 0
 
 
 class RankSupervisor:
-    """Starts the ranks of a node and turns what they say and how they end into events.
+    """Starts the ranks of a node and turns their output and exits into events.
 
-    ``on_end(rank)`` is called once for each rank, after its last line is in the event log.
+    ``on_exit(rank)`` is called once for each rank, after its last line is in the event log.
     """
 
-    def __init__(self, paths: NodePaths, log: EventLog, on_end: Callable[[RankProcess], None]) -> None:
+    def __init__(self, paths: NodePaths, log: EventLog, on_exit: Callable[[RankProcess], None]) -> None:
         self._paths = paths
         self._log = log
-        self._on_end = on_end
+        self._on_exit = on_exit
         self.processes: dict[int, RankProcess] = {}
         self.last_metrics: dict[str, float] = {}
 
-    def begin(self) -> None:
-        """Forget the processes of an earlier start."""
+    def reset(self) -> None:
+        """Drop the processes of an earlier start."""
         self._paths.ranks.mkdir(exist_ok=True)
         self.processes = {}
 
     def start(self, spec: RankSpec) -> None:
         """Start a shim, which fetches the spec from us."""
-        process = self._expect(spec)
+        process = self._add(spec)
         shim = str(Path(__file__).with_name("shim.py"))
         argv = [sys.executable, "-I", "-S", shim, str(self._paths.root), str(spec.rank)]
         process.shim = os.posix_spawn(
             sys.executable, argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         )
 
-    def _expect(self, spec: RankSpec) -> RankProcess:
+    def _add(self, spec: RankSpec) -> RankProcess:
         path = self._paths.ranks / f"{spec.name}.log" if spec.name else self._paths.rank_log(spec.rank)
         process = RankProcess(spec=spec, log=path.open("ab", buffering=0))
         if metrics := spec.env.get("MUSTER_METRICS"):
@@ -108,58 +131,59 @@ class RankSupervisor:
         self.processes[spec.rank] = process
         return process
 
-    async def serve(self, connection: socket.socket, rank: int) -> None:
+    async def serve(self, connection: socket.socket, request: ServeRank) -> None:
         """Serve a shim that we have started."""
-        process = self.processes[rank]
-        if not process.ended:
+        process = self.processes[request.rank]
+        if process.exit is None:
             await self._serve(connection, process)
 
-    def note_gone(self, children: Mapping[int, int]) -> None:
-        """Note children of ours that have ended, with exit code or -signal; a shim that had not come to us ends its rank."""
+    def record_reaped(self, children: Mapping[int, int]) -> None:
+        """Record children of ours that have ended, with exit code or -signal; a shim that never connected ends its rank."""
         for process in list(self.processes.values()):
-            if process.shim in children and not process.heard and not process.ended:
-                code = children[process.shim] or 1  # whatever it says, it has run no rank
-                how = {"exit_code": code if code > 0 else None, "signal": -code if code < 0 else None}
-                self._end(process, {**how, "why": NOT_STARTED})
+            if process.shim in children and not process.connected and process.exit is None:
+                code = children[process.shim] or 1  # with any exit code, it has run no rank
+                exit_code, number = (code, None) if code > 0 else (None, -code)
+                self._end(process, ProcessExit(exit_code=exit_code, signal=number, why=NOT_STARTED))
 
     async def join(self, connection: socket.socket, spec: RankSpec, shim: int) -> None:
-        """Serve a shim that was started by others; a rank has only one.
+        """Serve a shim that a spawner started; a rank has only one.
 
         :raises ValueError: there is one for this rank already.
         """
         if spec.rank in self.processes:
             raise ValueError(f"rank {spec.rank} is there already")
-        process = self._expect(spec)
+        process = self._add(spec)
         process.shim = shim
         await self._serve(connection, process)
 
     async def _serve(self, connection: socket.socket, process: RankProcess) -> None:
-        """Answer one shim, to the end of its rank. One that vanishes counts as SIGKILL, as does a rank that we lose hold of."""
-        process.heard = True
+        """Serve one shim to the end of its rank; one that vanishes counts as SIGKILL, as does a rank whose output is lost."""
+        process.connected = True
         try:
-            end = await self._hear(connection, process)
+            end = await self._exchange(connection, process)
         except ConnectionError:
-            end = _VANISHED
+            end = ProcessExit(exit_code=None, signal=signal.SIGKILL, vanished=True)
         except Exception as error:  # whatever it is, the run must not wait for this rank
             traceback.print_exc()
-            end = {**_LOST, "why": f"the agent lost hold of this rank: {type(error).__name__}: {error}"}
+            why = f"the agent lost hold of this rank: {type(error).__name__}: {error}"
+            end = ProcessExit(exit_code=None, signal=signal.SIGKILL, why=why)
         self._end(process, end)
 
-    async def _hear(self, connection: socket.socket, process: RankProcess) -> dict[str, Any]:
-        """Tell a shim its spec, take its rank's pid and output pipe; gives the end that it reports."""
+    async def _exchange(self, connection: socket.socket, process: RankProcess) -> ProcessExit:
+        """Send a shim its spec, receive its rank's pid and output pipe; return the exit that it reports."""
         loop = asyncio.get_running_loop()
-        spec = {"argv": process.spec.argv, "env": process.spec.env, "cwd": process.spec.cwd}
-        await loop.sock_sendall(connection, json.dumps(spec).encode() + b"\n")
+        await loop.sock_sendall(connection, json.dumps(to_data(process.spec)).encode() + b"\n")
         await _readable(connection)
         data, fds, _, _ = socket.recv_fds(connection, 4096, 1)
-        said = _said(data)
-        if "started" in said:
-            self._take_over(process, said["started"], fds)
-            said = _said(await loop.sock_recv(connection, 4096))
-        end: dict[str, Any] = said["ended"]
-        return end
+        report = _report_of(data)
+        if report.started is not None:
+            self._adopt(process, report.started, fds)
+            report = _report_of(await loop.sock_recv(connection, 4096))
+        if report.ended is None:
+            raise ValueError("its shim reported no exit")
+        return report.ended
 
-    def _take_over(self, process: RankProcess, pid: int, fds: list[int]) -> None:
+    def _adopt(self, process: RankProcess, pid: int, fds: list[int]) -> None:
         process.pid, process.started = pid, time.time()
         if not fds:  # the kernel drops what we have no room for
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -170,7 +194,7 @@ class RankSupervisor:
         asyncio.get_running_loop().add_reader(process.output, self._read, process)
 
     def _read(self, process: RankProcess) -> bool:
-        """Take what the rank has written; says whether there may be more."""
+        """Read what the rank has written; return whether there may be more."""
         try:
             data = os.read(process.output, READ_SIZE)
         except BlockingIOError:
@@ -182,10 +206,10 @@ class RankSupervisor:
             process.log.write(data)
         except OSError as error:
             self._log.note_full(error)
-        self._take(process, data)
+        self._add_output(process, data)
         return True
 
-    def _take(self, process: RankProcess, data: bytes) -> None:
+    def _add_output(self, process: RankProcess, data: bytes) -> None:
         lines = (process.rest + data).split(b"\n")
         process.rest = lines.pop()
         events = [item for line in lines for item in self._line_events(process, line)]
@@ -201,7 +225,7 @@ class RankSupervisor:
         process.flush = asyncio.get_running_loop().call_later(delay, self._flush, process)
 
     def _flush(self, process: RankProcess) -> None:
-        """Show an unfinished line that nothing was added to for a while; another one has time of its own."""
+        """Record an unfinished line that nothing was added to for a while; a newer one waits its own time."""
         process.flush = None
         quiet = asyncio.get_running_loop().time() - process.rest_since
         if process.rest and quiet < QUIET_FLUSH:
@@ -227,23 +251,21 @@ class RankSupervisor:
             os.close(process.output)
             process.output = -1
 
-    def _end(self, process: RankProcess, end: dict[str, Any]) -> None:
-        """Note the end of a rank; what can't be taken of its output or metrics must not keep it back."""
+    def _end(self, process: RankProcess, end: ProcessExit) -> None:
+        """Record the exit of a rank, even if the rest of its output or metrics can't be read."""
         try:
-            self._take_last(process)
+            self._read_rest(process)
         except Exception:
             traceback.print_exc()
-        process.ended = end.get("at") or time.time()
-        process.exit_code, process.signal, process.why = end["exit_code"], end["signal"], end.get("why", "")
-        process.vanished = end is _VANISHED
-        seconds = round(process.ended - (process.started or process.ended), 3)
-        how = {"exit_code": process.exit_code} if process.signal is None else {"signal": process.signal}
+        process.exit = end
+        seconds = round(end.at - (process.started or end.at), 3)
+        how = {"exit_code": end.exit_code} if end.signal is None else {"signal": end.signal}
         try:
-            self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.get("max_rss_kb"), **how)
+            self._log.add(event.RANK_END, rank=process.spec.rank, seconds=seconds, max_rss_kb=end.max_rss_kb, **how)
         finally:
-            self._on_end(process)
+            self._on_exit(process)
 
-    def _take_last(self, process: RankProcess) -> None:
+    def _read_rest(self, process: RankProcess) -> None:
         while process.output >= 0 and self._read(process):
             pass
         if process.flush is not None:
@@ -254,10 +276,10 @@ class RankSupervisor:
         self.read_metrics()
 
     def read_metrics(self) -> None:
-        """Take what the ranks have logged by ``muster.tracking`` since the last look."""
+        """Record what the ranks have logged by ``muster.tracking`` since the last call."""
         for process in self.processes.values():
             if process.metrics is not None:
-                self._log.add_all([self._metric_event(process, row) for row in process.metrics.take()])
+                self._log.add_all([self._metric_event(process, row) for row in process.metrics.read_new()])
 
     def _metric_event(self, process: RankProcess, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if isinstance(row.get("value"), (int, float)):
@@ -266,7 +288,7 @@ class RankSupervisor:
         return event.METRIC, {"rank": process.spec.rank, **{key: row[key] for key in ("name", "value", "step") if key in row}}
 
     def close(self) -> None:
-        """Let go of all outputs, those that a descendant still holds open included."""
+        """Close all outputs, those that a descendant still holds open included."""
         for process in self.processes.values():
             while process.output >= 0 and self._read(process):
                 pass
@@ -274,19 +296,14 @@ class RankSupervisor:
             process.log.close()
 
 
-_LOST: dict[str, Any] = {"exit_code": None, "signal": 9}
-_VANISHED = dict(_LOST)  # of a shim that was killed
+def _report_of(data: bytes) -> _ShimReport:
+    """Read a message of a shim.
 
-
-def _said(data: bytes) -> dict[str, Any]:
-    """Give what a shim said.
-
-    :raises ConnectionError: nothing, it is gone.
+    :raises ConnectionError: the shim is gone.
     """
     if not data:
         raise ConnectionError("the shim is gone")
-    said: dict[str, Any] = json.loads(data)
-    return said
+    return from_data(_ShimReport, json.loads(data))
 
 
 async def _readable(connection: socket.socket) -> None:

@@ -7,17 +7,19 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from muster.core.codec import to_data
-from muster.core.errors import RequestError
+from muster.core.errors import MusterError, RequestError
 from muster.core.plan import JobPlan
 from muster.node import mesh
 from muster.node.host.gang_scheduler import QueueEntry
+from muster.node.preflight.facts import Facts
 from muster.node.preflight.preflight import Preflight, PreflightFailed
+from muster.node.preflight.probe import InspectHost
 from muster.node.preflight.reachability import Endpoint
+from muster.node.rpc import CommandFailed, Request
 from muster.targets.hosts import host_files
-from muster.targets.hosts.shell import CommandTimeout, ConnectionLost, Stream
+from muster.targets.hosts.shell import CommandResult, CommandTimeout, ConnectionLost, Stream
 from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
 from muster.targets.ssh.launch_bundle import PreparedHost
 
@@ -25,6 +27,8 @@ LOOK_TIME = 300.0  # seconds for a first look, with the code to unpack
 ANSWER_TIME = 60.0
 END_TIME = 5.0  # seconds for a probe to leave; one that hangs leaves when it can
 READ = 1 << 18
+
+A = TypeVar("A")
 
 
 async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPlan) -> None:
@@ -34,16 +38,16 @@ async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPla
     """
     hosts = [allocation.host for allocation in entry.allocations]
     async with _probes(hosts, ready) as probes:
-        door = await probes.look(entry, plan)
+        endpoint = await probes.look(entry, plan)
         try:
-            await Preflight(plan=plan, nodes=probes, submitter=probes.submitter, tell=_say_nothing, doors=(door,)).run()
+            await Preflight(plan=plan, nodes=probes, submitter=probes.submitter, note=_ignore, endpoints=(endpoint,)).run()
         except PreflightFailed as refused:
             violations = {hosts[violation.node]: violation.reason for violation in refused.verdict.violations}
             raise BadHosts({h: RequestError(f"host {h} does not fit: {why}") for h, why in violations.items()}) from None
 
 
-def _say_nothing(level: str, text: str) -> None:
-    """What is odd and no violation is the agents' to tell."""
+def _ignore(level: str, text: str) -> None:
+    """Ignore what is odd but no violation; the agents report it."""
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +71,7 @@ class NodeProbes:
         self._ready = ready
         self._streams: dict[int, Stream] = {}
         self._ahead: dict[int, float] = {}  # seconds of each clock before ours
-        self.facts: dict[int, dict[str, Any]] = {}
+        self.facts: dict[int, Facts] = {}
 
     async def begin(self) -> None:
         """Start them all."""
@@ -78,19 +82,26 @@ class NodeProbes:
         await gather_hosts(self._hosts, [begin(node) for node in range(len(self._hosts))])
 
     async def look(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
-        """Have all look at their hosts; gives the door that the mesh would have."""
-        data, marker = to_data(plan), entry.id.marker
+        """Have all look at their hosts; return the endpoint that the mesh would have."""
+        marker = entry.id.marker
 
         async def look(node: int, host: PreparedHost) -> int:
-            request = {"plan": data, "node": node, "address": host.address, "interpreter": host.interpreter}
-            request |= {"devices": list(entry.allocations[node].gpus), "archive": host.archive}
-            answer = await self._ask(node, "look", LOOK_TIME, **request, mesh=[] if node else mesh.ports_of(marker))
-            self._ahead[node] = answer["clock"] - time.time()
-            self.facts[node] = answer["facts"]
-            return int(answer["door"])
+            request = InspectHost(
+                plan=plan,
+                node=node,
+                address=host.address,
+                interpreter=host.interpreter,
+                devices=tuple(entry.allocations[node].gpus),
+                archive=host.archive,
+                mesh_ports=() if node else tuple(mesh.ports_of(marker)),
+            )
+            report = await self._ask(node, request, LOOK_TIME)
+            self._ahead[node] = report.clock - time.time()
+            self.facts[node] = report.facts
+            return report.mesh_port
 
-        doors = await gather_hosts(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
-        return Endpoint(node=0, address=self.facts[0]["address"], ports=(doors[0],) if doors[0] else ())
+        ports = await gather_hosts(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
+        return Endpoint(node=0, address=self.facts[0].address, ports=(ports[0],) if ports[0] else ())
 
     # -- what a gang can do
 
@@ -103,37 +114,43 @@ class NodeProbes:
         """Give how many seconds each node's clock is ahead of node 0's."""
         return {node: ahead - self._ahead[0] for node, ahead in self._ahead.items()}
 
-    async def ask(self, node: int, do: str, **fields: Any) -> Any:
-        """Ask one of them."""
-        return (await gather_hosts([self._hosts[node]], [self._ask(node, do, ANSWER_TIME, **fields)]))[0]
+    async def ask(self, node: int, request: Request[A]) -> A:
+        """Return the answer of one host."""
+        return (await gather_hosts([self._hosts[node]], [self._ask(node, request, ANSWER_TIME)]))[0]
 
-    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
-        """Ask all of them."""
-        asked = [self._ask(node, do, ANSWER_TIME, **fields) for node in range(len(self._hosts))]
+    async def ask_all(self, request: Request[A]) -> dict[int, A]:
+        """Return the answers of all hosts."""
+        asked = [self._ask(node, request, ANSWER_TIME) for node in range(len(self._hosts))]
         return dict(enumerate(await gather_hosts(self._hosts, asked)))
 
-    async def _ask(self, number: int, do: str, limit: float, **fields: Any) -> Any:
+    async def _ask(self, node: int, request: Request[A], limit: float) -> A:
         try:
-            return await asyncio.wait_for(self._exchange(number, do, fields), limit)
+            return await asyncio.wait_for(self._exchange(node, request), limit)
         except TimeoutError:
-            raise CommandTimeout(f"host {self._hosts[number]} did not answer within {limit:g} s ({do})") from None
+            raise CommandTimeout(f"host {self._hosts[node]} did not answer within {limit:g} s ({request.command})") from None
 
-    async def _exchange(self, node: int, do: str, fields: dict[str, Any]) -> Any:
-        stream, said = self._streams[node], b""
+    async def _exchange(self, node: int, request: Request[A]) -> A:
+        stream, reply = self._streams[node], b""
         with contextlib.suppress(ConnectionLost):  # its end says why it would not read on
-            await stream.write(json.dumps({"do": do, **fields}).encode() + b"\n")
-        while not said.endswith(b"\n"):
+            await stream.write(json.dumps(request.encode()).encode() + b"\n")
+        while not reply.endswith(b"\n"):
             data = await stream.read(READ)
             if not data:
-                done = await stream.wait()
-                raise host_files.refusal(done, self._hosts[node], f"looking at it ({do})", self._ready[node].info.python)
-            said += data
-        return json.loads(said)
+                raise self._refusal(await stream.wait(), node, request)
+            reply += data
+        try:
+            return request.decode_reply(json.loads(reply))
+        except CommandFailed as error:
+            raise self._refusal(CommandResult(code=1, out=b"", err=str(error).encode()), node, request) from None
+
+    def _refusal(self, result: CommandResult, node: int, request: Request[Any]) -> MusterError:
+        what = f"looking at it ({request.command})"
+        return host_files.refusal(result, self._hosts[node], what, self._ready[node].info.python)
 
     # -- their end
 
     async def end(self) -> None:
-        """Have all leave, and wait until they have: their doors are what agents need."""
+        """Have all leave, and wait until they have: their ports are what agents need."""
         await asyncio.gather(*(self._end(stream) for stream in self._streams.values()))
 
     @staticmethod

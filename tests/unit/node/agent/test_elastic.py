@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from muster.core.verdict import Cause, Verdict
+from muster.node.agent.commands import StartRanks
 from muster.node.agent.elastic import ElasticMembership
 from muster.node.agent.gang import NodeFailed
 from muster.node.mesh import PeerLost
@@ -36,57 +37,59 @@ class Gang:
     async def stop(self, within: float) -> None:
         pass
 
-    async def ask(self, node: int, do: str, **fields: Any) -> Any:
+    async def ask(self, node: int, request: Any) -> Any:
         return {"master": 6105}
 
-    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
+    async def ask_all(self, request: Any) -> dict[int, Any]:
         if self.raises:
             raise self.raises.pop(0)
-        if do == "start":
+        if isinstance(request, StartRanks):
             self.started.append(list(self.there))
         return {}
 
 
 async def begun(gang: Any) -> ElasticMembership:
-    """Give the survival of a run of two to three nodes, all of which have been started."""
-    plan = SimpleNamespace(nodes=(0, 1, 2), min_nodes=2, limits=SimpleNamespace(grace=1.0))
+    """Give the membership of a run of two to three nodes, all of which have been started."""
+    nodes = tuple(SimpleNamespace(node=node, ranks=()) for node in range(3))
+    plan = SimpleNamespace(nodes=nodes, min_nodes=2, limits=SimpleNamespace(grace=1.0))
     assignment: Any = SimpleNamespace(plan=plan, job_id="j", generation=1)
     syncer = SimpleNamespace(tell=lambda do, **fields: asyncio.sleep(0))
     work: Any = SimpleNamespace(log=SimpleNamespace(add=lambda kind, **data: None), syncer=syncer, secrets={})
-    ends: Any = SimpleNamespace(pause=lambda: None, begin=lambda nodes: None, takes_part=lambda node: True)
-    choice: Any = SimpleNamespace(addresses=("10.0.0.1",) * 3, here=lambda: [{}, {}, {}])
+    exits: Any = SimpleNamespace(end_round=lambda: None, start_round=lambda nodes: None, takes_part=lambda node: True)
+    choice: Any = SimpleNamespace(addresses=("10.0.0.1",) * 3, local_bindings=lambda: [{}, {}, {}])
     record: Any = SimpleNamespace(data={})
-    survival = ElasticMembership(assignment, work, gang, ends, record)
-    await survival.begin(choice)
-    return survival
+    membership = ElasticMembership(assignment, work, record)
+    membership.exits, membership.gang = exits, gang
+    await membership.start(choice)
+    return membership
 
 
 @pytest.mark.parametrize(
     ("error", "detail"),
     [
         (NodeFailed(FULL), FULL.detail),
-        (KeyError("ports"), "node 0 (a) could not have the ranks started anew: KeyError: 'ports'; all ranks were ended"),
+        (KeyError("ports"), "node 0 (a) could not restart the ranks: KeyError: 'ports'; all ranks were ended"),
     ],
 )
 async def test_ranks_that_can_not_be_started_anew_end_the_run(error: Exception, detail: str) -> None:
     gang = Gang()
-    survival = await begun(gang)
+    membership = await begun(gang)
     gang.there, gang.raises = [0, 1], [error]
-    survival.lost(2, "its connection closed")
-    verdict = await asyncio.wait_for(survival.broken, 60)
+    membership.lost(2, "its connection closed")
+    verdict = await asyncio.wait_for(membership.broken, 60)
     assert (verdict.cause, verdict.node, verdict.host, verdict.detail) == (Cause.NODE, 0, "a", detail)
-    assert not survival.admits()
+    assert not membership.admits()
     assert gang.started == [[0, 1, 2]]
 
 
 async def test_a_loss_while_ranks_are_started_anew_is_survived() -> None:
     gang = Gang()
-    survival = await begun(gang)
+    membership = await begun(gang)
     gang.there, gang.raises = [0, 1], [PeerLost("gone")]
-    survival.lost(2, "its connection closed")
+    membership.lost(2, "its connection closed")
     await asyncio.sleep(0)
-    survival.lost(2, "gone")
+    membership.lost(2, "gone")
     while len(gang.started) < 2:
         await asyncio.sleep(0)
     assert gang.started[-1] == [0, 1]
-    assert not survival.broken.done()
+    assert not membership.broken.done()

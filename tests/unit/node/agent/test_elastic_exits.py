@@ -12,6 +12,7 @@ from muster.core.verdict import Cause
 from muster.launchers import torchrun
 from muster.node.agent import elastic_exits
 from muster.node.agent.elastic_exits import ElasticExitTracker
+from muster.node.ranks.diagnosis import RankExit
 from muster.node.ranks.supervisor import SPAWNER
 
 HOSTS = {0: "a", 1: "b", 2: "c"}
@@ -34,18 +35,17 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticExitTracker:
         min_nodes=2,
     )
     found = ElasticExitTracker(plan)
-    found.begin(range(3))
+    found.start_round(range(3))
     return found
 
 
-def end(node: int, code: int | None = 0, rank: int | None = None, **more: Any) -> dict[str, Any]:
+def end(node: int, code: int | None = 0, rank: int | None = None, **more: Any) -> RankExit:
     number = node if rank is None else rank
-    known = {"node": node, "rank": number, "decides": number >= 0, "exit_code": code, "signal": None, "ended": 1.0}
-    return {**known, "victim": False, "detail": "", "hint": "", "out_of_memory": False, **more}
+    return RankExit(node=node, rank=number, decides=number >= 0, exit_code=code, ended=1.0, **more)
 
 
 async def test_all_ranks_and_starters_of_the_round_must_end_well(ends: ElasticExitTracker) -> None:
-    ends.begin((0, 1))
+    ends.start_round((0, 1))
     for node in (0, 1):
         ends.add(end(node))
         assert not ends.decided.is_set()
@@ -66,9 +66,9 @@ async def test_a_node_takes_part_until_its_ranks_have_ended_well(ends: ElasticEx
 
 async def test_failures_before_a_new_round_are_victims_of_the_loss(ends: ElasticExitTracker) -> None:
     ends.add(end(0, 1, detail="RuntimeError: connection closed by peer"))
-    ends.pause()
+    ends.end_round()
     ends.add(end(1, None, signal=15, victim=True))
-    ends.begin((0, 1))
+    ends.start_round((0, 1))
     for node in (0, 1):
         ends.add(end(node))
         ends.add(end(node, rank=SPAWNER))
@@ -81,7 +81,7 @@ async def test_a_failure_on_a_node_that_stays_decides_and_is_named(ends: Elastic
     ends.add(end(1, 1, rank=SPAWNER, detail="ChildFailedError"))
     assert not ends.decided.is_set()
     await ends.decided.wait()
-    ends.note(end(0, None, signal=15, victim=True))
+    ends.record(end(0, None, signal=15, victim=True))
     verdict = ends.verdict({}, HOSTS)
     assert verdict is not None
     assert (verdict.cause, verdict.rank, verdict.host, verdict.detail) == (Cause.RANK, 1, "b", "ValueError: no such digit: 11")
@@ -97,7 +97,7 @@ async def test_a_torchrun_that_fails_is_named_with_its_node(ends: ElasticExitTra
 
 
 async def test_what_a_node_outside_the_round_says_does_not_count(ends: ElasticExitTracker) -> None:
-    ends.begin((0, 1))
+    ends.start_round((0, 1))
     ends.add(end(2, 1, rank=SPAWNER))
     assert ends.first_failed({}) is None
     assert ends.verdict({}, HOSTS) is None

@@ -11,6 +11,7 @@ from muster.core.plan import EnvironmentRef, JobPlan, NodePlan, RankPlan, Spawne
 from muster.core.verdict import Cause, Verdict
 from muster.node.agent import exits
 from muster.node.agent.exits import ExitTracker
+from muster.node.ranks.diagnosis import RankExit
 from muster.node.ranks.supervisor import SPAWNER
 
 MPIRUN = Spawner(name="mpirun", argv=("mpirun",), rank_variable="RANK", local_rank_variable="LOCAL")
@@ -26,12 +27,11 @@ def ends_of(spawner: Spawner | None, ranks: int = 3) -> ExitTracker:
     return ExitTracker(plan)
 
 
-def end(rank: int, code: int | None = 0, at: float = 1.0, **more: Any) -> dict[str, Any]:
-    known = {"node": max(rank, 0), "rank": rank, "decides": rank >= 0, "exit_code": code, "signal": None, "ended": at}
-    return {**known, "victim": False, "detail": "", "hint": "", "out_of_memory": False, **more}
+def end(rank: int, code: int | None = 0, at: float = 1.0, **more: Any) -> RankExit:
+    return RankExit(node=max(rank, 0), rank=rank, decides=rank >= 0, exit_code=code, ended=at, **more)
 
 
-def killed(rank: int, at: float = 1.0) -> dict[str, Any]:
+def killed(rank: int, at: float = 1.0) -> RankExit:
     return end(rank, None, at, signal=9, victim=True)
 
 
@@ -142,7 +142,7 @@ async def test_a_new_start_is_not_decided_by_the_old_one(monkeypatch: pytest.Mon
     monkeypatch.setattr(exits, "EXIT_GRACE", 0.01)
     found = ends_of(MPIRUN)
     found.add(end(SPAWNER))
-    found.start_over()
+    found.reset()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(found.decided.wait(), 0.05)
     assert found.by_rank == {}

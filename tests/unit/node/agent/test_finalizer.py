@@ -13,7 +13,9 @@ from lab import assignment_of, plan_of
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.node.agent import finalizer as finalize
+from muster.node.agent.commands import FilesStored, Leave, StoreFiles
 from muster.node.agent.finalizer import Finalizer
+from muster.node.agent.gang import FixedMembership
 from muster.node.agent.run_record import RunRecord
 
 CANCEL = Verdict(cause=Cause.CANCEL, detail="cancelled")
@@ -41,29 +43,26 @@ class Store:
 class Gang:
     """Stands for a run of one node, which is never lost."""
 
-    survival = None
     metrics: dict[str, float] = {}  # noqa: RUF012
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, membership: FixedMembership) -> None:
         self._store = store
+        self.members: dict[int, Any] = {}
+        self.membership = membership
+        membership.gang = self  # type: ignore[assignment]
 
-    async def ask_all(self, do: str, **fields: Any) -> dict[int, Any]:
-        return {0: await self._store.ask(do, **fields)}
-
-    def suffice(self, nodes: Any) -> bool:
-        return True
+    async def ask_all(self, request: StoreFiles) -> dict[int, FilesStored]:
+        await self._store.ask("files")
+        return {0: FilesStored()}
 
     def present(self) -> list[int]:
         return [0]
 
-    def losses(self) -> list[Any]:
-        return []
-
-    def push(self, do: str) -> None:
+    def push(self, request: Leave) -> None:
         """Nobody is there to hear it."""
 
 
-async def nothing(**fields: Any) -> None:
+async def nothing(timeout: float) -> None:
     """Have no last words."""
 
 
@@ -71,8 +70,8 @@ def ended(tmp_path: Path, store: Store) -> tuple[Finalizer, RunRecord, list[dict
     assignment = assignment_of(plan_of("pass", "s3://b", nodes=1))
     events: list[dict[str, Any]] = []
     log = SimpleNamespace(add=lambda kind, **data: events.append({"kind": kind, **data}))
-    work: Any = SimpleNamespace(syncer=store, log=log, do_last_words=nothing)
-    record, gang = RunRecord(assignment, tmp_path), Gang(store)
+    work: Any = SimpleNamespace(syncer=store, log=log, finish_log=nothing)
+    record, gang = RunRecord(assignment, tmp_path), Gang(store, FixedMembership(assignment.plan))
     return Finalizer(assignment, work, gang, record), record, events  # type: ignore[arg-type]
 
 

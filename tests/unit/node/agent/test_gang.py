@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,24 +13,32 @@ import pytest
 from lab import plan_of
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
+from muster.node.agent.commands import RanksStopped, StartRanks, StartSpawner, StopRanks, StoreFiles
 from muster.node.agent.executor import NodeExecutor
-from muster.node.agent.gang import Gang, NodeFailed
+from muster.node.agent.gang import FixedMembership, Gang, NodeFailed
+from muster.node.rpc import CommandFailed, Handler, Request
 
+START = StartRanks(hosts=(), ports=(), local_bindings=())
 FULL = "No space left on device: /ranks/rank-0.log"
 
 
 class Work:
     """Node 0's own work; fails at what is in ``fails``."""
 
-    def __init__(self, *fails: str) -> None:
+    def __init__(self, *fails: type[Request[Any]]) -> None:
         self.log = self
         self.notes: list[str] = []
-        self._fails = fails
+        self.handlers: dict[type[Request[Any]], Handler] = {
+            StartRanks: lambda _: None,
+            StopRanks: lambda _: RanksStopped(metrics={"node": 0.0}),
+            **dict.fromkeys(fails, self._fail),
+        }
 
-    async def handle(self, message: dict[str, Any]) -> Any:
-        if message["do"] in self._fails:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/ranks/rank-0.log")
-        return {"ranks": [], "metrics": {"node": 0.0}}
+    async def _fail(self, request: Request[Any]) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/ranks/rank-0.log")
+
+    def forward_output(self, output: Any) -> None:
+        """Nobody has written anything."""
 
     def add(self, kind: str, text: str = "", **data: Any) -> None:
         self.notes.append(text)
@@ -38,36 +47,40 @@ class Work:
 class Peer(mesh.Peer):
     """Another node; fails at what is in ``fails``."""
 
-    def __init__(self, *fails: str) -> None:
+    def __init__(self, *fails: type[Request[Any]]) -> None:
         self.lost = asyncio.get_running_loop().create_future()
         self._fails = fails
 
-    async def ask(self, do: str, **fields: Any) -> Any:
-        if do in self._fails:
-            raise mesh.PeerFailed(FULL)
-        return {"ranks": [], "metrics": {"node": 1.0}}
+    async def ask(self, request: Any) -> Any:
+        if type(request) in self._fails:
+            raise CommandFailed(FULL)
+        return RanksStopped(metrics={"node": 1.0})
 
-    def give_up(self, reason: str) -> None:
-        self.lost.set_result(reason)
-
-
-class ElasticMembership:
-    begun = True
+    def disconnect(self, why: str) -> None:
+        self.lost.set_result(why)
 
 
-def gang_of(work: Work, *others: Peer) -> Gang:
+class Survives(FixedMembership):
+    """Every node but the leader's own may be lost."""
+
+    def can_lose(self, node: int) -> bool:
+        return node != 0
+
+
+def gang_of(work: Work, *others: Peer, membership: type[FixedMembership] = FixedMembership) -> Gang:
     halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-    gang = Gang(plan_of("pass", "s3://b/p", nodes=1 + len(others)), cast(NodeExecutor, work), halt)
-    gang._members.update(enumerate(others, start=1))
-    gang.facts = {node: {"host": "abc"[node]} for node in range(1 + len(others))}
+    plan = plan_of("pass", "s3://b/p", nodes=1 + len(others))
+    gang = Gang(plan, cast(NodeExecutor, work), halt, membership(plan))
+    gang.members.update(enumerate(others, start=1))
+    gang.facts = {node: cast(Any, SimpleNamespace(host="abc"[node])) for node in range(1 + len(others))}
     return gang
 
 
 @pytest.mark.parametrize("node", [0, 1])
 async def test_a_node_that_can_not_start_its_ranks_is_named(node: int) -> None:
-    gang = gang_of(Work(*["start"][node:]), Peer(*["start"][: 1 if node else 0]))
+    gang = gang_of(Work(*[StartRanks][node:]), Peer(*[StartRanks][: 1 if node else 0]))
     with pytest.raises(NodeFailed) as failed:
-        await gang.ask_all("start")
+        await gang.ask_all(START)
     verdict = failed.value.verdict
     assert (verdict.cause, verdict.node, verdict.host) == (Cause.NODE, node, "ab"[node])
     assert verdict.detail == f"node {node} ({'ab'[node]}) could not start its ranks: {FULL}"
@@ -75,18 +88,17 @@ async def test_a_node_that_can_not_start_its_ranks_is_named(node: int) -> None:
 
 
 async def test_where_losses_are_survived_it_is_lost_but_for_the_leaders_own() -> None:
-    gang = gang_of(Work("files"), Peer("start"), Peer("spawner"))
-    gang.survival = ElasticMembership()  # type: ignore[assignment]
-    assert set(await gang.ask_all("start")) == {0, 2}
+    gang = gang_of(Work(StoreFiles), Peer(StartRanks), Peer(StartSpawner), membership=Survives)
+    assert set(await gang.ask_all(START)) == {0, 2}
     with pytest.raises(mesh.PeerLost):
-        await gang.ask(2, "spawner")
+        await gang.ask(2, StartSpawner())
     assert gang.present() == [0]
     with pytest.raises(NodeFailed, match=r"node 0 \(a\) could not store its files: No space"):
-        await gang.ask_all("files")
+        await gang.ask_all(StoreFiles(timeout=1.0))
 
 
 async def test_one_that_can_not_end_its_ranks_does_not_keep_the_others_reports_back() -> None:
-    work = Work("stop")
+    work = Work(StopRanks)
     gang = gang_of(work, Peer())
     await gang.stop(within=60.0)
     assert gang.metrics == {"node": 1.0}

@@ -52,15 +52,15 @@ def test_a_faster_network_that_all_are_on_is_taken_and_said() -> None:
     assert choice.interfaces == ("ens0", "ens1")
     assert choice.networks == ("10.0.1.0/24",)
     assert choice.note == "training over 10.0.1.0/24 (ens0/ens1, ethernet, 25 Gbit/s); the agents met over 10.0.0.0/24"
-    assert [here["interface"] for here in choice.here()] == ["ens0", "ens1"]
-    assert {here["common_interface"] for here in choice.here()} == {""}
+    assert [here["interface"] for here in choice.local_bindings()] == ["ens0", "ens1"]
+    assert {here["common_interface"] for here in choice.local_bindings()} == {""}
 
 
 def test_infiniband_comes_before_speed() -> None:
     fast, ib = (lambda n: net("eth1", 1, n, speed=100000)), (lambda n: net("ib0", 2, n, kind=INFINIBAND, speed=40000))
     choice = choose("", [seat(n, fast(n), ib(n)) for n in range(3)])
     assert set(choice.interfaces) == {"ib0"}
-    assert {here["common_interface"] for here in choice.here()} == {"ib0"}
+    assert {here["common_interface"] for here in choice.local_bindings()} == {"ib0"}
     assert choose("", [seat(0, ib(0)), seat(1)]).interfaces == ("eth0", "eth0"), "one node is not on it"
 
 
@@ -78,7 +78,7 @@ def test_nodes_of_different_networks_keep_those_they_met_over() -> None:
     seats = [NetworkNode(n, f"10.0.{n}.1", (lo(), docker0(), net("eth0", n, 0)), f"host{n}") for n in range(2)]
     choice = choose("", seats)
     assert choice.addresses == ("10.0.0.1", "10.0.1.1")
-    assert choice.here()[0]["network"] == "10.0.0.0/24,10.0.1.0/24"
+    assert choice.local_bindings()[0]["network"] == "10.0.0.0/24,10.0.1.0/24"
 
 
 def test_nodes_of_one_machine_keep_their_loopback_addresses() -> None:
@@ -86,7 +86,7 @@ def test_nodes_of_one_machine_keep_their_loopback_addresses() -> None:
     choice = choose("", seats)
     assert choice.addresses == ("127.5.6.1", "127.5.6.2")
     assert choice.networks == ("127.0.0.0/8",)
-    assert choice.here()[0] == {"interface": "lo", "network": "127.0.0.0/8", "common_interface": ""}
+    assert choice.local_bindings()[0] == {"interface": "lo", "network": "127.0.0.0/8", "common_interface": ""}
     named = choose("eth0", seats)
     assert named.addresses == ("127.5.6.1", "127.5.6.2")
     assert named.interfaces == ("eth0", "eth0")

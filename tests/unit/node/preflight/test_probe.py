@@ -8,15 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 
 import muster
 from lab import plan_of
-from muster.core.codec import to_data
-from muster.node.preflight.reachability import Endpoint, tried
+from muster.node.preflight.probe import HostReport, InspectHost, ListPackages, OpenPorts, TryEndpoints
+from muster.node.preflight.reachability import Endpoint, try_endpoints
+from muster.node.rpc import CommandFailed, Request
 
+A = TypeVar("A")
 START = Path(muster.__file__).parent / "node" / "start.py"
 
 
@@ -27,12 +29,12 @@ class Alone:
         argv = [sys.executable, "-I", "-S", str(START), "probe", str(root)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, do: str, **fields: Any) -> Any:
+    def ask(self, request: Request[A]) -> A:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+        self.process.stdin.write(json.dumps(request.encode()) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return request.decode_reply(json.loads(self.process.stdout.readline()))
 
     def leave(self) -> int:
         assert self.process.stdin is not None
@@ -48,11 +50,10 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
         probe.process.kill()
 
 
-def look(alone: Alone, address: str, mesh: list[int]) -> dict[str, Any]:
-    """Have it look at the first of two nodes, that of the leader."""
-    known = {"plan": to_data(plan_of("pass", "s3://b/p", nodes=2)), "node": 0, "address": address, "archive": ""}
-    seen: dict[str, Any] = alone.ask("look", **known, interpreter=sys.executable, devices=[], mesh=mesh)
-    return seen
+def look(alone: Alone, address: str, *mesh_ports: int) -> HostReport:
+    """Inspect the first of two nodes, that of the leader."""
+    plan = plan_of("pass", "s3://b/p", nodes=2)
+    return alone.ask(InspectHost(plan=plan, node=0, address=address, interpreter=sys.executable, mesh_ports=mesh_ports))
 
 
 def test_its_doors_are_open_as_long_as_somebody_speaks_to_it(alone: Alone, tmp_path: Path) -> None:
@@ -60,18 +61,25 @@ def test_its_doors_are_open_as_long_as_somebody_speaks_to_it(alone: Alone, tmp_p
         taken.bind(("127.9.9.1", 0))
         taken.listen()
         free = taken.getsockname()[1] % 60000 + 1024
-        seen = look(alone, "127.9.9.1", [taken.getsockname()[1], free])
-    assert (seen["door"], seen["facts"]["address"], seen["facts"]["problem"]) == (free, "127.9.9.1", "")
-    opened = alone.ask("open_doors", address="127.9.9.1", spare=True)
+        seen = look(alone, "127.9.9.1", taken.getsockname()[1], free)
+    assert (seen.mesh_port, seen.facts.address, seen.facts.problem) == (free, "127.9.9.1", "")
+    opened = alone.ask(OpenPorts(address="127.9.9.1", spare=True))
     assert len(opened) == 2
-    assert tried(1, [Endpoint(node=0, address="127.9.9.1", ports=(free, *opened))]) == []
-    assert alone.ask("try_doors", doors=[[1, "127.9.9.2", [9]]])[0]["why"] == "refused, though somebody listens there"
-    assert isinstance(alone.ask("packages"), list)
+    assert try_endpoints(1, [Endpoint(node=0, address="127.9.9.1", ports=(free, *opened))]) == ()
+    closed = Endpoint(node=1, address="127.9.9.2", ports=(9,))
+    assert alone.ask(TryEndpoints(endpoints=(closed,)))[0].why == "refused, though somebody listens there"
+    assert isinstance(alone.ask(ListPackages()), tuple)
     assert alone.leave() == 0
     for port in (free, *opened):
         with socket.socket() as rank:
             rank.bind(("127.9.9.1", port))
     assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_what_it_can_not_do_is_answered(alone: Alone) -> None:
+    with pytest.raises(CommandFailed, match="unknown command 'list_packages'; known are inspect_host"):
+        alone.ask(ListPackages())
+    assert alone.leave() == 0
 
 
 def test_it_leaves_with_whoever_spoke_to_it(alone: Alone) -> None:

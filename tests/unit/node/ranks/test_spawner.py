@@ -13,7 +13,7 @@ from mpi_lab import mpi_plan
 from muster.core.paths import NodePaths
 from muster.core.placeholder import Bindings
 from muster.core.plan import REMOTE_SHELL
-from muster.node.ranks.spawner_setup import SHIM_COMMAND, SpawnerSetup
+from muster.node.ranks.spawner import SHIM_COMMAND, SpawnerSetup
 
 HERE = {
     "interpreter": sys.executable,
@@ -29,11 +29,10 @@ def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> 
     plan = mpi_plan("pass", "s3://b/p", 2, 2, variables=variables, mpi_arguments=("-x", "HANDED"))
     pythons = {"interpreter": sys.executable, "muster_python": sys.executable}
     assignment = assignment_of(plan, job_id="j", node=node, addresses=("a", "b"), **pythons)
-    assert plan.spawner is not None
     bindings = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({}, {}), here=HERE)
     (root / "work").mkdir(parents=True, exist_ok=True)
-    found = SpawnerSetup(assignment, NodePaths(root=root), plan.spawner, bindings, {"TOKEN": "secret"})
-    found.lay_out()
+    found = SpawnerSetup(assignment, NodePaths(root=root), bindings, {"TOKEN": "secret"})
+    found.write_remote_shell()
     return found
 
 

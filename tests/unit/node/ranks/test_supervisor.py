@@ -18,8 +18,9 @@ import pytest
 from muster.core.paths import NodePaths
 from muster.node.event_log import EventLog
 from muster.node.ranks import shim
+from muster.node.ranks.commands import ServeRank
 from muster.node.ranks.control_socket import ControlSocket
-from muster.node.ranks.exit_report import report
+from muster.node.ranks.diagnosis import RankExit, diagnose
 from muster.node.ranks.supervisor import NOT_STARTED, RankProcess, RankSpec, RankSupervisor
 
 WITHOUT_FORK = """
@@ -38,18 +39,18 @@ class Node:
         self.paths = NodePaths(root=root)
         self.ended: asyncio.Future[RankProcess] = asyncio.get_running_loop().create_future()
         self.ranks = RankSupervisor(self.paths, EventLog(self.paths.events, 0), self.ended.set_result)
-        self.door = ControlSocket(self.paths.socket, {"rank": self.ranks.serve})
+        self.door = ControlSocket(self.paths.socket, {ServeRank: self.ranks.serve})
         env = {"PATH": os.environ["PATH"], "MUSTER_METRICS": str(self.paths.metrics(0))}
         self.spec = RankSpec(rank=0, argv=list(argv), env=env, cwd=str(root))
-        self.ranks.begin()
+        self.ranks.reset()
         self.door.open()
 
-    async def end(self) -> dict[str, Any]:
-        """Wait for the end of the rank; gives what is reported of it, which its event log says, too."""
+    async def end(self) -> RankExit:
+        """Wait for the end of the rank; return its exit, which its event log has, too."""
         process = await asyncio.wait_for(self.ended, 120)
         events = [json.loads(line) for line in self.paths.events.read_text(encoding="utf-8").splitlines()]
         assert events[-1]["k"] == "rank_end"
-        return report(process, 0, 0)
+        return diagnose(process, 0, 0)
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ async def test_a_shim_that_never_comes_ends_its_rank(
     node = Node(tmp_path, "true")
     node.ranks.start(node.spec)
     pid, status = await asyncio.to_thread(os.waitpid, node.ranks.processes[0].shim, 0)
-    node.ranks.note_gone({pid: os.waitstatus_to_exitcode(status)})
+    node.ranks.record_reaped({pid: os.waitstatus_to_exitcode(status)})
     end = await node.end()
-    assert (end["exit_code"], end["signal"], end["detail"]) == (code, number, NOT_STARTED)
+    assert (end.exit_code, end.signal, end.detail) == (code, number, NOT_STARTED)
 
 
 async def test_a_shim_that_has_come_speaks_for_itself(tmp_path: Path, reaped: list[int]) -> None:
@@ -82,19 +83,19 @@ async def test_a_shim_that_has_come_speaks_for_itself(tmp_path: Path, reaped: li
     node.ranks.start(node.spec)
     reaped.append(node.ranks.processes[0].shim)
     end = await node.end()
-    node.ranks.note_gone({reaped[0]: 7})
-    assert (end["exit_code"], end["detail"]) == (7, "")
+    node.ranks.record_reaped({reaped[0]: 7})
+    assert (end.exit_code, end.detail) == (7, "")
 
 
 async def test_a_rank_that_can_not_be_forked_says_so(tmp_path: Path) -> None:
     node = Node(tmp_path, "true")
-    node.ranks._expect(node.spec)
+    node.ranks._add(node.spec)
     code = WITHOUT_FORK.format(shim=shim.__file__, folder=str(tmp_path))
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], timeout=120, check=False)
     end = await node.end()
-    assert end["exit_code"] == done.returncode == 127
-    assert "Resource temporarily unavailable" in end["detail"]
-    assert "ulimit -u" in end["detail"]
+    assert end.exit_code == done.returncode == 127
+    assert "Resource temporarily unavailable" in end.detail
+    assert "ulimit -u" in end.detail
 
 
 async def test_a_rank_whose_output_can_not_be_taken_is_heard_of(
@@ -113,9 +114,9 @@ async def test_a_rank_whose_output_can_not_be_taken_is_heard_of(
     node.ranks.start(node.spec)
     reaped.append(node.ranks.processes[0].shim)
     end = await node.end()
-    os.kill(end["pid"], signal.SIGKILL)
-    assert end["signal"] == signal.SIGKILL
-    assert "Too many open files" in end["detail"]
+    os.kill(end.pid, signal.SIGKILL)
+    assert end.signal == signal.SIGKILL
+    assert "Too many open files" in end.detail
 
 
 @pytest.mark.parametrize("write", ["mkdir $MUSTER_METRICS", "rm -r $(dirname $MUSTER_METRICS)", "echo $ROW >> $MUSTER_METRICS"])
@@ -124,7 +125,7 @@ async def test_whatever_a_rank_does_to_its_metrics_its_end_is_heard(tmp_path: Pa
     node = Node(tmp_path, "sh", "-c", f"ROW='{row}'; {write}; exit 4")
     node.ranks.start(node.spec)
     reaped.append(node.ranks.processes[0].shim)
-    assert (await node.end())["exit_code"] == 4
+    assert (await node.end()).exit_code == 4
 
 
 async def test_metrics_that_can_be_read_are_taken(tmp_path: Path, reaped: list[int]) -> None:
@@ -132,5 +133,5 @@ async def test_metrics_that_can_be_read_are_taken(tmp_path: Path, reaped: list[i
     node = Node(tmp_path, "sh", "-c", f"echo '{rows}' >> $MUSTER_METRICS; echo no json >> $MUSTER_METRICS")
     node.ranks.start(node.spec)
     reaped.append(node.ranks.processes[0].shim)
-    assert (await node.end())["exit_code"] == 0
+    assert (await node.end()).exit_code == 0
     assert node.ranks.last_metrics == {"loss": 0.5, "n": 2.0}
