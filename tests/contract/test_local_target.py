@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
 from lab import Lab, lines, plan_of
 from muster.core.errors import StaleGeneration, TargetError, UnknownRun
 from muster.core.state import RunState
+from muster.node.ranks.supervisor import QUIET_FLUSH
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
 
@@ -22,7 +24,8 @@ def test_references_to_the_jobs_own_variables_are_expanded(lab: Lab) -> None:
 def test_the_submitters_credentials_stay_with_the_submitter(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-submitter")
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "of-airflow")
-    _, events = lab.run("import os; print(sorted(os.environ))", nodes=1)
+    outcome, events = lab.run("import os; print(sorted(os.environ))", nodes=1)
+    assert outcome.state is RunState.COMPLETED, outcome.verdict
     assert "AWS_SECRET_ACCESS_KEY" not in lines(events)[0]
     assert "AIRFLOW" not in lines(events)[0]
 
@@ -40,13 +43,27 @@ def test_secrets_reach_the_ranks_and_lie_nowhere_else(lab: Lab) -> None:
 def test_a_line_that_is_being_written_is_not_cut(lab: Lab) -> None:
     code = (
         "import sys, time\n"
+        "slow = []\n"
         "for i in range(10):\n"
+        "    began = time.monotonic()\n"
         "    sys.stdout.write('half'); sys.stdout.flush(); time.sleep(0.1)\n"
         "    sys.stdout.write(f' and half {i}\\n'); sys.stdout.flush()\n"
+        f"    slow += [i] * (time.monotonic() - began > {QUIET_FLUSH / 2})\n"
+        "print(slow)\n"
     )
     outcome, events = lab.run(code, nodes=1)
     assert outcome.state is RunState.COMPLETED
-    assert lines(events) == [f"half and half {i}" for i in range(10)]
+    whole, cut, rest = [], [], ""
+    for event in (event for event in events if event.kind == "line"):
+        rest += event.data["text"]
+        if event.data.get("part"):
+            cut.append(len(whole))
+        else:
+            whole.append(rest)
+            rest = ""
+    *halves, slow = whole
+    assert halves == [f"half and half {i}" for i in range(10)]
+    assert set(cut) <= set(json.loads(slow)), "only a line that this machine was slow to write may be shown in two parts"
 
 
 def test_half_lines_and_bad_bytes_are_shown(lab: Lab) -> None:
