@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine import DockerStore
 
 # the first run of an example builds its image, and Horovod is compiled in it
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = [pytest.mark.timeout(2400), pytest.mark.usefixtures("kept_horovod")]
 
 
 @pytest.fixture

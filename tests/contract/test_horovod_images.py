@@ -24,6 +24,7 @@ TENSORFLOW = (
 
 
 @pytest.mark.timeout(COMPILING)
+@pytest.mark.usefixtures("kept_horovod")
 @pytest.mark.parametrize(
     ("packages", "code"),
     [(("torch==2.13.0", "numpy"), TORCH), (("tensorflow-cpu==2.21.0",), TENSORFLOW)],

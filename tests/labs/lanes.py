@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
-# by fixture, the lane of the tests that use it; of several the first counts. In the order in which the lanes start
+# by fixture, the lane of the tests that use it; of several the first counts
 LANES = {
     "private": "private-engine",
     "engine": "docker",
@@ -29,7 +29,7 @@ LANES = {
 }
 OPENERS = ("lab", "config")  # fixtures that open a lab by the name that is their parameter
 OPENED = {"docker": "docker", "slurm": "slurm", "ssh": "ssh", "mlflow": "mlflow"}
-ORDER = list(dict.fromkeys(LANES.values()))
+ORDER = ("docker", "slurm", "ssh", "airflow", "mlflow", "private-engine")  # in which lanes start: the longest first
 FILE = "lanes_file"
 
 

@@ -15,12 +15,14 @@ import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
 
+from frameworks import KEPT
 from muster.core.errors import EnvironmentUnsolvable, MusterError
 from muster.core.plan import EnvironmentRef
 from muster.packaging.environment import lock
 from muster.packaging.environment.pip_settings import PipSettings
 from muster.packaging.image import image
 
+HOROVOD = "muster/horovod"  # images that hold nothing but a wheel
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -67,6 +69,25 @@ def workshop(engine: DockerClient, base_image: str, tmp_path: Path, monkeypatch:
     for name in shop.made - {base_image}:
         with contextlib.suppress(ImageNotFound):
             engine.images.remove(name, force=True)
+
+
+@pytest.fixture(scope="session")
+def kept_horovod(engine: DockerClient) -> Iterator[None]:
+    """Keep what Horovod was compiled to, for an engine that has it not; nothing is compiled twice."""
+    folder = KEPT / "horovod"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.tar"):
+        if not engine.images.list(f"{HOROVOD}:{file.stem}"):
+            with file.open("rb") as packed:
+                engine.images.load(packed)
+    yield
+    for built in engine.images.list(HOROVOD):
+        for tag in (name.partition(":")[2] for name in built.tags if name.startswith(f"{HOROVOD}:")):
+            if not (folder / f"{tag}.tar").exists():
+                scratch = folder / f"{tag}.{os.getpid()}"
+                with scratch.open("wb") as packed:
+                    packed.writelines(built.save(named=f"{HOROVOD}:{tag}"))
+                scratch.rename(folder / f"{tag}.tar")
 
 
 def unique() -> str:
