@@ -1,6 +1,6 @@
-"""Settings: which store and which target are meant when the command line does not say, from the environment and muster.toml.
+"""Store and target that are not given on the command line, from the environment and muster.toml.
 
-The first that says it wins: command line, job file, environment (``MUSTER_STORE``, ``MUSTER_TARGET``, ``AWS_*``), muster.toml.
+The first wins: command line, job file, environment (``MUSTER_STORE``, ``MUSTER_TARGET``, ``AWS_*``), muster.toml.
 One muster.toml is read: of the job file's folder or the nearest one above it, else ``~/.config/muster/muster.toml``::
 
     target = "big"                      # which of the targets, when nothing else says
@@ -51,7 +51,7 @@ _ACCESS = tuple(f.name for f in dataclasses.fields(StoreAccess))
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What environment and muster.toml say. ``store`` and ``target`` are "" where neither does."""
+    """Values from the environment and muster.toml. ``store`` and ``target`` are "" if neither has one."""
 
     store: str = ""
     access: StoreAccess = field(default_factory=StoreAccess)
@@ -59,12 +59,12 @@ class Settings:
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     file: Path | None = None
 
-    def choose_store(self, *wishes: str | None) -> str:
-        """Give the first store that is named, the wishes before the settings.
+    def choose_store(self, *given: str | None) -> str:
+        """Return the first store that is named, ``given`` before the settings.
 
         :raises RequestError: none is named, or it is no ``s3://bucket/prefix``.
         """
-        uri = next(filter(None, wishes), self.store)
+        uri = next(filter(None, given), self.store)
         if not uri:
             raise RequestError(
                 f"no store is given: name one with --store s3://bucket/prefix, 'store' in the job file, {STORE}, "
@@ -76,27 +76,27 @@ class Settings:
             raise RequestError(str(error)) from error
         return uri
 
-    def choose_target(self, *wishes: str | Mapping[str, Any] | None) -> dict[str, Any]:
-        """Give the configuration of the first target that is named; this machine if none is.
+    def choose_target(self, *given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the configuration of the first target that is named, ``given`` before the settings; else this machine.
 
         :raises RequestError: no target of that name.
         """
-        wish = next(filter(None, wishes), self.target) or "local"
-        if isinstance(wish, Mapping):
-            return dict(wish)
-        if wish in self.targets:
-            return {"name": wish, **self.targets[wish]}
-        if wish == "local":
+        chosen = next(filter(None, given), self.target) or "local"
+        if isinstance(chosen, Mapping):
+            return dict(chosen)
+        if chosen in self.targets:
+            return {"name": chosen, **self.targets[chosen]}
+        if chosen == "local":
             return {"type": "local"}
         known = ", ".join(sorted({"local", *self.targets}))
         where = self.file or f"a {FILE_NAME}"
-        raise RequestError(f"unknown target {wish!r}: known are {known}; add a table [targets.{wish}] to {where}")
+        raise RequestError(f"unknown target {chosen!r}: known are {known}; add a table [targets.{chosen}] to {where}")
 
 
 def load(folder: Path, environ: Mapping[str, str]) -> Settings:
     """Read environment and muster.toml as seen from a folder.
 
-    :raises RequestError: muster.toml can't be read, or has something in it that nobody knows.
+    :raises RequestError: muster.toml can't be read, or has an unknown setting.
     """
     file = next(_files(folder, environ), None)
     data = _parse(file) if file else {}

@@ -80,12 +80,12 @@ def test_a_target_that_is_away_is_asked_again() -> None:
     told = end(target)
     assert target.asked == ["cancel j 2"] * 3 + ["release j"]
     assert [level for level, _ in told] == [logging.WARNING, logging.WARNING]
-    assert "can't be ended now: the engine can't be reached" in told[0][1]
+    assert "can't be cancelled now: the engine can't be reached" in told[0][1]
 
 
 def test_what_may_still_run_is_an_error_with_what_to_do() -> None:
     target = Target(AWAY)
-    told = end(target, patience=0.0)
+    told = end(target, timeout=0.0)
     assert target.asked == ["cancel j 2"]
     [(level, text)] = told
     assert level == logging.ERROR
@@ -173,7 +173,7 @@ def test_the_workers_kill_lets_go_of_what_nobody_reads(unwanted: None, followed:
 
 
 def test_a_worker_waits_for_an_absent_target_only_briefly(unwanted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.operators.train.KILL_PATIENCE", 0.0)
+    monkeypatch.setattr("muster.operators.train.KILL_TIMEOUT", 0.0)
     target = Target(AWAY)
     operator_on(target, followed=True).on_kill()
     assert target.asked == ["cancel j 2"]

@@ -18,7 +18,7 @@ from muster.core.event import END, Cursor, Event
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.placeholder import Here, HostOf, PortOf
-from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortWish, RankPlan
+from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortRequest, RankPlan
 from muster.node import processes
 from muster.node.assignment import Assignment
 from muster.runner import Outcome
@@ -88,7 +88,7 @@ def plan_of(  # noqa: PLR0917
             NodePlan(
                 node=node,
                 ranks=tuple(rank(node, local) for local in range(ranks)),
-                ports=(PortWish(name="master", near=6105),) if node == 0 else (),
+                ports=(PortRequest(name="master", near=6105),) if node == 0 else (),
             )
             for node in range(nodes)
         ),

@@ -1,7 +1,7 @@
-"""The command line `muster`: what may be said on it, and what a shell gets back.
+"""The `muster` command: arguments and exit codes.
 
 Exit codes: 0 completed, 1 failed, 2 bad request (nothing was launched), 130 cancelled. An error is one line on stderr;
-``MUSTER_DEBUG=1`` shows where it came from. What a command needs is imported when it runs: the start of `muster` is part of
+``MUSTER_DEBUG=1`` shows the traceback. A command's imports are done when it runs, because the start of `muster` is part of
 every launch.
 """
 
@@ -24,17 +24,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _EPILOG = """\
 exit codes: 0 completed, 1 failed, 2 bad request (nothing was launched), 130 cancelled.
-Ctrl-C and SIGTERM cancel the run of `muster run`; a run whose terminal is closed goes on: `muster logs -f RUN`.
+Ctrl-C and SIGTERM cancel the run of `muster run`; a run whose terminal is closed continues: `muster logs -f RUN`.
 Store and target are taken from the command line, else the job file, else MUSTER_STORE and MUSTER_TARGET, else muster.toml
 (beside the job file or above it, or in ~/.config/muster). Credentials: AWS_* variables or muster.toml."""
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came. Not KeyboardInterrupt: one that passes through ``exec`` makes Python die of SIGINT at its end."""
+    """Raised on SIGINT or SIGTERM: a KeyboardInterrupt passing through ``exec`` would make Python die of SIGINT at its end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Interrupted):
         return CANCELLED
     except (MusterError, OSError) as error:
-        return _say(error)
+        return _report(error)
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Raise that a signal came."""
+    """Raise Interrupted; a signal handler."""
     raise Interrupted(signal.Signals(number).name)
 
 
 def drop_stdout() -> None:
-    """Let later prints go nowhere: whoever read them is gone."""
+    """Discard later output; its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -67,7 +67,7 @@ def error_line(text: str) -> None:
     print("muster: " + " ".join(text.split()), file=sys.stderr, flush=True)
 
 
-def _say(error: Exception) -> int:
+def _report(error: Exception) -> int:
     if os.environ.get(DEBUG):
         import traceback
 
@@ -123,42 +123,42 @@ def _command(commands: argparse._SubParsersAction[_Parser], name: str, text: str
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.add_argument("--store", metavar="URI", help="s3://bucket/prefix of the run record")
     if run:
-        command.add_argument("run", metavar="RUN", help="id of the run, as `muster run` and `muster ls` say it")
+        command.add_argument("run", metavar="RUN", help="id of the run, as `muster run` and `muster ls` print it")
     return command
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run = _command(commands, "run", "Run a job file and wait for its end.", run=False)
     run.add_argument("job", metavar="JOB.yaml", help="the train operator's parameters, and framework: pytorch or any")
-    run.add_argument("--target", metavar="NAME", help="where: local, or a target of muster.toml")
+    run.add_argument("--target", metavar="NAME", help="local, or a target of muster.toml")
     run.add_argument("--json", action="store_true", help="one event a line, and last the run, its state, verdict and manifest")
 
 
 def _add_readers(commands: argparse._SubParsersAction[_Parser]) -> None:
     ls = _command(commands, "ls", "List the runs of a store, newest first.", run=False)
-    ls.add_argument("-n", "--limit", type=_positive, default=50, metavar="N", help="at most so many (50)")
+    ls.add_argument("-n", "--limit", type=_positive, default=50, metavar="N", help="at most N runs (50)")
     ls.add_argument("--json", action="store_true", help="one run record a line")
-    show = _command(commands, "show", "Show what is known of a run.")
+    show = _command(commands, "show", "Show the record of a run.")
     show.add_argument("--json", action="store_true", help="the whole run record")
     logs = _command(commands, "logs", "Print what the ranks of a run wrote, exactly once and in order.")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
-    logs.add_argument("--rank", type=_not_negative, metavar="R", help="of this rank only")
-    logs.add_argument("--attempt", type=_positive, metavar="A", help="of this attempt (the last one)")
+    logs.add_argument("-f", "--follow", action="store_true", help="continue until the run has ended")
+    logs.add_argument("--rank", type=_not_negative, metavar="R", help="only this rank")
+    logs.add_argument("--attempt", type=_positive, metavar="A", help="this attempt (default: the last)")
     download = _command(commands, "download", "Fetch files of a run, verified by sha256.")
     download.add_argument("pattern", metavar="PATTERN", help="like 'outputs/*', or the beginning of a path")
     download.add_argument("destination", metavar="DEST", help="folder to put them in")
 
 
 def _add_controls(commands: argparse._SubParsersAction[_Parser]) -> None:
-    cancel = _command(commands, "cancel", "Cancel a run and wait until nothing of it is left.")
+    cancel = _command(commands, "cancel", "Cancel a run and wait until all of its processes have ended.")
     commit = _command(commands, "commit", "Store and commit the outputs that could not be stored when the run ended.")
     for command in (cancel, commit):
-        command.add_argument("--target", metavar="NAME", help="where the run is: local, or a target of muster.toml")
+        command.add_argument("--target", metavar="NAME", help="target of the run: local, or a target of muster.toml")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
     doctor = _command(
-        commands, "doctor", "Look whether a target and the store can be used; exit 1 if anything is unfit.", run=False
+        commands, "doctor", "Check whether a target and the store can be used; exit 1 if anything is unfit.", run=False
     )
     doctor.add_argument(
         "target",
@@ -179,5 +179,5 @@ def _not_negative(text: str) -> int:
 
 def _whole_number(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"wants a whole number from {least} on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, got {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""How events and run records read to a person."""
+"""Formats events and run records for a person."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from muster.core import event
 from muster.core.event import Event
 
 PHASES = ("preparing", "starting", "running", "finalizing")
-HERE = -1  # the node of events that this command makes itself
+HERE = -1  # node number in events of the command itself
 
 
 def event_line(item: Event) -> str | None:
-    """Give the line of an event, None for one that only machines care for."""
+    """Return the line of an event; None for events that are not shown."""
     if item.kind == event.LINE:
         return f"[node {item.node} rank {item.data['rank']}] {item.data['text']}"
     if item.kind == event.STATE:
@@ -34,7 +34,7 @@ def _metric_line(item: Event) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Give ``4.2s``, ``3m07s`` or ``2h05m``."""
+    """Return ``4.2s``, ``3m07s`` or ``2h05m``."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(int(seconds), 60)
@@ -42,12 +42,12 @@ def duration(seconds: float) -> str:
 
 
 def moment(seconds: float | None) -> str:
-    """Give a time of this machine's zone."""
+    """Return a time in this machine's zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
 
 
 def size(count: int) -> str:
-    """Give ``812 B``, ``3.1 MB``."""
+    """Return ``812 B``, ``3.1 MB``."""
     value, units = float(count), iter(("B", "KB", "MB", "GB", "TB"))
     unit = next(units)
     while value >= 1000 and unit != "TB":
@@ -56,14 +56,14 @@ def size(count: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Give the lines of a table whose first row is its head."""
+    """Return the lines of a table whose first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def run_row(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give a run's row of `muster ls`."""
+    """Return a run's row of `muster ls`."""
     return (str(record["run"]), str(record["state"]), _shape(record), moment(record.get("created")), _age(record))
 
 
@@ -71,7 +71,7 @@ RUN_HEAD = ("RUN", "STATE", "NODES", "CREATED", "TOOK")
 
 
 def _shape(record: Mapping[str, Any]) -> str:
-    """Give ``nodes x ranks of each``, or how many on how many where some nodes have more ranks than others."""
+    """Return ``nodes x ranks per node``, or ``ranks on nodes`` if nodes have different numbers of ranks."""
     nodes = len(record.get("host_folders") or record.get("nodes") or ())
     on = [rank.get("node") for rank in record.get("ranks") or ()]
     each = {on.count(node) for node in on}
@@ -84,7 +84,7 @@ def _age(record: Mapping[str, Any]) -> str:
 
 
 def record_lines(record: Mapping[str, Any]) -> Iterable[str]:
-    """Give what `muster show` prints of a run record."""
+    """Return the lines that `muster show` prints."""
     yield f"{record['run']}  {record['state']}"
     verdict = record.get("verdict")
     if verdict:

@@ -1,4 +1,4 @@
-"""What is read from the run store: ls, show, logs, download."""
+"""`muster ls`, `show`, `logs` and `download`: commands that read the run store."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POLL = 1.0  # seconds between two looks of `logs -f`
-LAST_WORDS = 15.0  # seconds that `logs -f` waits for the last lines of a run that has ended
+POLL = 1.0  # seconds between two reads of `logs -f`
+END_TIMEOUT = 15.0  # seconds that `logs -f` waits for the last lines of a run that has ended
 
 
 def open_store(arguments: argparse.Namespace) -> RunStore:
@@ -35,13 +35,13 @@ def open_store(arguments: argparse.Namespace) -> RunStore:
     return RunStore(settings.choose_store(arguments.store), settings.access)
 
 
-def first_look(look: Callable[[], T]) -> T:
-    """Ask the store for the first time.
+def first_read(read: Callable[[], T]) -> T:
+    """Call the first read of the store.
 
-    :raises StoreUnusable: it can't be asked, so the request was wrong.
+    :raises StoreUnusable: the store is not reachable, so the request was wrong.
     """
     try:
-        return look()
+        return read()
     except StoreError as error:
         raise StoreUnusable(str(error)) from error
 
@@ -49,7 +49,7 @@ def first_look(look: Callable[[], T]) -> T:
 def ls(arguments: argparse.Namespace) -> int:
     """List runs, newest first."""
     store = open_store(arguments)
-    records = first_look(lambda: store.runs(arguments.limit))
+    records = first_read(lambda: store.runs(arguments.limit))
     if arguments.json:
         for record in records:
             print(json.dumps(record, ensure_ascii=False))
@@ -62,7 +62,7 @@ def ls(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Print a run's record."""
     store = open_store(arguments)
-    record = first_look(lambda: store.record(arguments.run))
+    record = first_read(lambda: store.record(arguments.run))
     if arguments.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
         return OK
@@ -74,7 +74,7 @@ def show(arguments: argparse.Namespace) -> int:
 def download(arguments: argparse.Namespace) -> int:
     """Fetch files and print where they are."""
     store = open_store(arguments)
-    generation = first_look(lambda: store.generation(arguments.run))
+    generation = first_read(lambda: store.generation(arguments.run))
     for file in store.download(arguments.run, arguments.pattern, Path(arguments.destination), generation):
         print(file)
     return OK
@@ -83,7 +83,7 @@ def download(arguments: argparse.Namespace) -> int:
 def logs(arguments: argparse.Namespace) -> int:
     """Print the lines of a run."""
     store = open_store(arguments)
-    record = first_look(lambda: store.record(arguments.run))
+    record = first_read(lambda: store.record(arguments.run))
     known = {rank["rank"] for rank in record.get("ranks") or ()}
     if arguments.rank is not None and known and arguments.rank not in known:
         raise RequestError(f"run {arguments.run} has no rank {arguments.rank}; its ranks are 0 to {max(known)}")
@@ -101,17 +101,17 @@ class _Reader:
     def __init__(self, store: RunStore, record: dict[str, Any], attempt: int | None) -> None:
         self._store = store
         self._record = record
-        self._wanted = attempt
-        self._begin(attempt or record["attempt"])
+        self._requested = attempt
+        self._start(attempt or record["attempt"])
 
-    def _begin(self, attempt: int) -> None:
+    def _start(self, attempt: int) -> None:
         nodes = {rank["node"] for rank in self._record.get("ranks") or ()} or {0}
         self._attempt = attempt
         self._offsets = dict.fromkeys(sorted(nodes), 0)
         self._ended = False
 
     def new(self) -> Iterator[Event]:
-        """Give what came since the last look, the nodes' lines in order of time."""
+        """Return the events since the last read, in order of time over all nodes."""
         return heapq.merge(*(self._of_node(node) for node in self._offsets), key=lambda item: item.time)
 
     def _of_node(self, node: int) -> Iterator[Event]:
@@ -122,26 +122,26 @@ class _Reader:
             yield item
 
     def follow(self) -> Iterator[Event]:
-        """Give all until the run has ended; goes over to the next attempt with it.
+        """Yield all events until the run has ended; continues with the next attempt if there is one.
 
-        The leader writes END when the other nodes' lines are in the store, so one more look finds the last of them.
+        The leader writes END when the other nodes' lines are in the store, so one more read finds the last of them.
         """
         final_since = None
         while not self._ended:
             yield from self.new()
             if RunState(self._record["state"]).final:
                 final_since = final_since or time.monotonic()
-                if time.monotonic() - final_since > LAST_WORDS:
+                if time.monotonic() - final_since > END_TIMEOUT:
                     return
             if not self._ended:
                 time.sleep(POLL)
-                self._look()
+                self._refresh()
         yield from self.new()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         self._record = self._store.record(self._record["run"], self._record["generation"])
-        if self._wanted is None and self._record["attempt"] > self._attempt:
-            self._begin(self._record["attempt"])
+        if self._requested is None and self._record["attempt"] > self._attempt:
+            self._start(self._record["attempt"])
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"ls": ls, "show": show, "logs": logs, "download": download}

@@ -17,7 +17,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def to_data(value: Any) -> Any:
-    """Give the plain JSON data of a value: dataclasses become dicts, tuples lists, enums their values."""
+    """Return the plain JSON data of a value: dataclasses become dicts, tuples lists, enums their values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -38,12 +38,12 @@ def from_data(kind: type[T], data: Any) -> T:
 
 
 def canonical(value: Any) -> bytes:
-    """Give the one JSON text of a value: sorted keys, no spaces, UTF-8."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces, UTF-8."""
     return json.dumps(to_data(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest(value: Any) -> str:
-    """Give ``sha256:<hex>`` of the canonical JSON of a value."""
+    """Return ``sha256:<hex>`` of the canonical JSON of a value."""
     return "sha256:" + hashlib.sha256(canonical(value)).hexdigest()
 
 

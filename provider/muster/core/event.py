@@ -1,4 +1,4 @@
-"""Events: the lines of a node's append-only log, and the cursor that says how far a reader has come.
+"""Events: the lines of a node's append-only log, and the cursor of a reader.
 
 On disk and in the store an event is one JSON object a line:
 ``{"t": seconds since the epoch, "k": kind, "n": node, …}``. A position is the byte offset of a line in its node's log, so the
@@ -15,12 +15,12 @@ EVENT_VERSION = 1
 
 # kinds of events, and the fields each carries beside t, k and n
 LINE = "line"  # rank, text, [part]: one line of a rank's output; part=True when a longer line goes on
-STATE = "state"  # state, [reason]: the run is in this state from now (leader's log, or the target: what it waits for)
-RANK_START = "rank_start"  # rank, pid, [number]: what torchrun counts the rank as, which may be another in each round
+STATE = "state"  # state, [reason]: the run is in this state from now (leader's log, or the target: reason of the wait)
+RANK_START = "rank_start"  # rank, pid, [number]: the rank's number in torchrun, which may change in each round
 RANK_END = "rank_end"  # rank, exit_code | signal, seconds
 METRIC = "metric"  # rank, name, value, [step]
 FACTS = "facts"  # facts: what preflight saw on this node
-NOTE = "note"  # text, level: something a person should know
+NOTE = "note"  # text, level: a message for a person
 NODE_END = "node_end"  # the node's last event: nothing of the job is left on it
 END = "end"  # state, verdict, manifest: the run's last event (leader's log only)
 
@@ -35,7 +35,7 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> str:
-        """Give the JSON line, newline included."""
+        """Return the JSON line, newline included."""
         return json.dumps({"t": round(self.time, 6), "k": self.kind, "n": self.node, **self.data}, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -50,13 +50,13 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """How far a reader has come: the attempt and a byte offset into each node's event log. Opaque to its holders."""
+    """Position of a reader: the attempt and a byte offset into each node's event log. Opaque to its holders."""
 
     attempt: int = 0
     offsets: tuple[int, ...] = ()
 
     def to_text(self) -> str:
-        """Give the text form, ``attempt:offset,offset,…``."""
+        """Return the text form, ``attempt:offset,offset,…``."""
         return f"{self.attempt}:{','.join(map(str, self.offsets))}"
 
     @classmethod
@@ -71,11 +71,11 @@ class Cursor:
         return cls(attempt=int(attempt), offsets=tuple(int(part) for part in offsets.split(",") if part))
 
     def offset(self, node: int) -> int:
-        """Give the position in one node's log."""
+        """Return the position in one node's log."""
         return self.offsets[node] if node < len(self.offsets) else 0
 
     def moved(self, node: int, offset: int) -> Cursor:
-        """Give the cursor with one node's position changed."""
+        """Return the cursor with one node's position changed."""
         width = max(len(self.offsets), node + 1)
         offsets = [self.offset(n) for n in range(width)]
         offsets[node] = offset

@@ -1,4 +1,4 @@
-"""Finding: one thing that was looked at before it is relied on, and what to do if it is unfit."""
+"""Finding: the result of one check of a target or store, and its remedy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """``what`` was looked at (``disk``, ``gpu-b: clock``), whether it is ``fine``, what was seen in one line, and its remedy.
+    """``what`` was checked (``disk``, ``gpu-b: clock``), whether it is ``fine``, the value seen in one line, and the remedy.
 
-    One that is not fine always has a remedy. One that is fine may have: what would be better, without being needed.
+    A finding that is not fine always has a remedy. A fine one may have a suggestion.
     """
 
     what: str
@@ -19,12 +19,12 @@ class Finding:
 
     @classmethod
     def of(cls, what: str, fine: bool, text: str, remedy: str) -> Finding:
-        """Give a finding whose remedy is said only where it is unfit."""
+        """Return a finding that has its remedy only if it is unfit."""
         return cls(what=what, fine=fine, text=text, remedy="" if fine else remedy)
 
     @classmethod
     def refused(cls, what: str, error: Exception) -> Finding:
-        """Give what an error of ours says: what failed, and behind its last semicolon what to do."""
+        """Return the finding of a Muster error; the remedy is the text after its last semicolon."""
         text, _, remedy = " ".join(str(error).split()).rpartition("; ")
         return cls(what=what, fine=False, text=text or remedy, remedy=remedy if text else "correct what is named there")
 

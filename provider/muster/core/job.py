@@ -1,4 +1,4 @@
-"""TrainingJob: what a user asked for, normalised and validated; the first box of the whole path."""
+"""TrainingJob: the validated request of a user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ JOB_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the ranks' interpreter must have.
+    """Requirements of the ranks' interpreter.
 
     Either ``interpreter`` (an absolute path, user-managed), or ``image`` (a container image of the user's own, used as it is),
     or ``packages``: requirement lines in pip's syntax, of the framework and ``pip_packages``, and ``-r`` with the absolute path
@@ -31,7 +31,7 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Wanted per node: GPUs, CPUs, memory in bytes; 0 asks for none in particular."""
+    """Required per node: GPUs, CPUs, memory in bytes; 0 for no requirement."""
 
     gpus: int = 0
     cpus: float = 0.0
@@ -73,7 +73,7 @@ class TrainingJob:
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     node_count: int = 1
-    min_node_count: int = 0  # of an elastic job, which goes on while so many nodes are left; 0: it ends with the first lost one
+    min_node_count: int = 0  # an elastic job continues while so many nodes are left; 0: the loss of a node ends it
     process_count_per_node: int = 1
     distributed_backend: str | None = None
     roles: Roles = Roles()
@@ -102,5 +102,5 @@ class TrainingJob:
 
     @property
     def elastic(self) -> bool:
-        """Whether the job survives the loss of nodes."""
+        """Return whether the job survives the loss of nodes."""
         return self.min_node_count > 0

@@ -43,14 +43,14 @@ class Manifest:
     version: int = MANIFEST_VERSION
 
     def digest(self) -> str:
-        """Give ``sha256:<hex>`` of the manifest; the identity of a registered model."""
-        seen = to_data(from_data(Manifest, to_data(self)))  # as a reader sees it: a metric logged as 1 is 1.0 there
+        """Return ``sha256:<hex>`` of the manifest; the identity of a registered model."""
+        seen = to_data(from_data(Manifest, to_data(self)))  # as a reader parses it: a metric logged as 1 is 1.0
         if not self.missing:
             del seen["missing"]  # as releases that did not know it counted
         return digest(seen)
 
     def file(self, path: str) -> ManifestFile:
-        """Give the file of that path.
+        """Return the file of that path.
 
         :raises KeyError: no such file; the message lists those there are.
         """

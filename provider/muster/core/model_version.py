@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One version of a model. ``uri`` is where its files lie, ``manifest`` the digest that makes registering idempotent."""
+    """One version of a model. ``uri`` is the URI of its files, ``manifest`` the digest that makes registration idempotent."""
 
     name: str
     version: int

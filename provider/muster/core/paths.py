@@ -28,7 +28,7 @@ class NodePaths:
 
     @property
     def assignment(self) -> Path:
-        """What the agent is to do (0600): plan, node, generation, attempt, mesh, deadline."""
+        """Task of the agent (0600): plan, node, generation, attempt, mesh, deadline."""
         return self.root / "assignment.json"
 
     @property
@@ -61,7 +61,7 @@ class NodePaths:
         return self.ranks / f"rank-{rank}.log"
 
     def metrics(self, rank: int) -> Path:
-        """What a rank logs by ``muster.tracking``, a JSON line each."""
+        """Metrics that a rank logged by ``muster.tracking``, one JSON line each."""
         return self.ranks / f"rank-{rank}.metrics.jsonl"
 
     @property
@@ -93,7 +93,7 @@ class NodePaths:
 
     @property
     def socket(self) -> Path:
-        """Where shims report to the agent."""
+        """Socket on which shims report to the agent."""
         return self.root / "agent.sock"
 
     @property
@@ -103,7 +103,7 @@ class NodePaths:
 
     @property
     def cancel(self) -> Path:
-        """The wish to end, with its reason; looked at by the agent on SIGTERM and at start."""
+        """Cancel request with its reason; read by the agent on SIGTERM and at start."""
         return self.root / "cancel.json"
 
     @property
@@ -118,7 +118,7 @@ class NodePaths:
 
     @property
     def diagnostics(self) -> Path:
-        """What agent, guardian and sync say of themselves."""
+        """Diagnostics of agent, guardian and sync process."""
         return self.root / "agent.log"
 
 
@@ -130,7 +130,7 @@ class BatchPaths:
 
     @property
     def template(self) -> Path:
-        """The assignment (0600) but for what only the nodes know."""
+        """The assignment (0600) without the values that only the nodes know."""
         return self.root / "template.json"
 
     @property
@@ -149,7 +149,7 @@ class BatchPaths:
 
     @property
     def cancel(self) -> Path:
-        """The wish to end, with its reason, for nodes that are only starting."""
+        """Cancel request with its reason, for nodes that are still starting."""
         return self.root / "cancel.json"
 
     @property
@@ -159,16 +159,16 @@ class BatchPaths:
 
     @property
     def submitted(self) -> Path:
-        """The engine's own number of the job."""
+        """Job number in the batch engine."""
         return self.root / "submitted.json"
 
     @property
     def output(self) -> Path:
-        """What the batch script and the nodes' first program say."""
+        """Output of the batch script and of the nodes' first program."""
         return self.root / "batch.log"
 
     def leader(self, number: str) -> Path:
-        """Where node 0 of the engine's job of this number is, written by itself."""
+        """Address of node 0 for the engine's job of this number, written by node 0."""
         return self.root / f"leader-{number}.json"
 
 
@@ -206,11 +206,11 @@ class JobPaths:
         return self.job / "claims"
 
     def started(self, generation: int) -> Path:
-        """When the generation's first attempt began on its nodes, where jobs may wait in a queue of the engine's own."""
+        """Start time of the generation's first attempt on its nodes, for engines with a queue of their own."""
         return self.job / f"g{generation}.started"
 
     def batch(self, generation: int, attempt: int) -> BatchPaths:
-        """What a batch job finds that was submitted for this attempt; one that is started again finds the same."""
+        """Files that the batch job of this attempt reads, also after a restart."""
         return BatchPaths(root=self.attempt(generation, attempt))
 
 
@@ -222,7 +222,7 @@ class HostPaths:
 
     @classmethod
     def of(cls, root: str) -> HostPaths:
-        """Give the files below a folder; ``~`` is the user's home."""
+        """Return the files below a folder; ``~`` is the user's home."""
         return cls(root=Path(root).expanduser())
 
     @property
@@ -240,5 +240,5 @@ class HostPaths:
         return JobPaths(root=self.root, job_id=job_id)
 
     def parcel(self, job_id: str, name: str) -> Path:
-        """What a queued attempt is launched with (0600): plan, access, secrets."""
+        """Launch bundle of a queued attempt (0600): plan, access, secrets."""
         return self.job(job_id).job / f"parcel-{name}"

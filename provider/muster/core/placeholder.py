@@ -1,7 +1,6 @@
-"""Texts whose hosts, ports and interpreter are known only on the nodes.
+"""Placeholders (host, port, interpreter) in a plan, resolved on the node.
 
-A text is a plain string, which is never looked into, or a tuple of parts. So whatever a user writes, it can't be
-mistaken for a token.
+A text is a plain string, which is never parsed, or a tuple of parts. So no text of a user can be mistaken for a placeholder.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class PortOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """Something of the very node: ``interpreter``, ``workdir``, ``attempt`` (the job's name with generation and attempt),
+    """A value of this node: ``interpreter``, ``workdir``, ``attempt`` (the job's name with generation and attempt),
     ``node`` (its number) and ``scratch`` (a folder of its own where several nodes share a machine, else empty); of the training
     network, which is chosen once for all nodes, ``interface`` (its name on this node), ``common_interface`` (the same, but
     empty where the names differ or it is loopback) and ``network`` (its address range, such as ``10.1.0.0/24``); of an elastic
-    run, ``nodes`` (how many there are) and ``round`` (how often ranks have been started); or of the very rank: ``local_rank``.
+    run, ``nodes`` (how many there are) and ``round`` (how often ranks have been started); or of this rank: ``local_rank``.
     """
 
     here: str
@@ -43,7 +42,7 @@ Text = Union[str, tuple[Part, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Bindings:
-    """What the tokens stand for on one node: hosts by node, ports by node and name, facts of the node itself."""
+    """Values of the placeholders on one node: hosts by node, ports by node and name, facts of the node itself."""
 
     hosts: tuple[str, ...]
     ports: tuple[dict[str, int], ...]
@@ -51,7 +50,7 @@ class Bindings:
 
 
 def resolve(text: Text, bindings: Bindings) -> str:
-    """Put what the node knows in place of the tokens of a text."""
+    """Replace the placeholders of a text by their values on this node."""
     if isinstance(text, str):
         return text
     return "".join(_resolve_part(part, bindings) for part in text)

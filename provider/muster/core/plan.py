@@ -1,4 +1,4 @@
-"""JobPlan: what every node will run, as data, with hosts and ports still as tokens."""
+"""JobPlan: what every node will run, as data, with placeholders for hosts and ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muster.core.job import Mount
 from muster.core.placeholder import Text
 
 PLAN_VERSION = 1
-END_RUN, CONTINUE = "end", "continue"  # what the loss of a node means for the run
+END_RUN, CONTINUE = "end", "continue"  # effect of the loss of a node on the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class RankPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PortWish:
+class PortRequest:
     """A port to be found free on the node: the first free one from ``near`` upwards."""
 
     name: str
@@ -64,7 +64,7 @@ REMOTE_SHELL = "muster-remote-shell"
 
 
 def host_name(node: int) -> str:
-    """Give the name by which a spawner calls a node; it need not resolve."""
+    """Return the name by which a spawner calls a node; it need not resolve."""
     return f"node-{node}"
 
 
@@ -76,13 +76,13 @@ class NodePlan:
 
     node: int
     ranks: tuple[RankPlan, ...]
-    ports: tuple[PortWish, ...] = ()
+    ports: tuple[PortRequest, ...] = ()
     starter: Spawner | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What every node must have, checked in preflight: GPUs, CPUs, memory in bytes (0: not asked), programs on its PATH."""
+    """Requirements of every node, checked in preflight: GPUs, CPUs, memory in bytes (0: none), programs on its PATH."""
 
     gpus: int = 0
     cpus: float = 0.0
@@ -113,7 +113,7 @@ class EnvironmentRef:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerOptions:
-    """What a node's container is given where nodes are containers. ``shm_size`` in bytes; ``arguments`` of ``docker run``."""
+    """Options of a node's container, for targets with containers. ``shm_size`` in bytes; ``arguments`` of ``docker run``."""
 
     mounts: tuple[Mount, ...] = ()
     shm_size: int = 2 << 30
@@ -133,7 +133,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlan:
-    """A whole job, ready to submit. The digest of it says whether a running job is the same one.
+    """A whole job, ready to submit. Its digest tells whether a running job is the same.
 
     ``snapshot`` is the digest of the code, "" for none. ``env`` are the user's variables for every rank; ``secrets`` only
     their names, the values travel beside the plan. ``store`` is ``s3://bucket/prefix``; ``resume_from`` an earlier run. With
@@ -149,7 +149,7 @@ class JobPlan:
     env: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     needs: Needs = Needs()
-    network_interface: str = ""  # what the user named; "" lets the leader choose from what the nodes have
+    network_interface: str = ""  # named by the user; "" lets the leader choose
     container: ContainerOptions = ContainerOptions()
     limits: Limits = Limits()
     resume_from: str = ""
@@ -171,10 +171,10 @@ class JobPlan:
 
     @property
     def elastic(self) -> bool:
-        """Whether the run survives the loss of nodes."""
+        """Return whether the run survives the loss of nodes."""
         return self.on_node_loss == CONTINUE
 
     def digest(self) -> str:
-        """Give ``sha256:<hex>`` of everything that decides what the job does."""
+        """Return ``sha256:<hex>`` of everything that decides what the job does."""
         decisive = {f: getattr(self, f) for f in self.__dataclass_fields__ if f not in ("source", "tags")}
         return digest(decisive)

@@ -20,5 +20,5 @@ class RunState(str, Enum):
 
     @property
     def final(self) -> bool:
-        """Whether a run in this state has ended."""
+        """Return whether a run in this state has ended."""
         return self in (RunState.COMPLETED, RunState.FAILED, RunState.CANCELED)

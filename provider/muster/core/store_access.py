@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class StoreAccess:
-    """How to reach the store. Empty keys: the node's own role or configuration is used, as boto3 finds it."""
+    """Endpoint and credentials of the store. Empty keys: the node's own role or configuration, as boto3 finds it."""
 
     endpoint_url: str = ""
     access_key: str = field(default="", repr=False)

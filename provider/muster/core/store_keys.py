@@ -1,11 +1,11 @@
-"""StoreLayout: every key of the run store, in one place. docs/store.md tells what each is and whether it ever changes."""
+"""Every key of the run store; docs/store.md describes each and whether it ever changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 LAYOUT_VERSION = 1
-PROBE = "check.json"  # written to find out whether the store may be written to
+PROBE = "check.json"  # written by the check for write permission
 INDEX = "index/"
 MODELS = "models/"
 _LATEST_TIME = 9_999_999_999  # counted down from, so that the newest comes first in a listing
@@ -46,7 +46,7 @@ class RunKeys:
         return f"{self.root}/{path}"
 
     def checkpoint_blob(self, node: int, sha256: str) -> str:
-        """A node's checkpoint file by content; never changes. Its own, so that it can delete what it no longer needs."""
+        """A node's checkpoint file by content; never changes. Not shared with other nodes, so that the node can delete it."""
         return f"{self.root}/checkpoint-blobs/n{node}/{sha256}"
 
     def checkpoint_marker(self, node: int) -> str:
@@ -65,7 +65,7 @@ def run_index(created: float, job_id: str) -> str:
 
 
 def run_of_index(key: str) -> str:
-    """Give the run that an index entry lists."""
+    """Return the run that an index entry lists."""
     return key.rpartition("/")[2]
 
 
@@ -85,7 +85,7 @@ def model_versions(name: str) -> str:
 
 
 def model_digest(name: str, manifest: str) -> str:
-    """Which version a manifest has under a model's name; makes registering idempotent."""
+    """Version of a manifest under a model's name; makes registration idempotent."""
     return f"models/{name}/manifests/{manifest.removeprefix('sha256:')}.json"
 
 
@@ -95,7 +95,7 @@ def model_labels(name: str) -> str:
 
 
 def registering(name: str, manifest: str) -> str:
-    """Whose turn it is to register a manifest elsewhere than in this store; changed by conditional writes."""
+    """Lease for the registration of a manifest in another registry; changed by conditional writes."""
     return f"registering/{name}/{manifest.removeprefix('sha256:')}.json"
 
 

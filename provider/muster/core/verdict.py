@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-MOST_TOLD = 3  # nodes whose reasons are in the one line; a verdict has them all as values
+MOST_NAMED = 3  # nodes whose reasons are in the summary line; the verdict has all of them
 
 
 class Cause(str, Enum):
-    """What kind of event decided a run that did not complete."""
+    """Kind of the event that decided a run which did not complete."""
 
     RANK = "rank"  # a deciding rank ended with a code or a signal
     SPAWNER = "spawner"  # the program that starts the ranks (mpirun) failed, and no rank by itself
@@ -26,7 +26,7 @@ class Cause(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """A node that does not fit its job, with the reason in words. ``host`` as the node calls itself, "" if it said nothing."""
+    """A node that does not fit its job, with the reason in words. ``host`` is the node's host name, "" if not reported."""
 
     node: int
     host: str
@@ -58,7 +58,7 @@ class Verdict:
     violations: tuple[Violation, ...] = ()
 
     def summary(self) -> str:
-        """Give the one line for the person at 3 a.m."""
+        """Return the one-line summary for the person at 3 a.m."""
         line = self._rank_line() if self.cause is Cause.RANK else self.detail
         stopped = f"; {self.others} other{'s were' if self.others != 1 else ' was'} stopped" if self.others else ""
         hint = f" ({self.hint})" if self.hint else ""
@@ -77,16 +77,16 @@ class Verdict:
 
 
 def unfit(violations: Sequence[Violation]) -> Verdict:
-    """Give the verdict on nodes that don't fit, one at least; it is named by the first of them."""
+    """Return the verdict on nodes that don't fit, at least one; the first of them names it."""
     first, *_ = violations
-    told = "; ".join(str(violation) for violation in violations[:MOST_TOLD])
-    left = ", ".join(str(violation.node) for violation in violations[MOST_TOLD:])
-    detail = told + (f"; nor do nodes {left}" if left else "") + "; no rank was started"
+    named = "; ".join(str(violation) for violation in violations[:MOST_NAMED])
+    left = ", ".join(str(violation.node) for violation in violations[MOST_NAMED:])
+    detail = named + (f"; nor do nodes {left}" if left else "") + "; no rank was started"
     return Verdict(cause=Cause.PREFLIGHT, node=first.node, host=first.host, detail=detail, violations=tuple(violations))
 
 
 def signal_name(number: int) -> str:
-    """Give ``SIGKILL`` for 9; the bare number's text if the system has no name for it."""
+    """Return ``SIGKILL`` for 9; the number as text if the system has no name for it."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here, HostOf, PortOf, Text
-from muster.core.plan import NodePlan, PortWish, RankPlan
+from muster.core.plan import NodePlan, PortRequest, RankPlan
 from muster.launchers.contract import program
 
 MASTER_ADDR = "MASTER_ADDR"
@@ -21,7 +21,7 @@ RESERVED = frozenset(
     {MASTER_ADDR, MASTER_PORT, WORLD_SIZE, NODE_RANK, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, *INTERFACES},
 )
 
-MASTER = PortWish(name="master", near=6105)
+MASTER = PortRequest(name="master", near=6105)
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from muster.core.job import Roles, TrainingJob
 from muster.core.placeholder import Here, HostOf, Part, PortOf, Text
-from muster.core.plan import NodePlan, PortWish, RankPlan
+from muster.core.plan import NodePlan, PortRequest, RankPlan
 from muster.launchers.contract import program
 
 TF_CONFIG = "TF_CONFIG"
@@ -67,7 +67,7 @@ def _node(job: TrainingJob, tasks: tuple[_Task, ...], node: int) -> NodePlan:
     return NodePlan(
         node=node,
         ranks=tuple(_rank(job, tasks, task, local_rank) for local_rank, task in enumerate(here)),
-        ports=tuple(PortWish(name=task.port, near=FIRST_PORT) for task in _in_cluster(tasks) if task in here),
+        ports=tuple(PortRequest(name=task.port, near=FIRST_PORT) for task in _in_cluster(tasks) if task in here),
     )
 
 

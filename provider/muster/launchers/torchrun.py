@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here, HostOf, PortOf, Text
-from muster.core.plan import NodePlan, PortWish, RankPlan, Spawner
+from muster.core.plan import NodePlan, PortRequest, RankPlan, Spawner
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 
 NAME = "torchrun"
 GROUP_RANK = "GROUP_RANK"
 GROUP_WORLD_SIZE = "GROUP_WORLD_SIZE"
-RENDEZVOUS = PortWish(name="rendezvous", near=29400)  # torchrun's own default
+RENDEZVOUS = PortRequest(name="rendezvous", near=29400)  # torchrun's own default
 
 # what a rank must have of torchrun's
 KEPT = (

@@ -1,4 +1,4 @@
-"""OutputsLink: the task's button that leads to the outputs of its run."""
+"""OutputsLink: the button of a task that opens the outputs of its run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OTHER_STORE = "{endpoint}/{bucket}/{prefix}"
 
 
 class OutputsLink(BaseOperatorLink):
-    """Reads the address from the task's XCom, where the operator puts it as soon as the run exists."""
+    """Links a task to the outputs of its run; the operator stores the address in XCom as soon as the run exists."""
 
     name = "Run outputs"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any, **_: Any) -> str:
-        """Give the address; empty where no run was launched."""
+        """Return the address; empty if no run was launched."""
         if getattr(operator, "launched", None) is None:
-            return ""  # looking for what can't be there would put an error into the task's log
+            return ""  # reading an XCom that does not exist would log an error
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
 
     def persist(self, context: Context, url: str) -> None:
@@ -39,7 +39,7 @@ class OutputsLink(BaseOperatorLink):
 
 
 def outputs_url(*, store: str, run: str, generation: int, endpoint: str, template: str = "") -> str:
-    """Give the address of a run's outputs, for a person's browser.
+    """Return the address of a run's outputs, for a browser.
 
     ``template`` (default: ``[muster] outputs_url_template``) may use ``{endpoint}``, ``{bucket}``, ``{prefix}``, ``{run}`` and
     ``{generation}``. Without one, or with one that can't be filled in: the store's own endpoint, or the console of AWS.
@@ -53,7 +53,7 @@ def outputs_url(*, store: str, run: str, generation: int, endpoint: str, templat
 
 
 def _filled(template: str, known: Mapping[str, object]) -> str:
-    """Fill in a template; empty if it can't be: the job has been launched, and goes on whatever its link is."""
+    """Fill in a template; return "" if that fails, for a wrong link must not fail a launched job."""
     try:
         return template.format(**known)
     except (LookupError, ValueError, AttributeError) as error:

@@ -1,1 +1,1 @@
-"""What DAG authors use: operators that train, and that register what was trained."""
+"""Operators for DAG authors: train, build an image, register a model."""

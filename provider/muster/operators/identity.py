@@ -1,4 +1,4 @@
-"""Who a task instance's job is: its id, which outlives tries and workers, and its generation."""
+"""The job id and generation of a task instance, the same over tries and workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HASH_LENGTH = 16
 
 
 class TaskInstanceLike(Protocol):
-    """What identifies a task instance."""
+    """The fields that identify a task instance."""
 
     dag_id: str
     run_id: str
@@ -24,7 +24,7 @@ class TaskInstanceLike(Protocol):
 
 
 def deployment_id() -> str:
-    """Give what tells this Airflow from others that share a target.
+    """Return the id of this Airflow deployment among those that share a target.
 
     ``[muster] deployment_id``, or a digest of the address at which this deployment's workers reach their API server: it is the
     one thing that every worker knows, that is the same on all of them and over restarts. (Workers don't see the
@@ -34,7 +34,7 @@ def deployment_id() -> str:
 
 
 def job_id(ti: TaskInstanceLike) -> str:
-    """Give the job's id: a readable prefix and a digest of deployment, DAG, run, task and map index; at most 48 characters."""
+    """Return the job id: a readable prefix and a digest of deployment, DAG, run, task and map index; at most 48 characters."""
     index = -1 if ti.map_index is None else ti.map_index
     identity = [deployment_id(), ti.dag_id, ti.run_id, ti.task_id, str(index)]
     readable = f"{ti.dag_id}.{ti.task_id}" + (f".{index}" if index >= 0 else "")
@@ -42,12 +42,12 @@ def job_id(ti: TaskInstanceLike) -> str:
 
 
 def generation(ti: TaskInstanceLike, retries: int | None) -> int:
-    """Give the number of the task's first try since a person last cleared it: the same over retries."""
+    """Return the number of the task's first try since it was last cleared; the same over retries."""
     return max(1, ti.max_tries - (retries or 0) + 1)
 
 
 def is_retry(ti: TaskInstanceLike, retries: int | None) -> bool:
-    """Say whether an earlier try of the same generation may have launched the job already."""
+    """Return whether an earlier try of the same generation may have launched the job already."""
     return ti.try_number > generation(ti, retries)
 
 

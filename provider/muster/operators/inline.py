@@ -1,4 +1,4 @@
-"""Waiting in the worker: the trigger's own code, in a thread, so that signals and timeouts reach the main thread as ever."""
+"""Waits in the worker: runs the trigger's code in a thread, so that signals and timeouts still reach the main thread."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from airflow.triggers.base import TriggerEvent
 
 
 def first_event(events: AsyncIterator[TriggerEvent]) -> Any:
-    """Run a trigger's events until the first, and give its payload.
+    """Run a trigger until its first event, and return the payload.
 
-    An exception raised in the waiting thread (Airflow's execution timeout, say) ends the following, not what is followed.
+    An exception raised in the waiting thread (Airflow's execution timeout, say) ends the wait, not the job.
     """
     waiting = _Waiting(events)
     context = contextvars.copy_context()

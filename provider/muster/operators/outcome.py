@@ -1,4 +1,4 @@
-"""How the end of a run becomes the end of an Airflow task: its result, its asset events, or the right exception."""
+"""Turns the outcome of a run into the end of an Airflow task: result, asset events, or exception."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _WRONG_REQUEST = (Cause.REQUEST, Cause.PREFLIGHT)
 
 
 def failure(outcome: Outcome, *, retry: bool) -> BaseException | None:
-    """Give what to raise for an outcome; None for a completed run.
+    """Return the exception to raise for an outcome; None for a completed run.
 
     The first line names the first failure. ``retry``: whether an earlier try of this generation ran, which shows that the
     request itself was right. Only ``Completed`` is a success.
     """
     if outcome.state is RunState.COMPLETED:
         return None
-    verdict = outcome.verdict or Verdict(cause=Cause.NODE, detail=f"the run ended {outcome.state.value}, and says no reason")
+    verdict = outcome.verdict or Verdict(
+        cause=Cause.NODE, detail=f"the run ended {outcome.state.value}, and reported no reason"
+    )
     text = f"{verdict.summary()}\nrun {outcome.run} is {outcome.state.value}; its record, logs and files: {outcome.uri}"
     if verdict.cause is Cause.DEADLINE:
         return AirflowTaskTimeout(text)
@@ -37,7 +39,7 @@ def failure(outcome: Outcome, *, retry: bool) -> BaseException | None:
 
 @contextmanager
 def airflow_errors(*, retry: bool) -> Iterator[None]:
-    """Raise Muster's errors as Airflow's: a wrong request is never retried, all else may be, a store that is away among it.
+    """Raise Muster's errors as Airflow's: a wrong request is never retried; all else may be, such as an unreachable store.
 
     On a retry the store was usable when the job was launched; one that refuses now must not fail a task for good whose job is
     running.
@@ -53,13 +55,13 @@ def airflow_errors(*, retry: bool) -> Iterator[None]:
 
 
 def result(outcome: Outcome, reference: dict[str, Any]) -> dict[str, Any]:
-    """Give the task's return value: the run reference, and what the run gave."""
+    """Return the task's return value: the run reference and the run's results."""
     given = {"uri": outcome.uri, "manifest": outcome.manifest, "digest": outcome.digest, "metrics": dict(outcome.metrics or {})}
     return {**reference, "state": outcome.state.value, **given}
 
 
 def emit(context: Context, outlets: Iterable[Any], extra: dict[str, Any]) -> None:
-    """Put ``extra`` on the event of every outlet that is an asset."""
+    """Add ``extra`` to the event of every outlet that is an asset."""
     for outlet in outlets:
         if isinstance(outlet, Asset):
             context["outlet_events"][outlet].extra.update(extra)

@@ -18,18 +18,18 @@ from muster.store.run_store import RunStore
 
 class RegisterModelOperator(BaseOperator):
     """
-    Registers what a run gave as a version of a model; the same run gives the same version, however often it is registered.
+    Registers the outputs of a run as a version of a model; registering the same run again returns the same version.
 
     Returns ``{"name", "version", "uri", "metrics", "run"}``, which is also put on the event of every asset in ``outlets``.
 
     :param model_name: name of the model
-    :param run: what a train operator returned (``train.output``); by default that of the one upstream task that trained
+    :param run: return value of a train operator (``train.output``); by default that of the only upstream train task
     :param path: file or folder of the run that is the model
     :param tags: ``{name: text}`` of the version
-    :param metrics: of the version, beside those that the run logged
+    :param metrics: metrics of the version, added to those that the run logged
     :param registry: ``store``, the run store itself, or ``mlflow``, an MLflow server
     :param mlflow_conn_id: connection to the MLflow server; by default the worker's ``MLFLOW_TRACKING_*`` variables
-    :param aws_conn_id: connection with the store's credentials; by default the one that the run was made with
+    :param aws_conn_id: connection with the store's credentials; by default that of the run
     """
 
     template_fields: Sequence[str] = (
@@ -95,7 +95,7 @@ class RegisterModelOperator(BaseOperator):
         upstream = sorted(self.upstream_task_ids)
         found = [value for value in (context["ti"].xcom_pull(task_ids=task) for task in upstream) if _is_run(value)]
         if len(found) != 1:
-            raise RequestError(f"run: {len(found)} of the upstream tasks {upstream} returned a run; say which one to register")
+            raise RequestError(f"run: {len(found)} of the upstream tasks {upstream} returned a run; give run explicitly")
         return found[0]
 
 

@@ -31,12 +31,12 @@ from muster.triggers.task_state import TaskKey, still_wanted
 from muster.triggers.training import TrainingTrigger, event_handle
 
 RUN_KEY = "muster_run"
-KILL_PATIENCE = 30.0  # seconds that a worker which is being ended waits for a target that is away
+KILL_TIMEOUT = 30.0  # seconds that a worker being ended retries a cancel on an unreachable target
 
 
 class TrainOperator(JobOperator):
     """
-    Runs any program on many nodes, and keeps what it wrote: logs, metrics and ``./outputs``.
+    Runs any program on many nodes, and keeps its logs, metrics and ``./outputs``.
 
     A retry re-attaches to the job that an earlier try launched, or takes its result; clearing the task trains anew. Needs
     ``entry_script`` or ``command``. The parameters are those of :class:`JobOperator`.
@@ -52,14 +52,14 @@ class TrainOperator(JobOperator):
     _followed = False
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Launch the job, or find it again, and wait for its end."""
+        """Launch the job or re-attach to it, and wait for its end."""
         requested = time.time()
         self._task_key = TaskKey.of(context["ti"])
         with airflow_errors(retry=self._is_retry(context)):
             access, credentials_end = RunStoreHook(self.aws_conn_id).get_expiring_access()
             job = requested_job(self)
             target = self._open_target()
-            planned = runner.plan(job, log=self._say)
+            planned = runner.plan(job, log=self._log_info)
             secrets = resolve_secrets(planned.job.secrets)
             self._stop_if_unwanted()
             handle = runner.submit(
@@ -72,7 +72,7 @@ class TrainOperator(JobOperator):
                     secrets=secrets,
                     requested=requested,
                 ),
-                log=self._say,
+                log=self._log_info,
                 check_store=True,
             )
             self.launched = handle
@@ -82,24 +82,24 @@ class TrainOperator(JobOperator):
             return self._wait(context, handle, target, access)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Turn the trigger's event into the task's end; wait here if the trigger could not see the job."""
+        """Turn the trigger's event into the task's end; wait here if the trigger could not reach the job."""
         self._task_key = TaskKey.of(context["ti"])
         self.launched = handle = event_handle(event)
         with airflow_errors(retry=self._is_retry(context)):
             target = self._open_target()
             if "unreachable" in event:
                 self.log.warning(
-                    "waiting in the worker, the triggerer can't see run %s: %s", handle.job_id, event["unreachable"]
+                    "waiting in the worker, the triggerer can't reach run %s: %s", handle.job_id, event["unreachable"]
                 )
                 event = self._follow(handle, target)
             return self._end(context, handle, target, event)
 
     def on_kill(self) -> None:
-        """End the job if Airflow has given the task up; a worker that is drained gets here with no person behind it."""
+        """Cancel the job if Airflow has given up the task; a worker that is drained gets here too."""
         if self._task_key is None:
             return
         if still_wanted(self._task_key):
-            self.log.warning("the run is left as it is: airflow still counts on the task; the next try re-attaches")
+            self.log.warning("the run continues: airflow still expects the task to run; the next try re-attaches")
             return
         self._unwanted = True
         self._cancel("its airflow task was ended")
@@ -109,7 +109,7 @@ class TrainOperator(JobOperator):
         return self._target
 
     def _announce(self, context: Context, handle: JobHandle, access: StoreAccess) -> None:
-        """Make the run known while it is running: its reference, and the button to its outputs."""
+        """Publish the run's reference and the link to its outputs while it is running."""
         context["ti"].xcom_push(key=RUN_KEY, value=self._reference(handle))
         url = outputs_url(store=handle.store, run=handle.job_id, generation=handle.generation, endpoint=access.endpoint_url)
         OutputsLink().persist(context, url)
@@ -117,7 +117,7 @@ class TrainOperator(JobOperator):
         self.log.info("run %s generation %s attempt %s: %s", *known)
 
     def _reference(self, handle: JobHandle) -> dict[str, Any]:
-        """Give the small data by which other tasks find the run."""
+        """Return the reference by which other tasks find the run."""
         known = {"run": handle.job_id, "generation": handle.generation, "attempt": handle.attempt, "store": handle.store}
         return {"version": 1, **known, "compute_target": requested_target(self), "aws_conn_id": self.aws_conn_id}
 
@@ -135,7 +135,7 @@ class TrainOperator(JobOperator):
         return TrainingTrigger(handle=to_data(handle), compute_target=requested_target(self), task=self._task_key.to_data())
 
     def _follow(self, handle: JobHandle, target: ComputeTarget) -> dict[str, Any]:
-        """Wait in the worker, by the trigger's own code."""
+        """Wait in the worker, with the trigger's code."""
         try:
             return self._first_event(handle, target)
         except AirflowTaskTimeout:
@@ -152,11 +152,11 @@ class TrainOperator(JobOperator):
 
     def _end(self, context: Context, handle: JobHandle, target: ComputeTarget, event: Mapping[str, Any]) -> dict[str, Any]:
         if "unreachable" in event:
-            raise AirflowException(f"run {handle.job_id} can't be seen from this worker: {event['unreachable']}")
+            raise AirflowException(f"run {handle.job_id} is not reachable from this worker: {event['unreachable']}")
         ended = from_data(runner.Outcome, event["outcome"])
         if ended.state is RunState.CANCELED:
-            self._cancel("making sure that nothing of it is left")
-        self._task_key = None  # it has ended: nothing is left for on_kill
+            self._cancel("verifying that nothing of it is left")
+        self._task_key = None  # it has ended: on_kill has nothing to cancel
         runner.release(target, handle)
         error = outcome.failure(ended, retry=self._is_retry(context))
         if error is not None:
@@ -170,13 +170,13 @@ class TrainOperator(JobOperator):
         return result
 
     def _cancel(self, reason: str) -> None:
-        """End the job; what it leaves is kept while it is followed, for whoever follows it takes its end."""
+        """Cancel the job; its files are released only if no session is still reading them."""
         if self._target is not None and self.launched is not None:
             release = not self._followed
-            end_job(self._target, self.launched, reason, self._tell, patience=KILL_PATIENCE, release=release)
+            end_job(self._target, self.launched, reason, self._log_at, timeout=KILL_TIMEOUT, release=release)
 
     def _stop_if_unwanted(self) -> None:
-        """Stop here if on_kill came while there was nothing to cancel yet, or in the middle of the launch."""
+        """Stop the launch if on_kill came before or during it."""
         if self._unwanted:
             self._cancel("its airflow task was ended while it was launched")
             raise AirflowException("the task was ended in airflow while its job was being launched")
@@ -186,10 +186,10 @@ class TrainOperator(JobOperator):
 
     def _warn_of(self, text: str) -> None:
         if text and self.launched is not None and self.launched.found is SubmitResult.LAUNCHED:
-            self._tell(logging.WARNING, text)
+            self._log_at(logging.WARNING, text)
 
-    def _say(self, line: str) -> None:
-        self._tell(logging.INFO, line)
+    def _log_info(self, line: str) -> None:
+        self._log_at(logging.INFO, line)
 
-    def _tell(self, level: int, line: str) -> None:
+    def _log_at(self, level: int, line: str) -> None:
         self.log.log(level, "%s", line)

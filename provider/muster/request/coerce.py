@@ -18,7 +18,7 @@ _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def whole(name: str, value: Any, *, least: int) -> int:
-    """Give a whole number; texts such as ``"2"`` are read, for templates."""
+    """Return a whole number; texts such as ``"2"`` are read, for templates."""
     readable = value.is_integer() if isinstance(value, float) else isinstance(value, str) and _WHOLE.fullmatch(value.strip())
     number = int(value) if readable else value
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
@@ -27,7 +27,7 @@ def whole(name: str, value: Any, *, least: int) -> int:
 
 
 def seconds(name: str, value: Any, *, zero: bool) -> float:
-    """Give a duration in seconds; ``zero`` says whether 0 is one."""
+    """Return a duration in seconds; ``zero`` allows 0."""
     number = _number(name, value)
     if number < 0 or (number == 0 and not zero):
         raise RequestError(
@@ -37,7 +37,7 @@ def seconds(name: str, value: Any, *, zero: bool) -> float:
 
 
 def amount(name: str, value: Any) -> float:
-    """Give a number that is not negative."""
+    """Return a number that is not negative."""
     number = _number(name, value)
     if number < 0:
         raise RequestError(f"{name} can't be negative, got {value!r}; give 0 to ask for nothing in particular")
@@ -55,7 +55,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def size(name: str, value: Any) -> int:
-    """Give a number of bytes, of a number or a text such as ``"16g"`` or ``"512MiB"``; units are powers of 1024."""
+    """Return a number of bytes, of a number or a text such as ``"16g"`` or ``"512MiB"``; units are powers of 1024."""
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         return int(float(match["count"]) * _UNITS[match["unit"].lower()])
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -64,7 +64,7 @@ def size(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Give a truth value; the texts that templates make of one are read."""
+    """Return a truth value; the texts that templates make of one are read."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
@@ -73,7 +73,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """Give a text: exactly as it is, or how Python writes the number, truth value or path."""
+    """Return a text: exactly as it is, or how Python writes the number, truth value or path."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, Number):
@@ -85,7 +85,7 @@ def text(name: str, value: Any) -> str:
 
 
 def line(name: str, value: Any) -> str:
-    """Give a text without line breaks and other control characters."""
+    """Return a text without line breaks and other control characters."""
     if isinstance(value, bool):
         raise RequestError(f"{name} must be a text, got {value!r}")
     result = text(name, value)
@@ -95,19 +95,19 @@ def line(name: str, value: Any) -> str:
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:
-    """Give a tuple of texts."""
+    """Return a tuple of texts."""
     if not isinstance(value, (list, tuple)):
         raise RequestError(f'{name} must be a list of texts, got {value!r}; give for example ["first", "second"]')
     return tuple(text(f"{name}[{index}]", item) for index, item in enumerate(value))
 
 
 def text_map(name: str, value: Any) -> dict[str, str]:
-    """Give texts by name, in order."""
+    """Return texts by name, in order."""
     return {key: text(f"{name}[{key!r}]", item) for key, item in mapping(name, value).items()}
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
-    """Give values by name, in order."""
+    """Return values by name, in order."""
     if not isinstance(value, Mapping):
         raise RequestError(f'{name} must be a mapping, got {value!r}; give for example {{"name": "value"}}')
     return {text(f"a name in {name}", key): item for key, item in value.items()}

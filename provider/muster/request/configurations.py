@@ -1,7 +1,7 @@
 """MpiConfiguration, TensorflowConfiguration, PyTorchConfiguration: the object form of ``distributed_training``.
 
 Values only: they survive Airflow's serialization (``serialize``, ``deserialize`` and ``__version__`` are its convention), and
-a plain dictionary with their name as ``type`` says the same. What they ask for is checked when the job is made.
+a plain dictionary with their name as ``type`` is equivalent. Their values are checked when the job is made.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ C = TypeVar("C", bound="Configuration")
 
 
 class Configuration:
-    """What the three have in common: Airflow's convention for values that travel, without Airflow."""
+    """Base of the three: Airflow's serialization convention, without Airflow."""
 
     __version__: ClassVar[int] = 1
 
     def serialize(self) -> dict[str, Any]:
-        """Give plain data; ``type`` names the class."""
+        """Return plain data; ``type`` names the class."""
         return {"type": type(self).__name__, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}  # type: ignore[arg-type]
 
     @classmethod
@@ -72,7 +72,7 @@ KINDS: Mapping[str, type[Configuration]] = MappingProxyType(
 
 
 def read(name: str, value: Any) -> Configuration:
-    """Give the configuration that a parameter holds, as an object or as plain data.
+    """Return the configuration that a parameter holds, as an object or as plain data.
 
     :raises RequestError: it is of another type.
     """

@@ -1,4 +1,4 @@
-"""What a request says of the containers that nodes may be: mounts, shared memory, arguments of ``docker run``."""
+"""Container options of a request: mounts, shared memory, arguments of ``docker run``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORM = 'give "/source:/target", "/source:/target:rw", or {"source": …, "targe
 
 
 def mounts(value: Any) -> tuple[Mount, ...]:
-    """Give the mounts of a list of texts or mappings.
+    """Parse mounts from a list of texts or mappings.
 
     :raises RequestError: one is not of these forms, a path is not absolute, or a target is there twice.
     """
@@ -31,7 +31,7 @@ def mounts(value: Any) -> tuple[Mount, ...]:
 
 
 def shm_size(value: Any) -> int:
-    """Give the size of shared memory in bytes.
+    """Return the size of shared memory in bytes.
 
     :raises RequestError: it is no size, or 0.
     """
@@ -68,5 +68,5 @@ def _parts(name: str, value: Any) -> tuple[str, str, bool]:
 def _path(name: str, value: Any) -> str:
     path = coerce.line(name, value)
     if not path.startswith("/"):
-        raise RequestError(f"{name} must be an absolute path, got {path!r}; nodes have no folder to begin from")
+        raise RequestError(f"{name} must be an absolute path, got {path!r}; a node has no working folder to resolve it from")
     return posixpath.normpath("/" + path.lstrip("/"))

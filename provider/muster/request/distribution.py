@@ -1,4 +1,4 @@
-"""Distribution: how many nodes and processes a request asks for, and how they talk, from counts or from the object form."""
+"""Distribution: nodes, processes and communication backend of a request, from counts or from the object form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Distribution:
 
 
 def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution:
-    """Give what the counts, ``distributed_backend``, the roles or ``distributed_training`` ask for.
+    """Return the distribution that counts, ``distributed_backend``, roles or ``distributed_training`` describe.
 
     :raises RequestError: a count, the backend or the configuration is wrong, or they contradict each other.
     """
@@ -83,15 +83,15 @@ def _mpi_arguments(given: Mapping[str, Any], backend: str | None) -> tuple[str, 
 
 
 def _spelled_out(given: Mapping[str, Any], framework: Framework) -> dict[str, Any]:
-    """Give the parameters with the object form replaced by what it says."""
+    """Return the parameters with the object form replaced by its fields."""
     configuration = configurations.read("distributed_training", given["distributed_training"])
     kind = type(configuration).__name__
     if not _fits(configuration, framework):
         raise RequestError(f"{kind} does not go with framework {framework.name!r}; set node_count and process_count_per_node")
-    said = _meaning(configuration)
-    for name, value in said.items():
+    implied = _parameters_of(configuration)
+    for name, value in implied.items():
         _refuse_contradiction(kind, name, given.get(name), value)
-    return {**given, **said}
+    return {**given, **implied}
 
 
 def _fits(configuration: Configuration, framework: Framework) -> bool:
@@ -102,18 +102,18 @@ def _fits(configuration: Configuration, framework: Framework) -> bool:
     return MPI in framework.backends
 
 
-def _meaning(configuration: Configuration) -> dict[str, Any]:
-    """Give what an object form says, by the names of the parameters."""
+def _parameters_of(configuration: Configuration) -> dict[str, Any]:
+    """Return the parameters that an object form stands for."""
     if isinstance(configuration, TensorflowConfiguration):
         counts = ("worker_count", "parameter_server_count")
         return {**{name: getattr(configuration, name) for name in counts}, "distributed_backend": SERVERS}
     if isinstance(configuration, PyTorchConfiguration):
-        return _pytorch_meaning(configuration)
+        return _pytorch_parameters_of(configuration)
     assert isinstance(configuration, MpiConfiguration)
     return {**{name: getattr(configuration, name) for name in COUNTS}, "distributed_backend": MPI}
 
 
-def _pytorch_meaning(configuration: PyTorchConfiguration) -> dict[str, Any]:
+def _pytorch_parameters_of(configuration: PyTorchConfiguration) -> dict[str, Any]:
     nodes = coerce.whole("PyTorchConfiguration.node_count", configuration.node_count, least=1)
     wanted = configuration.process_count
     processes = nodes if wanted is None else coerce.whole("PyTorchConfiguration.process_count", wanted, least=1)
@@ -126,9 +126,9 @@ def _pytorch_meaning(configuration: PyTorchConfiguration) -> dict[str, Any]:
     return {"node_count": nodes, "process_count_per_node": processes // nodes, "distributed_backend": backend}
 
 
-def _refuse_contradiction(kind: str, name: str, given: Any, said: Any) -> None:
-    # 1 is what operators pass for these counts when nobody has said anything
-    unsaid = ("", "1") if name in COUNTS else ("",)
-    if given is None or str(given).lower() in (*unsaid, str(said).lower()):
+def _refuse_contradiction(kind: str, name: str, given: Any, implied: Any) -> None:
+    # 1 is the operators' default for these counts
+    defaults = ("", "1") if name in COUNTS else ("",)
+    if given is None or str(given).lower() in (*defaults, str(implied).lower()):
         return
-    raise RequestError(f"{name} is {given!r}, but {kind} says {said!r}; give one of them")
+    raise RequestError(f"{name} is {given!r}, but {kind} implies {implied!r}; give one of them")

@@ -1,4 +1,4 @@
-"""``elastic=(min, max)``: a request's bounds for a job that goes on when it loses nodes, and what they mean for its counts."""
+"""``elastic=(min, max)``: bounds of a job that survives lost nodes, and their effect on its counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMPLE = "give for example (2, 4): at most 4 nodes, and the run goes on while 2
 
 
 def spelled_out(given: Mapping[str, Any], framework: Framework) -> tuple[dict[str, Any], int]:
-    """Give the parameters with ``node_count`` as ``elastic`` says, which is its max, and the least number of nodes; 0 without.
+    """Return the parameters with ``node_count`` set to the max of ``elastic``, and its min; 0 without ``elastic``.
 
     :raises RequestError: the bounds are wrong, don't go with the framework, or contradict ``node_count``.
     """
@@ -25,10 +25,10 @@ def spelled_out(given: Mapping[str, Any], framework: Framework) -> tuple[dict[st
             f"elastic is {given['elastic']!r}, but framework {framework.name!r} can't go on without a node; "
             "only pytorch can: leave elastic out, and retries resume the run from its last checkpoint"
         )
-    # 1 is what operators pass when nobody has said anything
+    # 1 is the operators' default
     if str(given.get("node_count", 1)).strip() not in ("1", str(most)):
         raise RequestError(
-            f"node_count is {given['node_count']!r}, but elastic says at most {most} nodes; leave node_count out"
+            f"node_count is {given['node_count']!r}, but elastic allows at most {most} nodes; leave node_count out"
         )
     return {**given, "node_count": most}, least
 
@@ -43,7 +43,7 @@ def check_backend(backend: str | None) -> None:
 
 
 def _bounds(value: Any) -> tuple[int, int]:
-    """Read (min, max); a text such as ``"2:4"``, which templates and torchrun write, says the same."""
+    """Read (min, max); a text such as ``"2:4"``, which templates and torchrun write, is equivalent."""
     pair = [part.strip() for part in value.strip("()[] ").replace(",", ":").split(":")] if isinstance(value, str) else value
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise RequestError(f"elastic must be (min, max), got {value!r}; {EXAMPLE}")

@@ -1,4 +1,4 @@
-"""The environment that a request asks for: one of the user's own, or the packages and other wishes to build one of."""
+"""The environment of a request: a user-managed one, or the packages and options to build one from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from muster.request import coerce
 from muster.request.frameworks import Framework
 
 REQUIREMENTS = "-r "
-"""Begins the one line of ``Environment.packages`` that is no requirement but names a file of them, by its absolute path."""
+"""Prefix of the line in ``Environment.packages`` that names a requirements file by its absolute path."""
 
 CONDA_FILE = "--conda-file "
-"""Begins the only line of ``Environment.packages`` where a conda file says them all, followed by its absolute path."""
+"""Prefix of the only line in ``Environment.packages`` when a conda file lists all packages, by its absolute path."""
 
 BUILD_OPTIONS = ("python_version", "base_image", "apt_packages", "build_steps")
 EXCLUDED_BY_CONDA_FILE = ("pip_packages", "pip_requirements_file", "framework_version")
@@ -32,7 +32,7 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*(?:@sha256:[0-9a-f]{64})?"
 
 
 def environment(given: Mapping[str, Any], framework: Framework, source_directory: str, base: str) -> Environment:
-    """Give the environment of the ranks; an interpreter's path is relative to ``base``.
+    """Return the environment of the ranks; an interpreter's path is relative to ``base``.
 
     :raises RequestError: a wrong value, or an explicit environment with options for building one beside it.
     """
@@ -48,7 +48,7 @@ def environment(given: Mapping[str, Any], framework: Framework, source_directory
 
 
 def inside(name: str, value: Any, source_directory: str) -> str:
-    """Give a path relative to ``source_directory``, in which it must lie; nothing on disk is looked at.
+    """Return a path relative to ``source_directory``, in which it must lie; no file is read.
 
     :raises RequestError: it lies outside, or there is no source directory.
     """
@@ -61,11 +61,11 @@ def inside(name: str, value: Any, source_directory: str) -> str:
     return os.path.relpath(whole, source_directory)
 
 
-# -- one of the user's own
+# -- user-managed
 
 
 def _explicit(given: Mapping[str, Any], base: str) -> Environment:
-    # use_gpu=False is what operators pass when nobody has said anything
+    # use_gpu=False is the operators' default
     beside = [name for name in EXCLUDED_BY_ENVIRONMENT if given.get(name) and str(given[name]).strip().lower() not in _FALSE]
     if beside:
         remedy = '; for GPUs set resources_per_node={"gpus": n}' if "use_gpu" in beside else ""
@@ -100,26 +100,26 @@ def _interpreter(fields: Mapping[str, Any]) -> str:
     return paths[0]
 
 
-# -- one to be built
+# -- to be built
 
 
 def _packages(given: Mapping[str, Any], framework: Framework, source_directory: str) -> tuple[str, ...]:
     if given.get("conda_dependencies_file"):
         return (CONDA_FILE + _conda_file(given, source_directory),)
     packages = tuple(map(_requirement, coerce.texts("pip_packages", given.get("pip_packages", ()))))
-    wanted = (*_of_framework(given, framework, packages), *packages)
+    packages_of_both = (*_of_framework(given, framework, packages), *packages)
     file = given.get("pip_requirements_file")
     if not file:
-        return wanted
+        return packages_of_both
     path = inside("pip_requirements_file", file, source_directory)
-    return (*wanted, REQUIREMENTS + os.path.join(source_directory, path))
+    return (*packages_of_both, REQUIREMENTS + os.path.join(source_directory, path))
 
 
 def _conda_file(given: Mapping[str, Any], source_directory: str) -> str:
     beside = [name for name in EXCLUDED_BY_CONDA_FILE if given.get(name)]
     if beside:
         raise RequestError(
-            f"conda_dependencies_file says all packages and excludes {', '.join(beside)}; leave out one or the other"
+            f"conda_dependencies_file lists all packages and excludes {', '.join(beside)}; leave out one or the other"
         )
     return os.path.join(source_directory, inside("conda_dependencies_file", given["conda_dependencies_file"], source_directory))
 
@@ -132,10 +132,10 @@ def _requirement(value: str) -> str:
 
 
 def _of_framework(given: Mapping[str, Any], framework: Framework, packages: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the framework's packages that the user's do not name."""
+    """Return the framework's packages that the user's list does not name."""
     named = {_plain_name(requirement) for requirement in packages}
     use_gpu = coerce.flag("use_gpu", given.get("use_gpu", False))
-    own = framework.wanted(use_gpu=use_gpu, script=bool(given.get("entry_script")))
+    own = framework.packages_for(use_gpu=use_gpu, script=bool(given.get("entry_script")))
     named_framework = [name for name in (*map(_plain_name, own[:1]), *framework.same) if name in named]
     rest = tuple(package for package in own[1:] if package not in named)
     version = given.get("framework_version")

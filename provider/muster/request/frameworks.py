@@ -17,9 +17,9 @@ class Framework:
     """``packages``: what an environment gets that doesn't name them itself, ``gpu_packages`` instead where GPUs are used; the
     first is the framework, in the versions from ``oldest`` up to, not including, ``end``. ``same`` are other names of it.
 
-    ``backends``: how several processes may talk; ``needs_backend``: they must say which; ``only_backend``: it is always this
-    one. ``roles``: whether its tasks are workers, servers and so on. ``for_scripts``: a command gets no packages. ``elastic``:
-    a job of it can go on without some of its nodes.
+    ``backends``: communication backends; ``needs_backend``: several processes require one; ``only_backend``: it is always this
+    one. ``roles``: its tasks are workers, servers and so on. ``for_scripts``: a command gets no packages. ``elastic``: a job
+    can continue without some of its nodes.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Framework:
     for_scripts: bool = False
     elastic: bool = False
 
-    def wanted(self, *, use_gpu: bool, script: bool) -> tuple[str, ...]:
-        """Give the packages that an environment needs, the framework first."""
+    def packages_for(self, *, use_gpu: bool, script: bool) -> tuple[str, ...]:
+        """Return the packages that an environment needs, the framework first."""
         if self.for_scripts and not script:
             return ()
         return self.gpu_packages if use_gpu and self.gpu_packages else self.packages
 
     def pinned(self, package: str, version: str) -> str:
-        """Give the requirement for a version; one of two parts, such as 2.13, takes any patch of it.
+        """Return the requirement for a version; one of two parts, such as 2.13, takes any patch of it.
 
         :raises RequestError: a version that is not supported, or the framework has none.
         """

@@ -31,7 +31,7 @@ AIRFLOW_ONLY = {"aws_conn_id": "give AWS_* variables or [store] in muster.toml"}
 
 
 class _Texts(yaml.constructor.SafeConstructor):
-    """Gives every scalar as the text it was written as."""
+    """Constructs every scalar as the text it was written as."""
 
     yaml_constructors: ClassVar[dict[Any, Any]] = {}  # PyYAML's own way to say that no tag means anything
 
@@ -52,14 +52,14 @@ def read(path: Path) -> dict[str, Any]:
         raise RequestError(f"job file {path}: {error}") from error
     for name, remedy in AIRFLOW_ONLY.items():
         if name in parameters:
-            raise RequestError(f"job file {path}: {name!r} is a connection of Airflow, which isn't here; {remedy}")
+            raise RequestError(f"job file {path}: {name!r} is a connection of Airflow, which is not available here; {remedy}")
     return parameters
 
 
 def secret_values(sources: Mapping[str, str], base: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Look up secrets, each ``env:VARIABLE`` or ``file:path`` (relative to ``base``, one line end at its end dropped).
 
-    :raises RequestError: a source is of another kind, or isn't there.
+    :raises RequestError: a source is of another kind, or does not exist.
     """
     return {name: _secret(name, source, base, environ) for name, source in sources.items()}
 

@@ -17,33 +17,35 @@ FLAGS = ("chief", "evaluator")
 
 
 def roles(given: Mapping[str, Any], framework: Framework, backend: str | None, *, nodes: int, processes: int) -> Roles:
-    """Give the tasks of each kind. ``processes`` on each of ``nodes`` are its slots: every worker, the chief included, takes
+    """Return the tasks of each kind. ``processes`` on each of ``nodes`` are its slots: every worker, the chief included, takes
     one, and so does every server; a worker and a server may share a slot, and the evaluator takes none.
 
     :raises RequestError: there are no roles here, or they don't fit.
     """
-    said = [name for name in COUNTS if name in given] + [name for name in FLAGS if coerce.flag(name, given.get(name, False))]
+    specified = [name for name in COUNTS if name in given] + [
+        name for name in FLAGS if coerce.flag(name, given.get(name, False))
+    ]
     if not framework.roles or backend == MPI:
-        _refuse_roles(said, framework, backend)
+        _refuse_roles(specified, framework, backend)
         return Roles()
     if backend is None:
-        _refuse_without_backend(said, framework)
+        _refuse_without_backend(specified, framework)
         return Roles(workers=1)
-    wanted = _wanted(given, backend, chief="chief" in said, evaluator="evaluator" in said, slots=nodes * processes)
+    wanted = _wanted(given, backend, chief="chief" in specified, evaluator="evaluator" in specified, slots=nodes * processes)
     _check_room(wanted, nodes, processes)
     return wanted
 
 
-def _refuse_roles(said: list[str], framework: Framework, backend: str | None) -> None:
-    if said:
+def _refuse_roles(specified: list[str], framework: Framework, backend: str | None) -> None:
+    if specified:
         what = f"distributed_backend {backend!r}" if framework.roles else f"framework {framework.name!r}"
-        raise RequestError(f"{what} has no roles, got {', '.join(said)}; use node_count and process_count_per_node")
+        raise RequestError(f"{what} has no roles, got {', '.join(specified)}; use node_count and process_count_per_node")
 
 
-def _refuse_without_backend(said: list[str], framework: Framework) -> None:
-    if said:
+def _refuse_without_backend(specified: list[str], framework: Framework) -> None:
+    if specified:
         choice = " or ".join(name for name in framework.backends if name != MPI)
-        raise RequestError(f"{', '.join(said)} given, but distributed_backend is None; set it to {choice}")
+        raise RequestError(f"{', '.join(specified)} given, but distributed_backend is None; set it to {choice}")
 
 
 def _wanted(given: Mapping[str, Any], backend: str, *, chief: bool, evaluator: bool, slots: int) -> Roles:

@@ -1,4 +1,4 @@
-"""``training_job``: from the parameters of an operator or a job file to the validated TrainingJob; no disk is looked at."""
+"""``training_job``: from the parameters of an operator or a job file to the validated TrainingJob; reads no files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PARAMETERS = (
     "aws_conn_id",
     "tags",
 )
-"""What a job may be asked for with; operators, job files and the command line share this list."""
+"""Parameters of a job, shared by operators, job files and the Python API."""
 
 NOT_OFFERED = {
     "conda_packages": "use pip_packages, apt_packages, or an image of your own",
@@ -79,12 +79,12 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str]) -> TrainingJob:
-    """Give the job that ``parameters`` ask for; None means that a parameter is not given.
+    """Return the job that ``parameters`` describe; None means that a parameter is not given.
 
-    ``base`` is the folder that ``source_directory`` is relative to. Whether files are there, and which variables the launcher
-    keeps for itself, is checked later: see ``muster.packaging.code.source`` and ``muster.launchers``.
+    ``base`` is the folder that ``source_directory`` is relative to. Files, and variables that the
+    launcher owns, are checked later: see ``muster.packaging.code.source`` and ``muster.launchers``.
 
-    :raises RequestError: something is wrong with one of them; the message names it, its value and what to do.
+    :raises RequestError: a parameter is wrong; the message names it, its value and what to do.
     """
     given = _known(parameters)
     framework = _framework(given.get("framework", "any"))
@@ -125,7 +125,7 @@ def training_job(parameters: Mapping[str, Any], *, base: str | os.PathLike[str])
 
 
 def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what was given, by the names that are no aliases."""
+    """Return the given parameters, with aliases replaced."""
     given: dict[str, Any] = {}
     for name, value in parameters.items():
         if name not in PARAMETERS and name not in NOT_OFFERED:
@@ -136,7 +136,7 @@ def _known(parameters: Mapping[str, Any]) -> dict[str, Any]:
             raise RequestError(_not_offered(str(name), value, parameters))
         known = ALIASES.get(name, name)
         if known in given and value and given[known]:
-            raise RequestError(f"{known} is given twice, as {given[known]!r} and {value!r}: {name} is another name of it")
+            raise RequestError(f"{known} is given twice, as {given[known]!r} and {value!r}: {name} is its alias")
         given[known] = value or given.get(known, value)
     return given
 
@@ -165,7 +165,7 @@ def _source_directory(value: Any, base: str | os.PathLike[str]) -> str:
 
 
 def _program(given: Mapping[str, Any], source_directory: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Give script, its arguments, and command."""
+    """Return script, its arguments, and command."""
     if given.get("command"):
         beside = [name for name in ("entry_script", "script_params", "arguments") if given.get(name)]
         if beside:
@@ -213,7 +213,7 @@ def _resources(value: Any, default_gpus: int) -> Resources:
 
 
 def _variables(name: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """Give the variables of a parameter, their names looked at."""
+    """Return the variables of a parameter after checking their names."""
     variables = coerce.text_map(name, given.get(name, {}))
     for variable in variables:
         if not _VARIABLE.fullmatch(variable):

@@ -1,1 +1,1 @@
-"""The one wait path: what follows a run on behalf of an Airflow task."""
+"""Follows a run on behalf of an Airflow task, deferred or in the worker."""

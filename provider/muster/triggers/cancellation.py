@@ -1,4 +1,4 @@
-"""Ends the job of a task that Airflow has given up, also where its target is away just then, and says what may be left."""
+"""Cancels the job of a task that Airflow has given up; retries on an unreachable target, and logs what may be left."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from muster.core.handle import JobHandle
 from muster.core.retry import Backoff, Outage, retry
 from muster.targets.contract import ComputeTarget
 
-PATIENCE = 600.0  # seconds in which a target that is away may come back; nobody asks again after that
+TIMEOUT = 600.0  # seconds for which a cancel is retried on an unreachable target; nothing retries after that
 FIRST_DELAY = 0.5  # seconds
 LONGEST_DELAY = 10.0
 
-Tell = Callable[[int, str], None]  # level and text of a log line
+LogAt = Callable[[int, str], None]  # receives level and text of a log line
 
 
 def end_job(
-    target: ComputeTarget, handle: JobHandle, reason: str, tell: Tell, *, patience: float = PATIENCE, release: bool = True
+    target: ComputeTarget, handle: JobHandle, reason: str, log_at: LogAt, *, timeout: float = TIMEOUT, release: bool = True
 ) -> None:
-    """End the job, asking a target that is away again for ``patience`` seconds; that it could not be ended is told, not raised.
+    """Cancel the job, retrying on an unreachable target for ``timeout`` seconds; a failure is logged, not raised.
 
-    ``release``: also let the target go of what is left; not while somebody still reads it.
+    ``release``: also release the target's files of the run; not while a session still reads them.
     """
     name = f"run {handle.job_id} generation {handle.generation}"
     try:
-        hit = _cancel(lambda: target.cancel(handle, handle.generation, reason), name, tell, patience)
+        was_running = _cancel(lambda: target.cancel(handle, handle.generation, reason), name, log_at, timeout)
     except MusterError as error:
         remedy = f"`muster cancel {handle.job_id} --target {handle.target}`"
-        tell(logging.ERROR, f"{name} may still be running, it could not be ended: {error}; end it by {remedy}")
+        log_at(logging.ERROR, f"{name} may still be running, it could not be cancelled: {error}; cancel it by {remedy}")
         return
-    tell(logging.WARNING, f"{name}: {_met(hit)}")
+    log_at(logging.WARNING, f"{name}: {_result(was_running)}")
     if release:
         runner.release(target, handle)
 
 
-async def apart(work: Callable[[], None]) -> None:
-    """Do something in a thread of its own and wait for it; it goes on when the waiting ends, and holds no process back."""
+async def run_in_thread(work: Callable[[], None]) -> None:
+    """Run ``work`` in a daemon thread and wait for it; the thread continues if the wait is cancelled."""
     done: Future[None] = Future()
     done.set_running_or_notify_cancel()
 
@@ -57,7 +57,7 @@ async def apart(work: Callable[[], None]) -> None:
     await asyncio.wrap_future(done)
 
 
-def _cancel(cancel: Callable[[], bool], name: str, tell: Tell, timeout: float) -> bool:
+def _cancel(cancel: Callable[[], bool], name: str, log_at: LogAt, timeout: float) -> bool:
     outage = Outage()
 
     def cancel_once() -> bool:
@@ -68,12 +68,12 @@ def _cancel(cancel: Callable[[], bool], name: str, tell: Tell, timeout: float) -
 
     def report(error: Exception) -> None:
         if outage.failed():
-            tell(logging.WARNING, f"{name} can't be ended now: {error}; it is tried again for {timeout:g} s")
+            log_at(logging.WARNING, f"{name} can't be cancelled now: {error}; retrying for {timeout:g} s")
 
     backoff = Backoff(FIRST_DELAY, LONGEST_DELAY, jitter=(0.5, 1.0))
     return retry(cancel_once, TargetError, backoff, timeout=timeout, on_retry=report)
 
 
-def _met(hit: bool) -> str:
-    """Say in words what a cancel met."""
-    return "cancelled" if hit else "nothing to cancel: it has ended, or a newer generation owns it"
+def _result(was_running: bool) -> str:
+    """Return the result of a cancel in words."""
+    return "cancelled" if was_running else "nothing to cancel: it has ended, or a newer generation owns it"

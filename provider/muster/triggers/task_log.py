@@ -1,4 +1,4 @@
-"""Which lines of a run its Airflow task log shows: rank 0 and every error, at a bounded rate, with a pointer to the rest."""
+"""Selects the lines of a run for its Airflow task log: rank 0 and every error, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class Line:
     text: str
 
 
-class Excerpt:
-    """Turns a run's events into lines of the task log; keeps which ranks are in the middle of a traceback."""
+class TaskLogFilter:
+    """Turns a run's events into lines of the task log; tracks which ranks are inside a traceback."""
 
     def __init__(self, run: str, *, per_second: int = LINES_PER_SECOND, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
-        self._gate = Gate(per_second, clock)
+        self._rate_limit = RateLimit(per_second, clock)
         self._tracebacks: set[int] = set()
         self._first = 0  # the rank that is rank 0, which in an elastic run may be on any node
 
     def lines(self, event: Event) -> Iterator[Line]:
-        """Give the lines to show for an event: most often one or none."""
+        """Return the lines to show for an event, usually one or none."""
         line = self._line(event)
         if line is None:
             return
         rated = event.kind == kinds.LINE
-        if rated and not self._gate.open():
+        if rated and not self._rate_limit.acquire():
             return
         yield from self.rest()
         yield line
 
     def rest(self) -> Iterator[Line]:
-        """Give the pointer to the lines left out since the last one, if there are any."""
-        left_out = self._gate.take_left_out()
+        """Yield a note of the lines left out since the last one, if there are any."""
+        left_out = self._rate_limit.consume_left_out()
         if left_out:
             yield Line(level=logging.WARNING, text=f"{left_out} lines left out here; see `muster logs {self._run}`")
 
@@ -59,7 +59,7 @@ class Excerpt:
         if event.kind == kinds.LINE:
             return self._rank_line(data["rank"], data["text"])
         if event.kind in (kinds.STATE, kinds.END):
-            reason = f": {data['reason']}" if data.get("reason") else ""  # what a queued run waits for
+            reason = f": {data['reason']}" if data.get("reason") else ""  # reason of the wait
             return Line(level=logging.INFO, text=f"run {self._run} is {data['state']}{reason}")
         if event.kind == kinds.NOTE:
             return Line(level=_LEVELS.get(data.get("level", ""), logging.INFO), text=f"[node {event.node}] {data['text']}")
@@ -84,8 +84,8 @@ class Excerpt:
         return bool(_ERROR.search(text))
 
 
-class Gate:
-    """Lets so many lines a second through, and counts those it did not."""
+class RateLimit:
+    """Limits the number of lines per second, and counts those left out."""
 
     def __init__(self, per_second: int, clock: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -94,8 +94,8 @@ class Gate:
         self._passed = 0
         self._left_out = 0
 
-    def open(self) -> bool:
-        """Say whether one more line may pass now."""
+    def acquire(self) -> bool:
+        """Return whether one more line may pass now."""
         now = self._clock()
         if now - self._window >= 1.0:
             self._window, self._passed = now, 0
@@ -105,8 +105,8 @@ class Gate:
         self._passed += 1
         return True
 
-    def take_left_out(self) -> int:
-        """Give how many were left out since the last call."""
+    def consume_left_out(self) -> int:
+        """Return the number of lines left out since the last call, and reset it."""
         count, self._left_out = self._left_out, 0
         return count
 

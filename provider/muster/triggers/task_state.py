@@ -1,4 +1,4 @@
-"""What to do with a running job when Airflow says kill: end it, or leave it to the try that will re-attach."""
+"""Looks up a task's state in Airflow, to decide whether a kill cancels the job or leaves it to the next try."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 LOOKUP_SECONDS = 3.0  # a supervisor ends its task process 5 s after SIGTERM
 
-# States in which Airflow still counts on the job: some try of the task is at work on it, or will come back to it. A clear
+# States in which Airflow still needs the job: some try of the task is running, or will run. A clear
 # raises the generation, and the submit of the new generation ends the older job, so its "scheduled" needs no cancel here.
 WANTED = frozenset({"scheduled", "queued", "running", "deferred", "up_for_retry", "up_for_reschedule", "awaiting_input"})
 
@@ -31,19 +31,19 @@ class TaskKey:
 
     @classmethod
     def of(cls, ti: Any) -> TaskKey:
-        """Take the key of a task instance."""
+        """Return the key of a task instance."""
         index = -1 if ti.map_index is None else ti.map_index
         return cls(dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=index)
 
     def to_data(self) -> dict[str, Any]:
-        """Give plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def state_of(key: TaskKey) -> str | None:
-    """Ask Airflow for the state of a task instance; None when it has none or is gone.
+    """Return the state of a task instance in Airflow; None if it has none or does not exist.
 
-    :raises Exception: Airflow can't be asked from here, or does not answer.
+    :raises Exception: Airflow is not reachable from here, or does not answer.
     """
     states = RuntimeTaskInstance.get_task_states(
         key.dag_id, map_index=key.map_index, task_ids=[key.task_id], run_ids=[key.run_id]
@@ -59,29 +59,29 @@ def find_state(states: Mapping[str, Mapping[str, Any]], key: TaskKey) -> str | N
 
 
 def is_wanted(state: str | None) -> bool:
-    """Say whether Airflow still counts on the job of a task in this state."""
+    """Return whether Airflow still needs the job of a task in this state."""
     return state in WANTED
 
 
 def still_wanted(key: TaskKey, lookup: Callable[[TaskKey], str | None] = state_of, seconds: float = LOOKUP_SECONDS) -> bool:
-    """Ask within a bound whether the job should go on. No answer counts as yes.
+    """Return whether the job should continue; no answer within ``seconds`` counts as yes.
 
-    A late cancel takes hours of training from a task that Airflow will run again; a job that nobody wants ends by its deadline.
-    Asks from another thread: a signal handler calls this, and what it interrupted may hold the connection to Airflow.
+    A late cancel takes hours of training from a task that Airflow will run again; an unwanted job ends by its deadline.
+    The lookup runs in another thread: a signal handler calls this, and the interrupted code may hold the connection to Airflow.
     """
     answers: queue.Queue[str | Exception | None] = queue.Queue()
-    threading.Thread(target=_ask, args=(lookup, key, answers), daemon=True).start()
+    threading.Thread(target=_look_up, args=(lookup, key, answers), daemon=True).start()
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
         answer = TimeoutError(f"no answer in {seconds:g} s")
     if isinstance(answer, Exception):
-        log.warning("can't ask airflow for the state of %s: %s", key, answer)
+        log.warning("can't look up the state of %s in airflow: %s", key, answer)
         return True
     return is_wanted(answer)
 
 
-def _ask(lookup: Callable[[TaskKey], str | None], key: TaskKey, answers: queue.Queue[str | Exception | None]) -> None:
+def _look_up(lookup: Callable[[TaskKey], str | None], key: TaskKey, answers: queue.Queue[str | Exception | None]) -> None:
     try:
         answers.put(lookup(key))
     except Exception as error:

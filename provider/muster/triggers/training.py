@@ -17,19 +17,19 @@ from muster.core.event import Event
 from muster.core.handle import JobHandle
 from muster.hooks.compute import ComputeHook
 from muster.targets.contract import ComputeTarget
-from muster.triggers.cancellation import apart, end_job
-from muster.triggers.task_log import Excerpt, Line
+from muster.triggers.cancellation import end_job, run_in_thread
+from muster.triggers.task_log import Line, TaskLogFilter
 from muster.triggers.task_state import TaskKey, still_wanted
 
-TURN = 500  # events after which the triggerer's other triggers get their turn, however much there is to read
+YIELD_EVERY = 500  # events after which the triggerer's other triggers may run
 
 
 class TrainingTrigger(BaseTrigger):
     """
     Shows rank 0 and every error in the task log, and fires once, with how the run ended.
 
-    The event is ``{"handle": …, "outcome": …}``, or ``{"handle": …, "unreachable": reason}`` when the job can't be seen from
-    here (a target that lives on another machine than this triggerer).
+    The event is ``{"handle": …, "outcome": …}``, or ``{"handle": …, "unreachable": reason}`` when the triggerer can't
+    reach the job (a target on another machine).
 
     :param handle: the job, as the data of a :class:`~muster.core.handle.JobHandle`
     :param compute_target: connection id, plain configuration, or None for this machine
@@ -45,7 +45,7 @@ class TrainingTrigger(BaseTrigger):
         self.task_key = task
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Give the class path and the arguments: plain data, connection ids, no secret."""
+        """Return the class path and the arguments: plain data, connection ids, no secret."""
         arguments = {"handle": self.handle, "compute_target": self.compute_target, "task": self.task_key}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
@@ -56,7 +56,7 @@ class TrainingTrigger(BaseTrigger):
             yield event
 
     async def follow(self, target: ComputeTarget) -> AsyncIterator[TriggerEvent]:
-        """Do it over an open target."""
+        """Follow the run on an open target."""
         handle = self._handle()
         try:
             async for end in self._watch(target, handle):
@@ -66,16 +66,16 @@ class TrainingTrigger(BaseTrigger):
             yield self._event(unreachable=str(unknown))
 
     async def on_kill(self) -> None:
-        """End the job if Airflow has given its task up; a triggerer that was paused gets here with no person behind it."""
+        """Cancel the job if Airflow has given up its task; a triggerer that was paused gets here too."""
         handle = self._handle()
         if await sync_to_async(still_wanted)(TaskKey(**self.task_key)):
-            self.log.warning(
-                "run %s is left running: airflow still counts on its task; the next try re-attaches", handle.job_id
-            )
+            self.log.warning("run %s continues: airflow still expects its task to run; the next try re-attaches", handle.job_id)
             return
         target = await self._open_target()
         reason = "its airflow task was ended while deferred"
-        await apart(lambda: end_job(target, handle, reason, self._tell))  # it may take longer than airflow waits for us
+        await run_in_thread(
+            lambda: end_job(target, handle, reason, self._log_at)
+        )  # it may take longer than airflow waits for on_kill
 
     def _event(self, **payload: Any) -> TriggerEvent:
         return TriggerEvent({"handle": self.handle, **payload})  # type: ignore[no-untyped-call]
@@ -87,24 +87,24 @@ class TrainingTrigger(BaseTrigger):
         return await sync_to_async(ComputeHook(self.compute_target).get_target)()
 
     async def _watch(self, target: ComputeTarget, handle: JobHandle) -> AsyncIterator[Event]:
-        """Log what is to be seen of the run; yield its last event."""
-        excerpt = Excerpt(handle.job_id)
+        """Log the lines of the run; yield its last event."""
+        log_filter = TaskLogFilter(handle.job_id)
         seen = 0
         async for _, event in runner.watch(target, handle):
             seen += 1
-            if seen % TURN == 0:
+            if seen % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            self._show(excerpt.lines(event))
+            self._show(log_filter.lines(event))
             if event.kind == kinds.END:
-                self._show(excerpt.rest())
+                self._show(log_filter.rest())
                 yield event
                 return
 
     def _show(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            self._tell(line.level, line.text)
+            self._log_at(line.level, line.text)
 
-    def _tell(self, level: int, text: str) -> None:
+    def _log_at(self, level: int, text: str) -> None:
         self.log.log(level, "%s", text)
 
 

@@ -15,7 +15,7 @@ from muster.core.job import Environment, Resources, TrainingJob
 from muster.core.manifest import Manifest, ManifestFile
 from muster.core.model_version import ModelVersion
 from muster.core.placeholder import Bindings, Here, HostOf, PortOf, resolve
-from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortWish, RankPlan
+from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, PortRequest, RankPlan
 from muster.core.state import RunState
 from muster.core.store_access import StoreAccess
 from muster.core.verdict import Cause, Verdict
@@ -36,7 +36,7 @@ PLAN = JobPlan(
                 ),
                 RankPlan(rank=1, local_rank=1, argv=("x",), role="server", decides=False),
             ),
-            ports=(PortWish(name="master", near=6105),),
+            ports=(PortRequest(name="master", near=6105),),
         ),
     ),
     snapshot="sha256:1",

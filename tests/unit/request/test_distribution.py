@@ -197,13 +197,17 @@ def test_pytorchs_form_is_for_pytorch(framework: str) -> None:
     ("framework", "parameters", "said"),
     [
         ("pytorch", {"node_count": 3, "distributed_training": PyTorchConfiguration(node_count=2)}, "node_count is 3, but"),
-        ("pytorch", {"distributed_backend": "gloo", "distributed_training": MpiConfiguration()}, "MpiConfiguration says 'mpi'"),
+        (
+            "pytorch",
+            {"distributed_backend": "gloo", "distributed_training": MpiConfiguration()},
+            "MpiConfiguration implies 'mpi'",
+        ),
         (
             "tensorflow",
             {"worker_count": 1, "distributed_training": TensorflowConfiguration(2)},
-            "TensorflowConfiguration says 2",
+            "TensorflowConfiguration implies 2",
         ),
-        ("tensorflow", {"distributed_backend": "nccl", "distributed_training": TensorflowConfiguration()}, "says 'ps'"),
+        ("tensorflow", {"distributed_backend": "nccl", "distributed_training": TensorflowConfiguration()}, "implies 'ps'"),
     ],
 )
 def test_the_object_form_and_the_plain_one_must_not_contradict(framework: str, parameters: dict[str, Any], said: str) -> None:

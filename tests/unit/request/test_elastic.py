@@ -40,7 +40,7 @@ def test_the_object_form_must_say_the_same() -> None:
     form = PyTorchConfiguration(communication_backend="Gloo", process_count=8, node_count=4)
     job = asked(elastic=(2, 4), distributed_backend=None, distributed_training=form)
     assert (job.node_count, job.process_count_per_node) == (4, 2)
-    with pytest.raises(RequestError, match="node_count is 4, but elastic says at most 3"):
+    with pytest.raises(RequestError, match="node_count is 4, but elastic allows at most 3"):
         asked(elastic=(2, 3), distributed_backend=None, distributed_training=form)
 
 
@@ -53,7 +53,7 @@ def test_the_object_form_must_say_the_same() -> None:
         ({"elastic": 3}, r"elastic must be \(min, max\), got 3"),
         ({"elastic": "3"}, r"elastic must be \(min, max\), got '3'"),
         ({"elastic": (1, 2, 3)}, r"elastic must be \(min, max\)"),
-        ({"elastic": (2, 4), "node_count": 3}, "node_count is 3, but elastic says at most 4 nodes; leave node_count out"),
+        ({"elastic": (2, 4), "node_count": 3}, "node_count is 3, but elastic allows at most 4 nodes; leave node_count out"),
         ({"elastic": (1, 2), "framework": "tensorflow", "distributed_backend": "nccl"}, "framework 'tensorflow' can't go on"),
         ({"elastic": (1, 2), "distributed_backend": "mpi"}, "'mpi' can't be elastic"),
         ({"elastic": (1, 2), "distributed_backend": None}, "distributed_backend is None with node_count 2"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.core.placeholder import Here
-from muster.core.plan import JobPlan, PortWish
+from muster.core.plan import JobPlan, PortRequest
 from muster.node.preflight import content_digests, network
 from muster.node.preflight.network import Interface
 
@@ -211,13 +211,13 @@ def gpus_of(said: str) -> tuple[Gpu, ...]:
 # -- ports, memory
 
 
-def shifted(wishes: Iterable[PortWish], address: str, node: int) -> Iterable[PortWish]:
+def shifted(wishes: Iterable[PortRequest], address: str, node: int) -> Iterable[PortRequest]:
     """Keep nodes that share a machine apart: some programs listen on all of its addresses, whichever they were given."""
     step = node * PORTS_APART if address.startswith(network.LOOPBACK_RANGE) else 0
     return tuple(replace(wish, near=wish.near + step) for wish in wishes)
 
 
-def find_ports(address: str, wishes: Iterable[PortWish]) -> dict[str, int]:
+def find_ports(address: str, wishes: Iterable[PortRequest]) -> dict[str, int]:
     """Find a free port for each wish, from its ``near`` upwards; all differ."""
     found: dict[str, int] = {}
     for wish in wishes:

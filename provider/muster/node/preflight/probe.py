@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muster.core.plan import JobPlan, PortWish
+from muster.core.plan import JobPlan, PortRequest
 from muster.node.preflight import content_digests, facts
 from muster.node.preflight.reachability import Blocked, Endpoint, ProbeListener, try_endpoints
 from muster.node.ranks.environment import search_path
@@ -124,7 +124,7 @@ class NodeProbe:
         self.listener.close()
         return facts.find_ports(request.address, self._wishes(request.address))
 
-    def _wishes(self, address: str) -> Iterable[PortWish]:
+    def _wishes(self, address: str) -> Iterable[PortRequest]:
         return facts.shifted(self.plan.nodes[self.node].ports, address, self.node)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import plan_of
-from muster.core.plan import Needs, PortWish
+from muster.core.plan import Needs, PortRequest
 from muster.node.preflight import facts
 from muster.packaging.code import snapshot
 
@@ -108,5 +108,5 @@ def test_a_taken_port_is_passed_over() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         near = taken.getsockname()[1]
-        found = facts.find_ports("127.0.0.1", [PortWish(name="a", near=near), PortWish(name="b", near=near)])
+        found = facts.find_ports("127.0.0.1", [PortRequest(name="a", near=near), PortRequest(name="b", near=near)])
     assert near < found["a"] < found["b"]
