@@ -194,3 +194,15 @@ def test_a_node_that_is_removed_leaves_nothing(host: Host) -> None:
     host.give_up(2, keep=False)
     control(host.root).remove_nodes(RemoveNodes(folders=(str(host.node(1)), str(host.node(2)))))
     assert not host.jobs.exists()
+
+
+@pytest.mark.parametrize("command", ["remove_nodes", "end_nodes", "inspect_nodes", "read_assignment", "give_up_launch"])
+@pytest.mark.parametrize("folder", ["{root}/jobs/../victim", "{root}/victim", "{root}/jobs"])
+def test_a_folder_that_is_no_node_s_is_refused(tmp_path: Path, command: str, folder: str) -> None:
+    # all of them below tmp_path: a rule that is broken must not cost this machine anything
+    (tmp_path / "victim").mkdir()
+    where = folder.format(root=tmp_path)
+    cancel = {"cause": "cancel", "reason": "none"}
+    fields = {"folder": where, "folders": [where], "cancel": cancel, "timeout": 0.0, "launch": 1, "keep_outputs": False}
+    assert "is not below" in control(tmp_path).commands.answer({"do": command, **fields})["error"]
+    assert list((tmp_path / "victim").iterdir()) == []

@@ -253,9 +253,10 @@ def test_forget_leaves_nothing(host: QueueHost) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["../../../x", "../victim", "..", "a/b", "", "a\0b", ".hidden"])
-def test_a_job_id_that_leads_elsewhere_is_refused(host: QueueHost, hostile: str) -> None:
+def test_a_job_id_that_leads_elsewhere_is_refused(tmp_path: Path, hostile: str) -> None:
+    host = QueueHost(tmp_path / "a" / "b" / "root")  # so deep that every name leads to a place below tmp_path
     victim = host.paths.root / "victim"
-    victim.mkdir()
+    victim.mkdir(parents=True)
     for message in ({"do": "delete_job", "job_id": hostile}, {"do": "read_attempts", "job_id": hostile}):
         assert "can't be the name of a file" in QueueServer(host.paths).answer(message)["error"]
     id_ = {"job_id": hostile, "generation": 1, "attempt": 1}

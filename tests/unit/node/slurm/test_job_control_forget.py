@@ -1,8 +1,10 @@
-"""What a cluster's shared folder forgets of a run that has ended."""
+"""Slurm job control: whose credentials are deleted, and which requests are refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from muster.core.paths import BatchPaths, JobPaths
 from muster.node.slurm import claim_chain
@@ -32,3 +34,23 @@ def test_the_credentials_of_a_newer_attempt_stay(tmp_path: Path) -> None:
     assert not ended.access.exists()
     assert not ended.secrets.exists()
     assert all(file.exists() for batch in (retry, cleared) for file in (batch.access, batch.secrets))
+
+
+@pytest.mark.parametrize("hostile", ["../../../x", "../victim", "..", "a/b", "", "a\0b"])
+@pytest.mark.parametrize("command", ["remove_job", "delete_credentials", "read_template", "request_cancel"])
+def test_a_job_id_that_leads_elsewhere_is_refused(tmp_path: Path, hostile: str, command: str) -> None:
+    root = tmp_path / "a" / "b" / "root"  # so deep that every name leads to a place below tmp_path
+    victim = root / "victim"
+    victim.mkdir(parents=True)
+    fields = {"generation": 1, "attempt": 1, "base": 1, "number": 0, "cancel": {"cause": "cancel", "reason": "none"}}
+    reply = JobControl(root).commands.answer({"do": command, "job_id": hostile, **fields})
+    assert "can't be the name of a file or folder" in reply["error"]
+    assert list(victim.iterdir()) == []
+
+
+def test_a_file_of_a_launch_goes_nowhere_else(tmp_path: Path) -> None:
+    entry = {"claim": {"generation": 1, "attempt": 1}, "base": 1}
+    request = {"do": "submit_job", "job_id": "run", "number": 0, "entry": entry, "argv": ["true"]}
+    reply = JobControl(tmp_path / "root").commands.answer({**request, "files": {"../../x": ""}})
+    assert "can't be the name of a file or folder" in reply["error"]
+    assert list(tmp_path.iterdir()) == []
