@@ -19,7 +19,7 @@ from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
 from muster.packaging.code import snapshot
 from muster.targets.contract import Submission
-from muster.targets.local import target as local_target
+from muster.targets.local import ledger as local_ledger
 
 # the driver of every second node is another one; agents run in their node's folder
 SMI = """#!/bin/sh
@@ -127,8 +127,8 @@ def test_another_environment(lab: Lab, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_node_whose_agent_never_comes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = local_target.start_agent
-    monkeypatch.setattr(local_target, "start_agent", lambda *given: None if given[1].node == 1 else start(*given))
+    start = local_ledger.start_agent
+    monkeypatch.setattr(local_ledger, "start_agent", lambda *given: None if given[1].node == 1 else start(*given))
     verdict, _ = refused(lab, plan_of("print('started')", lab.store.uri, nodes=2, mesh=6.0))
     assert named(verdict) == [(1, "")]
     assert "node 1 does not fit: it did not report within 6 s; look whether it is up at 127." in verdict.summary()
@@ -145,9 +145,9 @@ def test_what_the_target_has_to_say_is_told_at_the_start(lab: Lab, monkeypatch: 
 
 def changed(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Have every agent be told something else."""
-    start = local_target.start_agent
+    start = local_ledger.start_agent
 
     def start_otherwise(paths: Any, assignment: Any, entry: Path) -> None:
         start(paths, dataclasses.replace(assignment, **change(assignment)), entry)
 
-    monkeypatch.setattr(local_target, "start_agent", start_otherwise)
+    monkeypatch.setattr(local_ledger, "start_agent", start_otherwise)

@@ -52,7 +52,7 @@ LONG_FILES: dict[str, str] = {
     "node/host/queue_control.py": "the commands of the queue server: each request with its handler",
     "node/slurm/job_control.py": "the commands of one login node: each request with its handler",
     "targets/hosts/connection.py": "one connection to one host: how it is made, kept, and what goes over it",
-    "targets/slurm/jobs.py": "the jobs of one cluster",
+    "targets/slurm/ledger.py": "the jobs of one cluster",
     "node/agent/gang.py": "the gang and its fixed membership, which name each other",
     "node/ranks/supervisor.py": "one process from its shim's connection to its exit",
 }
@@ -97,15 +97,13 @@ UNCONVERTED: frozenset[str] = frozenset(
 )
 
 # files that each target and each launcher has under the same name, with the same names in them
-TEMPLATES = ("target.py", "launch.py", "session.py", "feed.py", "check.py", "options.py", "node_restart.py")
+TEMPLATES = ("target.py", "launch.py", "session.py", "feed.py", "ledger.py", "check.py", "options.py", "node_restart.py")
 ENTRY = "main"  # of each program
 # public names that stand for two things; to be empty
 NAMED_TWICE: frozenset[str] = frozenset(
     {
         "Attempt",
-        "Became",
         "Follower",
-        "Found",
         "Framework",
         "Images",
         "Jobs",

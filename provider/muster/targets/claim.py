@@ -114,8 +114,8 @@ class Claim:
         os.replace(scratch, path)
 
 
-class Found(str, Enum):
-    """What became of the attempt that the claim names."""
+class AttemptStatus(str, Enum):
+    """Status of the attempt that the claim names."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -135,13 +135,13 @@ class Step(str, Enum):
     SUPERSEDE = "supersede"  # end what runs, then a new generation
 
 
-def next_step(claim: Claim | None, found: Found | None, generation: int, plan_digest: str) -> Step:
+def next_step(claim: Claim | None, status: AttemptStatus | None, generation: int, plan_digest: str) -> Step:
     """Decide what a submit does, from the claim and what became of its attempt.
 
     :raises StaleGeneration: a newer generation owns the job.
     :raises RequestError: the generation is committed, with another plan.
     """
-    if claim is None or found is None:
+    if claim is None or status is None:
         return Step.LAUNCH
     if claim.generation > generation:
         raise StaleGeneration(
@@ -150,29 +150,29 @@ def next_step(claim: Claim | None, found: Found | None, generation: int, plan_di
     if claim.generation < generation:
         return Step.SUPERSEDE
     if claim.plan_digest != plan_digest:
-        if found is Found.COMPLETED:
+        if status is AttemptStatus.COMPLETED:
             raise committed_otherwise(claim.job_id, generation)
         return Step.REPLACE
     return {
-        Found.RUNNING: Step.ATTACH,
-        Found.COMPLETED: Step.TAKE,
-        Found.UNCOMMITTED: Step.COMMIT,
-        Found.ENDED: Step.RETRY,
-    }[found]
+        AttemptStatus.RUNNING: Step.ATTACH,
+        AttemptStatus.COMPLETED: Step.TAKE,
+        AttemptStatus.UNCOMMITTED: Step.COMMIT,
+        AttemptStatus.ENDED: Step.RETRY,
+    }[status]
 
 
-def found_of(*, running: bool, end: Event | None, commit: bool) -> Found:
+def status_of(*, running: bool, end: Event | None, commit: bool) -> AttemptStatus:
     """Say what became of an attempt, from whether it lives and the END event of its leader's log.
 
     ``commit``: it only stores what an earlier one left; that is still to be stored then, whatever the attempt died of.
     """
     if running:
-        return Found.RUNNING
+        return AttemptStatus.RUNNING
     if end is not None and end.data["state"] == RunState.COMPLETED.value:
-        return Found.COMPLETED
+        return AttemptStatus.COMPLETED
     verdict = end.data["verdict"] if end is not None else None
     is_left = commit or (verdict is not None and verdict["cause"] == Cause.STORE.value)
-    return Found.UNCOMMITTED if is_left else Found.ENDED
+    return AttemptStatus.UNCOMMITTED if is_left else AttemptStatus.ENDED
 
 
 def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: Submission, digest: str) -> Claim:

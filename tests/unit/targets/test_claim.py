@@ -9,7 +9,7 @@ import pytest
 
 from muster.core.errors import RequestError, StaleGeneration
 from muster.core.event import END, Event
-from muster.targets.claim import Claim, Found, Step, found_of, next_step
+from muster.targets.claim import AttemptStatus, Claim, Step, next_step, status_of
 
 
 def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
@@ -28,23 +28,23 @@ def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
 @pytest.mark.parametrize(
     ("found", "generation", "plan_digest", "step"),
     [
-        (Found.RUNNING, 2, "sha256:a", Step.ATTACH),
-        (Found.COMPLETED, 2, "sha256:a", Step.TAKE),
-        (Found.UNCOMMITTED, 2, "sha256:a", Step.COMMIT),
-        (Found.ENDED, 2, "sha256:a", Step.RETRY),
-        (Found.RUNNING, 2, "sha256:other", Step.REPLACE),
-        (Found.ENDED, 2, "sha256:other", Step.REPLACE),
-        (Found.RUNNING, 3, "sha256:a", Step.SUPERSEDE),
-        (Found.COMPLETED, 3, "sha256:a", Step.SUPERSEDE),
+        (AttemptStatus.RUNNING, 2, "sha256:a", Step.ATTACH),
+        (AttemptStatus.COMPLETED, 2, "sha256:a", Step.TAKE),
+        (AttemptStatus.UNCOMMITTED, 2, "sha256:a", Step.COMMIT),
+        (AttemptStatus.ENDED, 2, "sha256:a", Step.RETRY),
+        (AttemptStatus.RUNNING, 2, "sha256:other", Step.REPLACE),
+        (AttemptStatus.ENDED, 2, "sha256:other", Step.REPLACE),
+        (AttemptStatus.RUNNING, 3, "sha256:a", Step.SUPERSEDE),
+        (AttemptStatus.COMPLETED, 3, "sha256:a", Step.SUPERSEDE),
     ],
 )
-def test_next_step(found: Found, generation: int, plan_digest: str, step: Step) -> None:
+def test_next_step(found: AttemptStatus, generation: int, plan_digest: str, step: Step) -> None:
     assert next_step(claim(), found, generation, plan_digest) is step
 
 
 def test_a_generation_that_completed_otherwise_is_neither_taken_nor_replaced() -> None:
     with pytest.raises(RequestError, match="completed generation 2 with another plan"):
-        next_step(claim(), Found.COMPLETED, 2, "sha256:other")
+        next_step(claim(), AttemptStatus.COMPLETED, 2, "sha256:other")
 
 
 def test_no_claim_launches() -> None:
@@ -53,7 +53,7 @@ def test_no_claim_launches() -> None:
 
 def test_an_older_generation_is_refused() -> None:
     with pytest.raises(StaleGeneration, match="generation 1 is older"):
-        next_step(claim(), Found.ENDED, 1, "sha256:a")
+        next_step(claim(), AttemptStatus.ENDED, 1, "sha256:a")
 
 
 def ended(state: str, cause: str = "") -> Event:
@@ -63,18 +63,20 @@ def ended(state: str, cause: str = "") -> Event:
 @pytest.mark.parametrize(
     ("end", "trained", "committed"),
     [
-        (None, Found.ENDED, Found.UNCOMMITTED),
-        (ended("Completed"), Found.COMPLETED, Found.COMPLETED),
-        (ended("Failed", "store"), Found.UNCOMMITTED, Found.UNCOMMITTED),
-        (ended("Failed", "rank"), Found.ENDED, Found.UNCOMMITTED),
-        (ended("Failed", "request"), Found.ENDED, Found.UNCOMMITTED),
-        (ended("Canceled", "cancel"), Found.ENDED, Found.UNCOMMITTED),
+        (None, AttemptStatus.ENDED, AttemptStatus.UNCOMMITTED),
+        (ended("Completed"), AttemptStatus.COMPLETED, AttemptStatus.COMPLETED),
+        (ended("Failed", "store"), AttemptStatus.UNCOMMITTED, AttemptStatus.UNCOMMITTED),
+        (ended("Failed", "rank"), AttemptStatus.ENDED, AttemptStatus.UNCOMMITTED),
+        (ended("Failed", "request"), AttemptStatus.ENDED, AttemptStatus.UNCOMMITTED),
+        (ended("Canceled", "cancel"), AttemptStatus.ENDED, AttemptStatus.UNCOMMITTED),
     ],
 )
-def test_what_became_of_an_attempt_that_trained_or_only_commits(end: Event | None, trained: Found, committed: Found) -> None:
-    assert found_of(running=False, end=end, commit=False) is trained
-    assert found_of(running=False, end=end, commit=True) is committed
-    assert found_of(running=True, end=end, commit=True) is Found.RUNNING
+def test_what_became_of_an_attempt_that_trained_or_only_commits(
+    end: Event | None, trained: AttemptStatus, committed: AttemptStatus
+) -> None:
+    assert status_of(running=False, end=end, commit=False) is trained
+    assert status_of(running=False, end=end, commit=True) is committed
+    assert status_of(running=True, end=end, commit=True) is AttemptStatus.RUNNING
 
 
 def test_storing_what_is_there_does_not_count_as_the_runs_duration() -> None:

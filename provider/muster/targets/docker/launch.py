@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 BIG_STACK = {"Name": "stack", "Soft": 64 << 20, "Hard": 64 << 20}
 
 
-class Taken(Exception):
+class LostRace(Exception):
     """Somebody else's submit owns the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class LaunchSettings:
     """Where an attempt is launched: image, its Python, who runs in it, the networks to join, the devices to share out."""
 
     image: Image
@@ -58,7 +58,7 @@ class Launch:
     target: str
     claim: Claim
     submission: Submission
-    setting: Setting
+    settings: LaunchSettings
     before: Attempt | None = None
     _containers: dict[int, str] = field(default_factory=dict)
     _network: Future[str] | None = None
@@ -70,7 +70,7 @@ class Launch:
     def run(self) -> None:
         """Launch it.
 
-        :raises Taken: another submit was faster, or took this launch for dead; nothing is left of ours.
+        :raises LostRace: another submit was faster, or took this launch for dead; nothing is left of ours.
         :raises MusterError: it can't be launched; nothing is left of it.
         """
         try:
@@ -79,7 +79,7 @@ class Launch:
             swept = isinstance(error, MusterError) and self._leader_is_gone()
             self._undo()
             if swept:
-                raise Taken from error
+                raise LostRace from error
             raise
 
     def _run(self) -> None:
@@ -107,7 +107,7 @@ class Launch:
     def _shared_files(self) -> Shared:
         from muster.packaging import certificate
 
-        return shared_files(self.submission, certificate.make_certificate(), self.setting.account)
+        return shared_files(self.submission, certificate.make_certificate(), self.settings.account)
 
     def _create(self, node: int, network: str) -> None:
         import docker.errors
@@ -119,25 +119,25 @@ class Launch:
                 self._containers[node] = create(self.client, config, name)
             except docker.errors.APIError as error:
                 if error.status_code == 409:
-                    raise Taken from error
+                    raise LostRace from error
                 raise
 
     def _make_ready(self, node: int, network: str, shared: Shared) -> None:
         if node not in self._containers:
             self._create(node, network)
         container = self._containers[node]
-        files = node_files(shared, self._assignment(node), self.submission, self.setting.account)
+        files = node_files(shared, self._assignment(node), self.submission, self.settings.account)
         with explained(f"copying files to node {node}", self.where):
             self.client.put_archive(container, "/", files)
             if self.before is not None:
                 self._take_over(container, node)
-            for other in self.setting.networks:
+            for other in self.settings.networks:
                 self.client.connect_container_to_network(container, other)
 
     def _see_to_agent(self) -> None:
         """Look into the agent's volume, which node 0 has: it was found by its name alone."""
-        setting = self.setting
-        docker_agent.ensure_in(self.client, self._containers[0], setting.image, setting.python, self.where)
+        settings = self.settings
+        docker_agent.ensure_in(self.client, self._containers[0], settings.image, settings.python, self.where)
 
     def _take_over(self, container: str, node: int) -> None:
         """Copy what the last attempt's ranks left; the older containers stay until this attempt lives."""
@@ -178,23 +178,23 @@ class Launch:
 
     def config(self, node: int, network: str) -> dict[str, Any]:
         """Give a node's container as the engine's API wants it; nothing in it is a secret."""
-        setting, claim = self.setting, self.claim
-        gpus = setting.gpus[node] if setting.gpus else ()
-        environment = {"MUSTER_JOB": claim.id.marker, **setting.account.environment}
+        settings, claim = self.settings, self.claim
+        gpus = settings.gpus[node] if settings.gpus else ()
+        environment = {"MUSTER_JOB": claim.id.marker, **settings.account.environment}
         if not gpus:
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"  # images that say "all" would show them under NVIDIA's runtime
         return {
-            "Image": setting.image.id,
-            "Entrypoint": [setting.python, "-I", "-S", ENTRY, "guardian", str(NODE)],
+            "Image": settings.image.id,
+            "Entrypoint": [settings.python, "-I", "-S", ENTRY, "guardian", str(NODE)],
             "Hostname": containers.host_name(claim.job_id, node),
-            "User": setting.arguments["User"] or setting.image.user,
+            "User": settings.arguments["User"] or settings.image.user,
             "Env": [f"{name}={value}" for name, value in environment.items()],
             "Labels": self._labels(node),
             "WorkingDir": "/",
             "StopSignal": "SIGTERM",
             "StopTimeout": int(claim.grace) + 30,
             "Healthcheck": {"Test": ["NONE"]},
-            "HostConfig": _host_config(self.submission.plan, setting, gpus, network),
+            "HostConfig": _host_config(self.submission.plan, settings, gpus, network),
             "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [alias(node)]}}},
         }
 
@@ -206,21 +206,21 @@ class Launch:
             containers.ATTEMPT: str(claim.attempt),
         }
         if node is not None:
-            labels |= {containers.NODE_NUMBER: str(node), containers.PYTHON: self.setting.python}
+            labels |= {containers.NODE_NUMBER: str(node), containers.PYTHON: self.settings.python}
         if node == 0:
             labels[containers.CLAIM] = canonical(claim).decode()
         return labels
 
     def _assignment(self, node: int) -> Assignment:
         claim, plan = self.claim, self.submission.plan
-        gpus = self.setting.gpus[node] if self.setting.gpus else ()
+        gpus = self.settings.gpus[node] if self.settings.gpus else ()
         return claim.assignment(
             plan,
             node,
             requested=self.submission.requested,
             target=self.target,
             addresses=tuple(alias(n) for n in range(claim.nodes)),
-            interpreter=self.setting.interpreter,
+            interpreter=self.settings.interpreter,
             muster_python="",
             gpus=tuple(str(index) for index in range(len(gpus))),  # in a container its own devices are counted from 0
             archive=str(ARCHIVE) if node == 0 and self.submission.archive is not None else "",
@@ -232,20 +232,20 @@ def alias(node: int) -> str:
     return f"node-{node}"
 
 
-def _host_config(plan: JobPlan, setting: Setting, gpus: tuple[str, ...], network: str) -> dict[str, Any]:
+def _host_config(plan: JobPlan, settings: LaunchSettings, gpus: tuple[str, ...], network: str) -> dict[str, Any]:
     own = {
         "Init": True,
         "NetworkMode": network,
         "RestartPolicy": {"Name": "no"},
-        "Mounts": [setting.agent.mount, *(_mount(m.source, m.target, m.read_only) for m in plan.container.mounts)],
+        "Mounts": [settings.agent.mount, *(_mount(m.source, m.target, m.read_only) for m in plan.container.mounts)],
         "ShmSize": plan.container.shm_size,
         "NanoCpus": int(plan.needs.cpus * 1e9),
         "Memory": plan.needs.memory,
     }
     if gpus:
         own["DeviceRequests"] = [{"DeviceIDs": list(gpus), "Capabilities": [["gpu"]]}]
-    asked = dict(setting.arguments["HostConfig"])
-    limits = {limit["Name"]: limit for limit in (BIG_STACK, *setting.agent.ulimits, *asked.pop("Ulimits", ()))}
+    asked = dict(settings.arguments["HostConfig"])
+    limits = {limit["Name"]: limit for limit in (BIG_STACK, *settings.agent.ulimits, *asked.pop("Ulimits", ()))}
     return {**own, **asked, "Ulimits": list(limits.values())}
 
 

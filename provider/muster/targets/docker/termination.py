@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def _quietly(action: object, *arguments: object) -> None:
             raise
 
 
-def forget_older(jobs: Jobs, attempts: list[Attempt], owner: AttemptId) -> None:
+def forget_older(jobs: Jobs, attempts: Iterable[Attempt], owner: AttemptId) -> None:
     """Remove what older attempts left, once the owner lives or has lived."""
     older = [a for a in attempts if a.id < owner]
     if older:

@@ -31,7 +31,7 @@ def comment_of(claim: Claim) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One job as it is submitted. ``start``: the agent's entry on the nodes, ``python`` what runs it; ``commit``: no ranks."""
+    """One job as it is submitted. ``start``: the agent's entry on the nodes, ``python`` what runs it."""
 
     claim: Claim
     plan: JobPlan
@@ -39,7 +39,6 @@ class Batch:
     options: Options
     start: str
     python: str
-    commit: bool = False
 
     @property
     def comment(self) -> str:
@@ -63,7 +62,7 @@ class Batch:
         if options.time_limit:
             yield f"--time={options.time_limit}"
         yield f"--cpus-per-task={self._cpus()}"
-        if needs.gpus and not self.commit:
+        if needs.gpus and not self.claim.commit:
             yield f"--gres={options.gres}:{needs.gpus}"
         if options.memory or needs.memory:
             yield f"--mem={math.ceil(needs.memory / MIB)}M" if needs.memory else f"--mem={options.memory}"
@@ -72,7 +71,7 @@ class Batch:
 
     def _cpus(self) -> int:
         """Return the CPUs of a node's task: those asked for, else one for each rank."""
-        if self.commit:
+        if self.claim.commit:
             return 1
         asked = self.options.cpus_per_task or math.ceil(self.plan.needs.cpus)
         return asked or max(1, *(len(node.ranks) for node in self.plan.nodes))

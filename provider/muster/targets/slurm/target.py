@@ -10,29 +10,26 @@ wrapper), ``docker_arguments``; a lost node is replaced by Slurm's requeue, not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from muster.core.errors import TargetError
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle, SubmitResult
+from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
-from muster.node.slurm.job_control import RemoveJob
 from muster.targets import bare_metal
-from muster.targets.claim import Found
+from muster.targets.claim import AttemptStatus
 from muster.targets.contract import Log, Session, Submission
 from muster.targets.hosts import cache
 from muster.targets.hosts.background import background
+from muster.targets.lifecycle import Lifecycle
 from muster.targets.slurm.check import check, check_mounts
 from muster.targets.slurm.cluster import Cluster
-from muster.targets.slurm.jobs import Jobs
+from muster.targets.slurm.ledger import SlurmLedger, SlurmStanding, SlurmTiming
 from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.session import SlurmSession
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +39,7 @@ class SlurmTarget:
     login: LoginNode
     options: Options
     name: str = "slurm"
+    timing: SlurmTiming = field(default_factory=SlurmTiming)
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> SlurmTarget:
@@ -58,27 +56,23 @@ class SlurmTarget:
         mounts = plan.container.mounts
         bare_metal.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
 
-        async def ready(jobs: Jobs) -> None:
-            connection = jobs.cluster.connection
+        async def prepared(cluster: Cluster) -> None:
+            connection = cluster.connection
             seen = await connection.inspect()
-            await check_mounts(jobs.cluster, mounts, self.name)
+            await check_mounts(cluster, mounts, self.name)
             if cache.environment_name(plan.environment):
                 where = (seen.root, seen.python, plan.environment, log)
                 await connection.use(lambda shell: cache.ensure_environment(shell, *where))
 
-        self._do(ready)
+        background().run(prepared(self._ledger.cluster))
 
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
-        return self._do(lambda jobs: jobs.submit(submission))
+        return self._lifecycle.submit(submission)
 
     def find(self, job_id: str) -> JobHandle:
-        """Give the handle of a job's newest attempt."""
-
-        async def newest(jobs: Jobs) -> JobHandle:
-            return (await jobs.known(job_id)).owner.handle(self.name, SubmitResult.ATTACHED)
-
-        return self._do(newest)
+        """Return the handle of a job's newest attempt."""
+        return self._lifecycle.find(job_id)
 
     def session(self) -> Session:
         """Open a session; all of a process share one connection and one question to Slurm."""
@@ -86,46 +80,40 @@ class SlurmTarget:
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until Slurm has nothing left of it."""
-        return self._do(lambda jobs: jobs.cancel(handle, generation, reason))
+        self._ledger.request_cancel(handle.job_id, generation, reason)  # before Slurm is asked, which may not answer
+        if self._lifecycle.cancel(handle.job_id, generation, reason):
+            return True
+        self._ledger.delete_credentials(handle)
+        return False
 
     def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
         """Submit a job that stores what a completed run could not."""
-        return self._do(lambda jobs: jobs.commit(handle, access))
+        return self._lifecycle.commit(handle.job_id, access)
 
     def release(self, handle: JobHandle) -> None:
-        """Remove the run's credentials from the shared folder, unless it lives; the rest stays for people to look into."""
-
-        async def forget(jobs: Jobs) -> None:
-            became = await jobs.became(await jobs.known(handle.job_id))
-            if became is not None and became.found is not Found.RUNNING:
-                await jobs.forget(handle)
-
-        self._do(forget)
+        """Delete the run's credentials from the shared folder, unless it lives; the rest stays for people to look into."""
+        standing = self._ledger.standing(handle.job_id)
+        if standing.claim is not None and standing.status is not AttemptStatus.RUNNING:
+            self._ledger.delete_credentials(handle)
 
     def remove(self, handle: JobHandle) -> None:
         """Delete the job's folder."""
-
-        async def remove(jobs: Jobs) -> None:
-            known = await jobs.known(handle.job_id)
-            became = await jobs.became(known)
-            if became is not None and became.found is Found.RUNNING:
-                raise TargetError(f"run {handle.job_id} is still running; cancel it first")
-            await jobs.cluster.ask(RemoveJob(job_id=handle.job_id, number=known.next_number))
-
-        self._do(remove)
+        self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
         """Look at the login node, the shared folder, Slurm's commands, partition and nodes."""
-        return self._do(lambda jobs: check(jobs.cluster))
+        return background().run(check(self._ledger.cluster))
+
+    @property
+    def _lifecycle(self) -> Lifecycle[SlurmStanding]:
+        return Lifecycle(ledger=self._ledger)
+
+    @property
+    def _ledger(self) -> SlurmLedger:
+        return SlurmLedger(cluster=background().run(self._cluster()), target=self.name, timing=self.timing)
 
     # -- the background loop
 
     async def _cluster(self) -> Cluster:
         """Give the process's own; only in the background loop."""
         return background().once(("slurm", self.login, self.options), lambda: Cluster(self.login, self.options))
-
-    def _do(self, work: Callable[[Jobs], Coroutine[Any, Any, T]]) -> T:
-        async def there() -> T:
-            return await work(Jobs(cluster=await self._cluster(), target=self.name))
-
-        return background().run(there())

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from muster.core.attempt import AttemptId
 from muster.core.errors import RequestError
 from muster.core.finding import Finding
-from muster.core.handle import JobHandle, SubmitResult
+from muster.core.handle import JobHandle
 from muster.core.plan import ContainerOptions, JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets import bare_metal
 from muster.targets.contract import Log, Session, Submission
 from muster.targets.hosts.background import Background, background
+from muster.targets.lifecycle import Lifecycle
 from muster.targets.ssh.check import check
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.jobs import SshJobs
+from muster.targets.ssh.ledger import SshLedger, SshStanding, SshTiming
 from muster.targets.ssh.session import SshSession
 
 
@@ -34,6 +35,7 @@ class SshTarget:
 
     inventory: Inventory
     name: str = "ssh"
+    timing: SshTiming = field(default_factory=SshTiming)
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> SshTarget:
@@ -58,13 +60,11 @@ class SshTarget:
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; one whose turn has not come waits, and is launched by whoever watches."""
         self.inventory.check(submission.plan, self.name)
-        return self._background.run(self._jobs.submit(submission, self.name))
+        return self._lifecycle.submit(submission)
 
     def find(self, job_id: str) -> JobHandle:
-        """Give the handle of a job's newest attempt."""
-        seen = self._background.run(self._jobs.seen(AttemptId(job_id, 0, 0)))
-        assert seen.claim is not None
-        return seen.claim.handle(self.name, SubmitResult.ATTACHED)
+        """Return the handle of a job's newest attempt."""
+        return self._lifecycle.find(job_id)
 
     def session(self) -> Session:
         """Open a session; it shares the connections that there are."""
@@ -72,22 +72,30 @@ class SshTarget:
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it, also one that waits; returns when nothing of it is left."""
-        return self._background.run(self._jobs.cancel(handle, generation, reason))
+        return self._lifecycle.cancel(handle.job_id, generation, reason)
 
     def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
         """Start agents, on the hosts that had them, that store what a completed run could not."""
-        return self._background.run(self._jobs.commit(handle, access, self.name))
+        return self._lifecycle.commit(handle.job_id, access)
 
     def release(self, handle: JobHandle) -> None:
         """Keep the job's folders, for people to look into; hosts and GPUs were let go of when its agents left."""
 
     def remove(self, handle: JobHandle) -> None:
         """Delete what the job left on all hosts."""
-        self._background.run(self._jobs.remove(handle.job_id))
+        self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
         """Look at every host: reach, host key, login, Python, clock, disk, GPUs."""
         return self._background.run(check(self.inventory))
+
+    @property
+    def _lifecycle(self) -> Lifecycle[SshStanding]:
+        return Lifecycle(ledger=self._ledger)
+
+    @property
+    def _ledger(self) -> SshLedger:
+        return SshLedger(jobs=self._jobs, target=self.name, timing=self.timing)
 
     # -- shared in this process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from muster.core.errors import RequestError, TargetError
 from muster.core.store_access import StoreAccess
 from muster.node.slurm import replies
 from muster.targets.contract import Submission
-from muster.targets.slurm import jobs
+from muster.targets.slurm.ledger import SlurmTiming
 from muster.targets.slurm.target import SlurmTarget
 from slurm_fake import TIMED_OUT, FakeSlurm
 
@@ -41,9 +42,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target(slurm: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmTarget:
-    monkeypatch.setattr(jobs, "ANSWER_TIME", 0.0)
-    return SlurmTarget.from_fields("slurm", {"root": str(root), "python": sys.executable, "bin": str(slurm.folder)})
+def target(slurm: FakeSlurm, root: Path) -> SlurmTarget:
+    target = SlurmTarget.from_fields("slurm", {"root": str(root), "python": sys.executable, "bin": str(slurm.folder)})
+    return dataclasses.replace(target, timing=SlurmTiming(answer=0.0))
 
 
 def secrets_below(root: Path) -> list[Path]:

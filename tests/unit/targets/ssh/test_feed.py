@@ -14,6 +14,7 @@ from muster.node.host.gang_scheduler import Allocation, QueueEntry
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.feed import Follower, News, NodeSink
 from muster.targets.ssh.jobs import SshJobs
+from muster.targets.ssh.ledger import SshLedger
 from muster.targets.ssh.queue_client import QueuedJob
 
 HANDLE = JobHandle(target="ssh", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
@@ -72,16 +73,13 @@ def test_agents_that_can_not_live_any_more_are_not_waited_for() -> None:
     ]
 
 
-class NobodyAnswers(SshJobs):
-    def __init__(self) -> None:
-        """There are no hosts."""
-
+class NobodyAnswers(SshLedger):
     async def _look(self, allocations: object) -> dict[int, dict[str, Any] | None]:
         return {0: None, 1: None}
 
 
 async def test_its_id_can_be_used_again_then_and_not_before() -> None:
-    jobs = NobodyAnswers()
+    ledger = NobodyAnswers(jobs=cast(SshJobs, None), target="ssh")
     with pytest.raises(Unreachable, match="host a, which led run job, can't be asked how it stands"):
-        await jobs._standing(QueuedJob(entry=ENTRY, live=True))
-    assert await jobs._standing(QueuedJob(entry=replace(ENTRY, over=1.0), live=True)) == (False, None)
+        await ledger._liveness(QueuedJob(live=True), ENTRY)
+    assert await ledger._liveness(QueuedJob(live=True), replace(ENTRY, over=1.0)) == (False, None)

@@ -1,0 +1,172 @@
+"""The lifecycle of a job, the same on every target: submit, find, cancel, commit and remove over the target's ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from muster.core.errors import TargetError, UnknownRun
+from muster.core.event import Event
+from muster.core.handle import JobHandle, SubmitResult
+from muster.core.plan import JobPlan
+from muster.core.store_access import StoreAccess
+from muster.targets.claim import AttemptStatus, Claim, Step, next_claim, next_step
+from muster.targets.contract import Submission
+
+_RESULTS = {Step.ATTACH: SubmitResult.ATTACHED, Step.TAKE: SubmitResult.COMPLETED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Limits of waiting that all targets have, in seconds; a target adds its own."""
+
+    kill_slack: float = 45.0  # beyond the grace, in which cancelled agents must have left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The owner of a job and the status of its attempt, both None where nobody owns it; ``end``: the attempt's END event."""
+
+    claim: Claim | None = None
+    status: AttemptStatus | None = None
+    end: Event | None = None
+
+
+S = TypeVar("S", bound=Standing)
+
+
+class Ledger(Protocol[S]):
+    """What one target keeps of jobs; its own ``Standing`` may carry what the target needs to go on from it.
+
+    ``target``: its name in handles.
+    """
+
+    target: str
+
+    @property
+    def place(self) -> str:
+        """Return where the jobs are kept, for error messages."""
+        ...
+
+    def owner(self, job_id: str) -> Claim | None:
+        """Return who owns the job, without a look at its processes."""
+        ...
+
+    def standing(self, job_id: str) -> S:
+        """Return who owns the job and the status of that attempt: liveness is read before the END event, never after it."""
+        ...
+
+    def launch(self, claim: Claim, before: S, submission: Submission) -> bool:
+        """Own the job by ``claim`` if it still stands as ``before``, and start the attempt; False if another submit was faster.
+
+        The one compare-and-swap of the target. ``claim.commit``: the attempt only stores the outputs of earlier ones.
+        """
+        ...
+
+    def end(self, standing: S, reason: str) -> None:
+        """End a running attempt, and wait until no process of it is left.
+
+        :raises TargetError: a process could not be ended.
+        """
+        ...
+
+    def plan_of(self, standing: S) -> JobPlan:
+        """Return the plan of the owning attempt."""
+        ...
+
+    def delete(self, job_id: str, standing: S) -> None:
+        """Delete everything of a job that does not run."""
+        ...
+
+    def delete_older(self, standing: S) -> None:
+        """Delete what attempts before the owner hold; by default nothing is held."""
+        return None
+
+    def locked(self, job_id: str) -> AbstractContextManager[None]:
+        """Keep other submits of the job out; by default nobody is kept out, and ``launch`` alone decides."""
+        return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifecycle(Generic[S]):
+    """What a target does with jobs, over its ledger."""
+
+    ledger: Ledger[S]
+
+    def submit(self, submission: Submission) -> JobHandle:
+        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
+        digest = submission.plan.digest()
+        with self.ledger.locked(submission.job_id):
+            while True:
+                before = self.ledger.standing(submission.job_id)
+                step = next_step(before.claim, before.status, submission.generation, digest)
+                if before.claim is not None and step in _RESULTS:
+                    self.ledger.delete_older(before)
+                    return before.claim.handle(self.ledger.target, _RESULTS[step])
+                if before.status is AttemptStatus.RUNNING:
+                    self.ledger.end(before, "replaced by a newer submit")
+                    continue
+                claim = next_claim(before.claim, before.end, step, submission, digest)
+                if self.ledger.launch(claim, before, submission):
+                    return claim.handle(self.ledger.target, SubmitResult.LAUNCHED)
+
+    def find(self, job_id: str) -> JobHandle:
+        """Return the handle of a job's newest attempt.
+
+        :raises UnknownRun: nobody owns the job.
+        """
+        return self._known(job_id, self.ledger.owner(job_id)).handle(self.ledger.target, SubmitResult.ATTACHED)
+
+    def cancel(self, job_id: str, generation: int, reason: str) -> bool:
+        """End the job if ``generation`` still owns it; return whether it was running."""
+        with self.ledger.locked(job_id):
+            standing = self.ledger.standing(job_id)
+            owns = standing.claim is not None and standing.claim.generation == generation
+            if not owns or standing.status is not AttemptStatus.RUNNING:
+                return False
+            self.ledger.end(standing, reason)
+            return True
+
+    def commit(self, job_id: str, access: StoreAccess) -> JobHandle:
+        """Launch an attempt that only stores what a completed run could not.
+
+        :raises TargetError: nothing waits to be stored, or another submit owns the job by now.
+        """
+        with self.ledger.locked(job_id):
+            before = self.ledger.standing(job_id)
+            claim = self._known(job_id, before.claim)
+            if before.status is not AttemptStatus.UNCOMMITTED:
+                status = before.status.value if before.status else "unknown"
+                raise TargetError(f"run {job_id} has nothing to commit: it is {status}")
+            submission = Submission(
+                job_id=job_id,
+                generation=claim.generation,
+                plan=self.ledger.plan_of(before),
+                archive=None,
+                access=access,
+                requested=time.time(),
+            )
+            following = next_claim(claim, before.end, Step.COMMIT, submission, claim.plan_digest)
+            if not self.ledger.launch(following, before, submission):
+                raise TargetError(f"run {job_id} was submitted again meanwhile; watch that attempt")
+            return following.handle(self.ledger.target, SubmitResult.LAUNCHED)
+
+    def remove(self, job_id: str) -> None:
+        """Delete everything of a job.
+
+        :raises TargetError: the job is running.
+        """
+        with self.ledger.locked(job_id):
+            standing = self.ledger.standing(job_id)
+            if standing.status is AttemptStatus.RUNNING:
+                raise TargetError(f"run {job_id} is still running; cancel it first")
+            self.ledger.delete(job_id, standing)
+
+    def _known(self, job_id: str, claim: Claim | None) -> Claim:
+        if claim is None:
+            where = f"target {self.ledger.target} ({self.ledger.place})"
+            raise UnknownRun(f"no run {job_id!r} on {where}; `muster ls` lists those in the store")
+        return claim

@@ -1,0 +1,301 @@
+"""Slurm ledger: claims are files on the shared folder, each with a number that only one can take; attempts are batch jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from muster.core.codec import canonical, to_data
+from muster.core.errors import RequestError, TargetError
+from muster.core.handle import JobHandle
+from muster.core.paths import JobPaths
+from muster.core.plan import JobPlan
+from muster.core.verdict import Cause
+from muster.node.assignment import Assignment
+from muster.node.cancel_request import CancelRequest
+from muster.node.slurm import rendezvous
+from muster.node.slurm.claim_chain import ChainEntry
+from muster.node.slurm.job_control import (
+    DeleteCredentials,
+    FindJob,
+    ReadJobs,
+    ReadTemplate,
+    RemoveJob,
+    RequestCancel,
+    SubmitJob,
+)
+from muster.node.slurm.replies import SubmitOutcome
+from muster.targets.claim import Claim, status_of
+from muster.targets.contract import Submission
+from muster.targets.hosts import cache
+from muster.targets.hosts.background import background
+from muster.targets.lifecycle import Ledger, Standing, Timing
+from muster.targets.slurm import query
+from muster.targets.slurm.batch_script import Batch, comment_of, submit_error
+from muster.targets.slurm.cluster import Cluster
+from muster.targets.slurm.job_record import JobRecord
+from muster.targets.slurm.query import Partition, SlurmJobStatus
+from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
+
+SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
+PAUSE, SLOWEST = 0.3, 2.0
+CA = "ca.pem"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmTiming(Timing):
+    """Limits of waiting for Slurm, in seconds."""
+
+    answer: float = 60.0  # after its claim, in which a batch job's number must be written down or be found
+    leave: float = 60.0  # for Slurm to end a job whose run has ended
+    hard_end: float = 90.0  # for Slurm's own way to end a job
+    first_look: float = 5.0  # in which Slurm's scheduler is to look at a new job
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmStanding(Standing):
+    """``record``: what the shared folder has of the job; ``number``: the owner's job in Slurm, "" if it has none."""
+
+    record: JobRecord
+    number: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmLedger(Ledger[SlurmStanding]):
+    """Jobs of one cluster; works in the background loop, where ``cluster`` lives."""
+
+    cluster: Cluster
+    target: str
+    timing: SlurmTiming = field(default_factory=SlurmTiming)
+
+    @property
+    def place(self) -> str:
+        """Return where the claims are, for error messages."""
+        return "the shared folder of the cluster"
+
+    def owner(self, job_id: str) -> Claim | None:
+        """Return who owns the job."""
+        return _run(self._record(job_id)).claim
+
+    def standing(self, job_id: str) -> SlurmStanding:
+        """Return who owns the job and what became of that attempt."""
+        return _run(self._standing(job_id))
+
+    def launch(self, claim: Claim, before: SlurmStanding, submission: Submission) -> bool:
+        """Take the next number, and submit the batch job.
+
+        :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
+        :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
+        """
+        return _run(self._launch(before.record, claim, submission))
+
+    def end(self, standing: SlurmStanding, reason: str) -> None:
+        """Have the agents end the run; a job that waits is withdrawn, one that does not leave is ended by Slurm."""
+        _run(self._end(standing.record, standing.number, reason))
+
+    def plan_of(self, standing: SlurmStanding) -> JobPlan:
+        """Return the plan of the owning attempt."""
+        owner, base = standing.record.owner, standing.record.owner_base
+        return _run(self.cluster.ask(ReadTemplate(job_id=owner.job_id, generation=owner.generation, base=base))).plan
+
+    def delete(self, job_id: str, standing: SlurmStanding) -> None:
+        """Delete the job's folder."""
+        _run(self.cluster.ask(RemoveJob(job_id=job_id, number=standing.record.next_number)))
+
+    def request_cancel(self, job_id: str, generation: int, reason: str) -> None:
+        """Leave a cancel request for the nodes of a generation that owns the job, also for those that are only starting."""
+        record = _run(self._record(job_id))
+        owns = record.claim is not None and record.claim.generation == generation
+        if owns and (record.end is None or not rendezvous.is_final(record.end)):
+            _run(self._request_cancel(record, reason))
+
+    def delete_credentials(self, last: JobHandle) -> None:
+        """Delete the credentials of all attempts up to one that has ended; a job that never ran could not do so itself."""
+        _run(self._delete_credentials(last))
+
+    async def _record(self, job_id: str) -> JobRecord:
+        files = await self.cluster.ask(ReadJobs(jobs=(job_id,)))
+        return JobRecord(job_id=job_id, files=files[job_id])
+
+    # -- what became of an attempt
+
+    async def _standing(self, job_id: str) -> SlurmStanding:
+        record = await self._record(job_id)
+        if record.claim is None:
+            return SlurmStanding(record=record)
+        number = await self._number(record)
+        if not number:
+            status = status_of(running=False, end=None, commit=record.claim.commit)
+            return SlurmStanding(record=record, claim=record.claim, status=status)
+        told = await self.cluster.told(number)
+        end = (await self._record(job_id)).end
+        if not told.state.over and end is not None and rendezvous.is_final(end):
+            told = await self._left(number, self.timing.leave)
+        status = status_of(running=not told.state.over, end=end, commit=record.claim.commit)
+        return SlurmStanding(record=record, claim=record.claim, status=status, end=end, number=number)
+
+    async def _number(self, record: JobRecord) -> str:
+        """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
+        claim, base = record.owner, record.owner_base
+        deadline = time.monotonic() + self.timing.answer - record.files.age
+        while (submitted := record.submitted) is None:
+            request = FindJob(
+                job_id=claim.job_id,
+                comment=comment_of(replace(claim, attempt=base)),
+                generation=claim.generation,
+                base=base,
+                squeue=self.cluster.options.command("squeue"),
+                sacct=self.cluster.options.command("sacct"),
+            )
+            found = await self.cluster.ask(request)
+            if found.failed:
+                raise TargetError(f"squeue on {self.cluster.connection.host.name} failed: {found.failed}")
+            if found.job:
+                return found.job
+            if time.monotonic() > deadline:
+                return ""
+            await asyncio.sleep(PAUSE)
+            record = await self._record(record.job_id)
+            if record.claim is None:
+                return ""
+        return submitted.job
+
+    async def _left(self, number: str, limit: float) -> SlurmJobStatus:
+        """Wait until Slurm has let go of a job."""
+        deadline, pause = time.monotonic() + limit, PAUSE
+        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < deadline:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, SLOWEST)
+        return told
+
+    # -- the end
+
+    async def _end(self, record: JobRecord, number: str, reason: str) -> None:
+        claim = record.owner
+        await self._request_cancel(record, reason)
+        await self.cluster.command(["scancel", "--state=PENDING", number])
+        deadline, pause = time.monotonic() + claim.grace + self.timing.kill_slack, PAUSE
+        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < deadline:
+            # to the nodes' tasks, not to the script, and again: they may only just be starting
+            await self.cluster.command(["scancel", "--signal=TERM", number])
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, SLOWEST)
+        if not told.state.over:
+            await self.cluster.command(["scancel", number])
+            told = await self._left(number, self.timing.hard_end)
+        if not told.state.over:
+            raise TargetError(
+                f"run {claim.job_id}: Slurm job {number} could not be ended, it is {told.name}; see scontrol show job"
+            )
+        await self._delete_credentials(claim)
+
+    async def _request_cancel(self, record: JobRecord, reason: str) -> None:
+        owner, cancel = record.owner, CancelRequest(cause=Cause.CANCEL, reason=reason)
+        request = RequestCancel(
+            job_id=owner.job_id, generation=owner.generation, base=record.owner_base, attempt=owner.attempt, cancel=cancel
+        )
+        await self.cluster.ask(request)
+
+    async def _delete_credentials(self, last: Claim | JobHandle) -> None:
+        request = DeleteCredentials(job_id=last.job_id, generation=last.generation, attempt=last.attempt)
+        await self.cluster.ask(request)
+
+    # -- launching
+
+    async def _launch(self, record: JobRecord, claim: Claim, submission: Submission) -> bool:
+        host, connection = await self.cluster.connection.info(), self.cluster.connection
+        paths = JobPaths(root=Path(host.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
+        batch = Batch(
+            claim=claim,
+            plan=submission.plan,
+            paths=paths,
+            options=self.cluster.options,
+            start=f"{host.root}/{cache.agent_name()}/{cache.START}",
+            python=connection.host.python,
+        )
+        archive = ""
+        if submission.archive is not None:
+            packed = submission.archive
+            archive = await connection.use(lambda shell: cache.ensure_archive(shell, host.root, packed, host.python))
+        files = _files(batch, submission, self._template(batch, submission, archive, host.root))
+        entry, number = ChainEntry(claim=to_data(claim), base=claim.attempt), record.next_number
+        request = SubmitJob(job_id=claim.job_id, number=number, entry=entry, files=files, argv=tuple(batch.argv()))
+        reply = await self.cluster.ask(request, limit=SUBMIT_TIME)
+        if not reply.won:
+            return False
+        if reply.outcome is not SubmitOutcome.TAKEN:
+            raise submit_error(claim.job_id, reply.outcome, reply.message)
+        await self._refuse_hopeless(claim, number + 1, reply.job)
+        return True
+
+    async def _refuse_hopeless(self, claim: Claim, next_number: int, number: str) -> None:
+        told = await self._first_look(number)
+        why = HOPELESS.get(told.reason) if told.state.waits else None
+        partition = await self._partition() if why else None
+        if why is None or (told.reason == NODE_LIMIT and partition is not None and partition.takes(claim.nodes)):
+            return
+        await self.cluster.command(["scancel", number])
+        await self._left(number, self.timing.hard_end)
+        await self._delete_credentials(claim)
+        if next_number == 1:
+            await self.cluster.ask(RemoveJob(job_id=claim.job_id, number=next_number))
+        what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
+        has = f"; {partition}" if partition is not None else ""
+        raise RequestError(f"{what}{has}; ask for less, or choose another partition")
+
+    async def _first_look(self, number: str) -> SlurmJobStatus:
+        """Give what Slurm says of a new job, once its scheduler has looked at it."""
+        deadline = time.monotonic() + self.timing.first_look
+        while (told := await self.cluster.told(number)).state.waits and told.reason in UNSEEN and time.monotonic() < deadline:
+            await asyncio.sleep(PAUSE)
+        return told
+
+    async def _partition(self) -> Partition | None:
+        wanted = self.cluster.options.partition
+        done = await self.cluster.command(query.partitions(wanted))
+        return query.partition_of(done.out.decode(errors="replace"), wanted) if done.code == 0 else None
+
+    def _template(self, batch: Batch, submission: Submission, archive: str, root: str) -> Assignment:
+        claim, plan = batch.claim, submission.plan
+        environment = cache.environment_name(plan.environment)
+        return claim.assignment(
+            plan,
+            0,
+            requested=submission.requested,
+            target=self.target,
+            addresses=("",) * claim.nodes,
+            deadline=0.0,
+            interpreter=plan.environment.interpreter or (f"{root}/{environment}/bin/python" if environment else ""),
+            muster_python="",
+            archive=archive,
+        )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return background().run(work)
+
+
+def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[str, str]:
+    """Give the files beside the node folders, as they travel."""
+    from muster.packaging import certificate
+
+    paths, access = batch.paths, submission.access
+    files = {
+        paths.template.name: canonical(template),
+        paths.script.name: batch.script().encode(),
+        paths.certificate.name: certificate.make_certificate(),
+    }
+    if access.verify and Path(access.verify).is_file():
+        files[CA] = Path(access.verify).read_bytes()
+        access = replace(access, verify=str(paths.root / CA))
+    files[paths.access.name] = canonical(access)
+    if submission.secrets:
+        files[paths.secrets.name] = json.dumps(submission.secrets).encode()
+    return {name: base64.b64encode(content).decode() for name, content in files.items()}
