@@ -62,26 +62,18 @@ NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say
 # folders, or files of none, whose docstrings begin otherwise; to be empty
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "cli",
-        "core",
         "launchers",
-        "links",
-        "node/agent",
         "node/assignment.py",
         "node/cancel_request.py",
         "node/host",
-        "node/mesh.py",
         "node/preflight",
         "node/private_files.py",
         "node/processes.py",
-        "node/ranks",
         "node/slurm",
         "node/start.py",
-        "operators",
         "packaging",
         "registry",
         "request",
-        "settings.py",
         "store",
         "targets/claim.py",
         "targets/contract.py",
@@ -92,7 +84,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "targets/slurm",
         "targets/ssh",
         "tracking.py",
-        "triggers",
     }
 )
 

@@ -165,7 +165,7 @@ OPTIONS = (
     ),
     *JOB_OPTIONS,
 )
-# what Muster says itself; said twice, the job would not be the one that is looked for
+# options that Muster sets itself; set again, the job would not be found
 OWNED = (
     *("--job-name", "-J", "--comment", "--nodes", "-N", "--ntasks", "-n", "--ntasks-per-node", "--array", "-a", "--wrap"),
     *("--output", "-o", "--error", "-e", "--chdir", "-D", "--parsable", "--wait", "-W", "--export", "--open-mode"),
@@ -221,11 +221,11 @@ class Options:
 def _refuse_owned(options: tuple[str, ...]) -> None:
     for option in options:
         if name := _owned_by(option):
-            raise RequestError(f"sbatch_options: {option} would change {name}, which Muster says itself; leave it out")
+            raise RequestError(f"sbatch_options: {option} would change {name}, which Muster sets itself; leave it out")
 
 
 def _owned_by(option: str) -> str:
-    """Give what of Muster's own a word would say anew, in whatever way sbatch takes it; "" if nothing."""
+    """Return the option of Muster's own that a word would set again, in any way that sbatch accepts; "" if none."""
     if option == ":":
         return "the number of jobs"
     if option.startswith("--"):  # an option's name may be cut short

@@ -85,6 +85,14 @@ async def test_keys_that_can_not_be_used_are_named_before_anything_is_sent(tmp_p
             await SshLogin.from_fields({"host": "h", **fields}).open()
 
 
+@pytest.mark.parametrize("joined_by", ["\n", "", " "])
+def test_a_private_key_may_have_lost_its_line_ends_in_a_form(joined_by: str) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    text = joined_by.join(key.export_private_key().decode().splitlines())
+    login = SshLogin.from_fields({"host": "h", "private_key": text})
+    assert asyncssh.import_private_key(login.private_key).public_data == key.public_data
+
+
 async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
     async def opened(error: MusterError | None = None) -> str:
         if error is not None:
