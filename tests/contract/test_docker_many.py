@@ -13,6 +13,7 @@ from lab import lines
 from mpi_lab import mpi_plan
 from muster import runner
 from muster.core.state import RunState
+from muster.targets.docker import agent_volume
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -26,10 +27,11 @@ print("sum", world.allreduce(world.rank), "of", world.size, flush=True)
 
 
 def everything(engine: DockerClient) -> dict[str, set[str]]:
-    """Give what there is on an engine, but for caches: images, and volumes with the agent."""
+    """Return what jobs have on an engine, but for caches: images, and volumes with the agent. Builds run beside this test."""
     volumes = engine.volumes.list()
+    containers = engine.containers.list(all=True, ignore_removed=True)
     return {
-        "containers": {container.id for container in engine.containers.list(all=True, ignore_removed=True)},
+        "containers": {container.id for container in containers if {JOB, agent_volume.LABEL} & set(container.labels)},
         "networks": {network.id for network in engine.networks.list()},
         "volumes": {volume.name for volume in volumes if not volume.name.startswith("muster-agent-")},
     }

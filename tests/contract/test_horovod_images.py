@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from frameworks import Frameworks
 from muster.core.plan import EnvironmentRef
 from muster.packaging.image.recipe import framework_pins, recipe
 from workshop import OWN, Workshop
@@ -30,7 +31,8 @@ TENSORFLOW = (
     [(("torch==2.13.0", "numpy"), TORCH), (("tensorflow-cpu==2.21.0",), TENSORFLOW)],
     ids=["torch", "tensorflow"],
 )
-def test_two_ranks_reduce_by_horovod(workshop: Workshop, packages: tuple[str, ...], code: str) -> None:
+def test_two_ranks_reduce_by_horovod(workshop: Workshop, frameworks: Frameworks, packages: tuple[str, ...], code: str) -> None:
+    workshop.cache = frameworks.root  # what is locked there is compiled by one worker, and used by all
     ref = dataclasses.replace(workshop.resolve(*packages), mpi=True)
     name = workshop.ensure(ref)
     argv = [*ON_ONE_MACHINE, "python", "-c", code]

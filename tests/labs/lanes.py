@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # by fixture, the lane of the tests that use it; of several the first counts
 LANES = {
     "private": "private-engine",
+    "docker_store": "docker",  # runs jobs on the engine
+    "workshop": "images",  # only builds images on it
     "engine": "docker",
     "slurm_cluster": "slurm",
     "rack": "ssh",
@@ -29,7 +31,7 @@ LANES = {
 }
 OPENERS = ("lab", "config")  # fixtures that open a lab by the name that is their parameter
 OPENED = {"docker": "docker", "slurm": "slurm", "ssh": "ssh", "mlflow": "mlflow"}
-ORDER = ("docker", "slurm", "ssh", "airflow", "mlflow", "private-engine")  # in which lanes start: the longest first
+ORDER = ("docker", "slurm", "ssh", "images", "airflow", "mlflow", "private-engine")  # in which lanes start: the longest first
 FILE = "lanes_file"
 
 
