@@ -1,4 +1,4 @@
-"""What a training script may import: ``Run.get_context().log(name, value)`` keeps metrics with the run, or prints without one.
+"""Tracking for training scripts: ``Run.get_context().log(name, value)`` logs metrics to the run, or prints without one.
 
 Standard library only, so that it works in any environment of the ranks; imports nothing of Muster.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-METRICS = "MUSTER_METRICS"  # the file to append to; its presence says that this is a run
+METRICS = "MUSTER_METRICS"  # the file to append to; set in a run only
 RUN = "MUSTER_RUN"
 RANK = "MUSTER_RANK"
 OUTPUTS = "MUSTER_OUTPUTS"
@@ -35,7 +35,7 @@ class Run:
 
     @classmethod
     def get_context(cls) -> Run:
-        """Give the run of this process; outside a run, an offline one."""
+        """Return the run of this process; outside a run, an offline one."""
         metrics = os.environ.get(METRICS)
         if not metrics:
             return cls()
@@ -43,22 +43,22 @@ class Run:
 
     @property
     def offline(self) -> bool:
-        """Whether there is no run, so that what is logged is printed."""
+        """Return whether there is no run, so that what is logged is printed."""
         return self.metrics_file is None
 
     @property
     def output_dir(self) -> Path:
-        """Folder of files to keep; made if it isn't there."""
+        """Return the folder of files to keep; created if missing."""
         return _folder(OUTPUTS, "outputs")
 
     @property
     def log_dir(self) -> Path:
-        """Folder of further logs to keep; made if it isn't there."""
+        """Return the folder of further logs to keep; created if missing."""
         return _folder(LOGS, "logs")
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Folder of checkpoints, in which a retry finds those of the attempt before; made if it isn't there."""
+        """Return the folder of checkpoints, in which a retry finds those of the attempt before; created if missing."""
         return _folder(CHECKPOINTS, "checkpoints")
 
     def log(self, name: str, value: Any, step: int | None = None) -> None:
@@ -116,11 +116,11 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Give JSON data of a value."""
+    """Return JSON data of a value."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _beyond(value)
+        return float(value) if math.isfinite(value) else _name_of_non_finite(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -129,11 +129,11 @@ def _plain(value: Any) -> Any:
         method = getattr(value, convert, None)
         if callable(method) and (convert == "tolist" or getattr(value, "ndim", 0) == 0):
             plain = method()
-            return _plain(float(value) if type(plain) is type(value) else plain)  # numpy's longdouble gives itself
+            return _plain(float(value) if type(plain) is type(value) else plain)  # numpy's longdouble returns itself
     raise TypeError(f"only numbers, texts and JSON data can be logged, got {value!r} of type {type(value).__name__}")
 
 
-def _beyond(value: float) -> str:
+def _name_of_non_finite(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"

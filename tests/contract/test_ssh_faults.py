@@ -197,7 +197,7 @@ def test_agents_killed_with_their_guardians_leave_no_rank(hosts_lab: HostsLab) -
     handle = hosts_lab.submit(plan_of(WAITS, hosts_lab.store.uri, nodes=1))
     hosts_lab.wait_for(handle)
     ours = [p for p in hosts_lab.living(handle) if b"start.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    processes.send(ours, 9)
+    processes.send_signal(ours, 9)
     outcome, _ = hosts_lab.wait(handle)
     assert outcome.state is RunState.FAILED
     assert "gone without a word" in outcome.verdict.summary()

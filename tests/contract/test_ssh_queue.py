@@ -122,7 +122,7 @@ def test_hosts_of_killed_agents_are_given_to_the_next(lab: HostsLab) -> None:
     first = lab.submit(gang(lab, WAITS, 3, gpus=4), job_id="first")
     lab.wait_for(first, node=2)
     second = lab.submit(gang(lab, "print('next')", 3, gpus=4), job_id="second")
-    threading.Timer(2.0, lambda: processes.send(lab.living(first), 9)).start()
+    threading.Timer(2.0, lambda: processes.send_signal(lab.living(first), 9)).start()
     assert lab.wait(second)[0].state is RunState.COMPLETED
     assert lab.living(first) == []
 

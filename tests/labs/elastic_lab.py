@@ -108,5 +108,5 @@ def kill_node(lab: Lab, handle: JobHandle, node: int) -> None:
     started = [json.loads(line) for line in paths.events.read_text(encoding="utf-8").splitlines() if '"rank_start"' in line]
     newest = {event["rank"]: event["pid"] for event in started}
     pids = [*living(paths), *newest.values()]
-    processes.send(pids, signal.SIGSTOP)
-    processes.send(pids, signal.SIGKILL)
+    processes.send_signal(pids, signal.SIGSTOP)
+    processes.send_signal(pids, signal.SIGKILL)

@@ -207,7 +207,7 @@ class JobLab(ABC):
     def close(self) -> None:
         """End whatever a failed test left."""
         for handle in self.handles:
-            processes.send(self.living(handle), signal.SIGKILL)
+            processes.send_signal(self.living(handle), signal.SIGKILL)
 
 
 @dataclass(kw_only=True)

@@ -94,7 +94,7 @@ class SlurmCluster:
         for child in reversed(self._family):
             children.end([child], 15.0)
         # steps are in sessions of their own
-        processes.send(processes.marked(f"SLURM_CONF={self.environment['SLURM_CONF']}"), signal.SIGKILL)
+        processes.send_signal(processes.marked(f"SLURM_CONF={self.environment['SLURM_CONF']}"), signal.SIGKILL)
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon."""
@@ -113,10 +113,10 @@ class SlurmCluster:
         self._daemons[name].wait()
         ours = set(processes.marked(f"SLURM_CONF={self.environment['SLURM_CONF']}"))
         tasks = ours & set(processes.marked(f"SLURMD_NODENAME={name}"))
-        processes.send(tasks, signal.SIGSTOP)  # else one that lives a moment longer tells of the others' death
+        processes.send_signal(tasks, signal.SIGSTOP)  # else one that lives a moment longer tells of the others' death
         if with_steps:
-            processes.send(_step_daemons(tasks), signal.SIGKILL)
-        processes.send(tasks, signal.SIGKILL)
+            processes.send_signal(_step_daemons(tasks), signal.SIGKILL)
+        processes.send_signal(tasks, signal.SIGKILL)
 
     @contextlib.contextmanager
     def without_controller(self) -> Iterator[None]:

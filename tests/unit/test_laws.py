@@ -62,15 +62,9 @@ NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say
 # folders, or files of none, whose docstrings begin otherwise; to be empty
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "launchers",
-        "node/assignment.py",
-        "node/cancel_request.py",
         "node/host",
-        "node/preflight",
         "node/private_files.py",
-        "node/processes.py",
         "node/slurm",
-        "node/start.py",
         "packaging",
         "registry",
         "request",
@@ -83,7 +77,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "targets/local",
         "targets/slurm",
         "targets/ssh",
-        "tracking.py",
     }
 )
 
@@ -105,23 +98,18 @@ NAMED_TWICE: frozenset[str] = frozenset(
         "check",
         "check_name",
         "commit",
-        "compile_all",
         "create",
         "ensure",
         "environment",
         "exit_code",
-        "explained",
         "find",
-        "host_name",
         "load",
         "locked",
         "look",
         "plan",
         "read",
-        "reason",
         "resolve",
         "run",
-        "send",
         "size",
         "spelled_out",
         "start_again",

@@ -43,11 +43,11 @@ class Spawner:
 
     ``argv`` ends where the program to be started would follow: the agent appends the shim's. On the spawner's PATH is
     ``REMOTE_SHELL HOST COMMAND``, which runs a line of shell on the node of that host name; node ``i`` is called ``node-<i>``.
-    A shim tells which rank it is by ``rank_variable`` and ``local_rank_variable`` of its environment, and a rank keeps, besides
-    its own variables, those beginning with one of ``keeps``.
+    A shim is the rank that ``rank_variable`` and ``local_rank_variable`` of its environment name; a rank keeps, besides its own
+    variables, those beginning with one of ``keeps``.
 
-    With ``per_node`` (torchrun) every node has a spawner, which starts that node's ranks only. Who is rank 0 of how many
-    (``world_size_variable``) is then the spawners' to say; ``RankPlan.rank`` is the place that a rank keeps.
+    With ``per_node`` (torchrun) every node has a spawner, which starts that node's ranks only. The spawners then assign numbers
+    and world size (``world_size_variable``); ``RankPlan.rank`` is a rank's place in the plan.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Spawner:
 REMOTE_SHELL = "muster-remote-shell"
 
 
-def host_name(node: int) -> str:
+def node_host_name(node: int) -> str:
     """Return the name by which a spawner calls a node; it need not resolve."""
     return f"node-{node}"
 
@@ -166,7 +166,7 @@ class JobPlan:
 
     @property
     def spawner(self) -> Spawner | None:
-        """The program that starts all ranks, None where the agents do; with one on each node, that of node 0."""
+        """Return the program that starts all ranks, None where the agents do; with one on each node, that of node 0."""
         return self.nodes[0].starter
 
     @property

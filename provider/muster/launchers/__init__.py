@@ -1,4 +1,4 @@
-"""Ways for ranks to find each other, by the name of the framework."""
+"""The launchers, by name; a launcher is a way for ranks to find each other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAUNCHERS: Mapping[str, Launcher] = MappingProxyType(
 
 
 def launcher_of(job: TrainingJob) -> Launcher:
-    """Give the launcher of a job: MPI's if that is the backend, whatever the framework; torchrun if it is elastic; else the
+    """Return the launcher of a job: MPI's if that is the backend, whatever the framework; torchrun if it is elastic; else the
     framework's own.
     """
     if job.distributed_backend == MPI:

@@ -1,4 +1,4 @@
-"""Launcher: what every way for ranks to find each other must offer; knows nothing of where they run."""
+"""The contract of launchers: how ranks start and find each other, whatever target they run on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Launcher:
     programs: tuple[str, ...] = ()
 
     def plan(self, job: TrainingJob) -> tuple[NodePlan, ...]:
-        """Give what every node runs.
+        """Return what every node runs.
 
         :raises RequestError: the job sets a variable that this launcher owns.
         """
@@ -47,7 +47,7 @@ class Launcher:
 
 
 def program(job: TrainingJob) -> tuple[Text, ...]:
-    """Give the argv of a rank: the command as it is, or the script under the environment's own interpreter."""
+    """Return the argv of a rank: the command as it is, or the script under the environment's own interpreter."""
     if job.command:
         return job.command
     script = f"./{job.entry_script}" if job.entry_script.startswith("-") else job.entry_script

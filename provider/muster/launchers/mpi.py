@@ -1,7 +1,7 @@
 """MPI's launcher: mpirun on node 0 starts all ranks, through the agents; Open MPI 4 and 5, Horovod, and PyTorch over MPI.
 
-What Open MPI must know goes by variables, of which each version knows its own and minds no other. Control and data go over
-the training network, told as an address range; where a version can't read ranges, by the interface's name if all nodes agree.
+Open MPI is configured by variables; each version reads its own and ignores the others. Control and data go over the training
+network, given as an address range; where a version can't read ranges, by the interface's name if all nodes agree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from muster.core.job import TrainingJob
 from muster.core.placeholder import Here, Text
-from muster.core.plan import REMOTE_SHELL, NodePlan, RankPlan, Spawner, host_name
+from muster.core.plan import REMOTE_SHELL, NodePlan, RankPlan, Spawner, node_host_name
 from muster.launchers import pytorch
 from muster.launchers.contract import program
 
@@ -24,17 +24,17 @@ Variables = tuple[tuple[str, Text], ...]
 RANK = "OMPI_COMM_WORLD_RANK"
 LOCAL_RANK = "OMPI_COMM_WORLD_LOCAL_RANK"
 WORLD = frozenset({f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "NODE_RANK")})
-KEPT = ("OMPI_", "OPAL_", "PMIX_", "PRTE_")  # what a rank must have of mpirun's
+KEPT = ("OMPI_", "OPAL_", "PMIX_", "PRTE_")  # variables of mpirun's that a rank keeps
 
 NETWORK: Text = (Here(here="network"),)
 INTERFACE: Text = (Here(here="interface"),)
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
-# the agents' way to the other nodes, and the network: owned, since nothing would start over another
+# the remote shell of the agents, and the network: owned, since nothing would start with another
 OWNED: Variables = (
     ("OMPI_MCA_plm_rsh_agent", REMOTE_SHELL),
     ("OMPI_MCA_plm_rsh_no_tree_spawn", "1"),
-    ("OMPI_MCA_if_base_do_not_resolve", "1"),  # names of nodes are ours; asking DNS for them can take many seconds
+    ("OMPI_MCA_if_base_do_not_resolve", "1"),  # names of nodes are ours; DNS lookups of them can take many seconds
     ("OMPI_MCA_oob_tcp_if_include", NETWORK),
     ("OMPI_MCA_btl_tcp_if_include", NETWORK),
     ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
@@ -60,7 +60,7 @@ DEFAULTS: Variables = (
 SCRATCH: Variables = (("OMPI_MCA_btl_vader_backing_directory", (Here(here="scratch"),)),)
 HOROVOD: Variables = (("HOROVOD_CONTROLLER", "mpi"), ("HOROVOD_CPU_OPERATIONS", "mpi"))
 
-# options of mpirun that say what a default of ours says; Open MPI 5 refuses some that are there twice
+# options of mpirun that replace a default of ours; Open MPI 5 refuses some that are there twice
 COUNTING = frozenset({"-np", "--np", "-n", "--n", "-c"})
 HOSTS = frozenset({"-H", "-host", "--host", "-hostfile", "--hostfile", "-machinefile", "--machinefile"})
 MAPPING = frozenset(
@@ -89,7 +89,7 @@ RESERVED = frozenset(
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give every node its ranks as slots of the usual order; node 0 has mpirun, which starts them all."""
+    """Return every node with its ranks as slots in the usual order; node 0 has mpirun, which starts them all."""
     nodes = pytorch.plan(job) if job.framework == PYTORCH else tuple(_node(job, node) for node in range(job.node_count))
     nodes = tuple(_under_mpi(node) for node in nodes)
     return (dataclasses.replace(nodes[0], starter=_spawner(job)), *nodes[1:])
@@ -107,22 +107,22 @@ def _under_mpi(node: NodePlan) -> NodePlan:
 
 
 def _rank_env(given: Variables) -> Iterator[tuple[str, Text]]:
-    """Give what a rank is told beside what mpirun tells it; where it lands is mpirun's to say."""
-    where = {pytorch.LOCAL_RANK: "local_rank", pytorch.NODE_RANK: "node"}
+    """Yield a rank's variables beside mpirun's; mpirun decides on which node it lands."""
+    local = {pytorch.LOCAL_RANK: "local_rank", pytorch.NODE_RANK: "node"}
     for name, value in given:
         if name not in INTERFACES:
-            yield name, (Here(here=where[name]),) if name in where else value
+            yield name, (Here(here=local[name]),) if name in local else value
     yield from (*HOROVOD, *SCRATCH)
     for name in INTERFACES:
         yield name, INTERFACE
 
 
 def _spawner(job: TrainingJob) -> Spawner:
-    said = job.environment_variables
+    own = job.environment_variables
     return Spawner(
         name=MPIRUN,
         argv=(MPIRUN, *_options(job), *job.mpi_arguments),
-        env=(*OWNED, *((name, value) for name, value in DEFAULTS if name not in said)),
+        env=(*OWNED, *((name, value) for name, value in DEFAULTS if name not in own)),
         rank_variable=RANK,
         local_rank_variable=LOCAL_RANK,
         keeps=(*KEPT, *_exported(job.mpi_arguments)),
@@ -130,9 +130,9 @@ def _spawner(job: TrainingJob) -> Spawner:
 
 
 def _options(job: TrainingJob) -> Iterator[str]:
-    """Give our options of mpirun, but for those of which the user has given their own."""
+    """Yield our options of mpirun, but for those that the user sets."""
     given = {argument.partition("=")[0] for argument in job.mpi_arguments}
-    slots = ",".join(f"{host_name(node)}:{job.process_count_per_node}" for node in range(job.node_count))
+    slots = ",".join(f"{node_host_name(node)}:{job.process_count_per_node}" for node in range(job.node_count))
     ours = (
         (COUNTING, ("-np", str(job.world_size))),
         (HOSTS, ("-H", slots)),
@@ -145,7 +145,7 @@ def _options(job: TrainingJob) -> Iterator[str]:
 
 
 def _exported(arguments: Iterable[str]) -> Iterator[str]:
-    """Give the names of variables that the user has mpirun hand on (``-x NAME``, ``-x NAME=VALUE``)."""
+    """Yield the names of variables that the user exports by mpirun (``-x NAME``, ``-x NAME=VALUE``)."""
     words = iter(arguments)
     for word in words:
         if word in EXPORTS:

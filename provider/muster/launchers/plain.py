@@ -1,4 +1,4 @@
-"""The launcher for any program: ranks are started side by side and told nothing but Muster's own ``MUSTER_*`` variables."""
+"""The launcher for any program: every rank is started directly, with no variables but Muster's own ``MUSTER_*``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RESERVED: frozenset[str] = frozenset()
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give one node after the other, ranks counted over all of them."""
+    """Return one node after the other, ranks counted over all of them."""
     return tuple(NodePlan(node=node, ranks=_ranks(job, node)) for node in range(job.node_count))
 
 

@@ -25,7 +25,7 @@ MASTER = PortRequest(name="master", near=6105)
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give one node after the other, ranks counted over all of them; node 0 finds the port of the rendezvous."""
+    """Return one node after the other, ranks counted over all of them; node 0 finds the port of the rendezvous."""
     return tuple(_node(job, node) for node in range(job.node_count))
 
 
@@ -53,5 +53,5 @@ def _rank(job: TrainingJob, node: int, local_rank: int) -> RankPlan:
 
 def threads(job: TrainingJob) -> tuple[tuple[str, Text], ...]:
     """Keep several processes of one node from taking all its cores each, as torchrun does."""
-    said = THREADS in job.environment_variables or THREADS in job.secrets
-    return () if said or job.process_count_per_node == 1 else ((THREADS, "1"),)
+    is_set = THREADS in job.environment_variables or THREADS in job.secrets
+    return () if is_set or job.process_count_per_node == 1 else ((THREADS, "1"),)

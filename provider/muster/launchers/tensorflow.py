@@ -1,7 +1,7 @@
 """TensorFlow's launcher: every task is started directly and finds the others in ``TF_CONFIG``.
 
-Tasks are dealt out to the nodes one by one: servers, chief, workers, evaluator. What to compute on is a node's to share:
-several workers of one node see the same GPUs, of which a script takes those of its ``MUSTER_LOCAL_RANK``.
+Tasks are assigned to the nodes one by one: servers, chief, workers, evaluator. Several workers of one node see the same GPUs; a
+script chooses its own by ``MUSTER_LOCAL_RANK``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESERVED = frozenset({TF_CONFIG, INTERFACE, DEVICES})
 
 SERVER, CHIEF, WORKER, EVALUATOR = "ps", "chief", "worker", "evaluator"
 PLACED = (SERVER, CHIEF, WORKER, EVALUATOR)
-COUNTED = (CHIEF, WORKER, EVALUATOR, SERVER)  # so that rank 0 is the one that speaks for all
+COUNTED = (CHIEF, WORKER, EVALUATOR, SERVER)  # so that rank 0 is the one that reports for all
 IN_CLUSTER = (SERVER, CHIEF, WORKER)  # an evaluator stands beside the cluster that it evaluates
 FIRST_PORT = 2222
 
@@ -44,13 +44,13 @@ class _Task:
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give every node its tasks, ranks counted over chief, workers, evaluator and servers, in this order."""
+    """Return every node with its tasks, ranks counted over chief, workers, evaluator and servers, in this order."""
     tasks = _tasks(job)
     return tuple(_node(job, tasks, node) for node in range(job.node_count))
 
 
 def _tasks(job: TrainingJob) -> tuple[_Task, ...]:
-    """Give all tasks by rank."""
+    """Return all tasks by rank."""
     counts = _counts(job.roles)
     placed = [(role, index) for role in PLACED for index in range(counts[role])]
     counted = [(role, index) for role in COUNTED for index in range(counts[role])]
@@ -63,11 +63,11 @@ def _counts(roles: Roles) -> dict[str, int]:
 
 
 def _node(job: TrainingJob, tasks: tuple[_Task, ...], node: int) -> NodePlan:
-    here = [task for task in tasks if task.node == node]
+    own = [task for task in tasks if task.node == node]
     return NodePlan(
         node=node,
-        ranks=tuple(_rank(job, tasks, task, local_rank) for local_rank, task in enumerate(here)),
-        ports=tuple(PortRequest(name=task.port, near=FIRST_PORT) for task in _in_cluster(tasks) if task in here),
+        ranks=tuple(_rank(job, tasks, task, local_rank) for local_rank, task in enumerate(own)),
+        ports=tuple(PortRequest(name=task.port, near=FIRST_PORT) for task in _in_cluster(tasks) if task in own),
     )
 
 
@@ -90,22 +90,22 @@ def _rank(job: TrainingJob, tasks: tuple[_Task, ...], task: _Task, local_rank: i
 
 
 def _serves_the_chief(roles: Roles, task: _Task) -> bool:
-    """Say whether the task only carries out what a chief schedules, and so never ends by itself."""
+    """Return whether the task only runs what a chief schedules, and so never ends by itself."""
     return task.role == WORKER and roles.chief and roles.servers > 0
 
 
 def _threads(job: TrainingJob, tasks: tuple[_Task, ...], task: _Task) -> tuple[tuple[str, Text], ...]:
     """Keep several workers of one node from taking all its cores each."""
-    said = THREADS in job.environment_variables or THREADS in job.secrets
+    is_set = THREADS in job.environment_variables or THREADS in job.secrets
     workers = [other for other in tasks if other.node == task.node and other.role in (CHIEF, WORKER)]
-    return ((THREADS, "1"),) if len(workers) > 1 and task in workers and not said else ()
+    return ((THREADS, "1"),) if len(workers) > 1 and task in workers and not is_set else ()
 
 
 # -- the variable
 
 
 def _tf_config(tasks: tuple[_Task, ...], task: _Task) -> tuple[Part, ...]:
-    """Give the JSON of ``TF_CONFIG``, hosts and ports as tokens; neither of them needs any escaping."""
+    """Return the JSON of ``TF_CONFIG``, hosts and ports as placeholders; neither of them needs any escaping."""
     roles = [role for role in IN_CLUSTER if any(other.role == role for other in tasks)]
     cluster = _joined(", ", (_addresses(tasks, role) for role in roles))
     end = f'}}, "task": {{"type": "{task.role}", "index": {task.index}}}, "environment": "cloud"}}'
@@ -132,7 +132,7 @@ def _joined(separator: str, items: Iterable[tuple[Part, ...]]) -> Iterator[Part]
 
 
 def _merged(parts: Iterable[Part]) -> Iterator[Part]:
-    """Put plain parts that follow each other into one."""
+    """Merge plain parts that follow each other."""
     text = ""
     for part in parts:
         if isinstance(part, str):

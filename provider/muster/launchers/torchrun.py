@@ -1,7 +1,7 @@
 """torchrun's launcher, for elastic PyTorch: a torchrun on each node starts its ranks, and a new one whenever nodes come or go.
 
-torchrun says who is rank 0 of how many; they meet at node 0, which the run can't lose. Which nodes there are, whether the run
-goes on without one, and what counts as its failure is for the agents to say: see ``docs/adr/0014``.
+torchrun assigns the ranks' numbers; its rendezvous is on node 0, which the run can't lose. The agents decide which nodes take
+part, whether the run continues without one, and what counts as its failure: see ``docs/adr/0014``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GROUP_RANK = "GROUP_RANK"
 GROUP_WORLD_SIZE = "GROUP_WORLD_SIZE"
 RENDEZVOUS = PortRequest(name="rendezvous", near=29400)  # torchrun's own default
 
-# what a rank must have of torchrun's
+# variables of torchrun's that a rank keeps
 KEPT = (
     pytorch.MASTER_ADDR,
     pytorch.MASTER_PORT,
@@ -46,7 +46,7 @@ RESERVED = frozenset(
 
 
 def plan(job: TrainingJob) -> tuple[NodePlan, ...]:
-    """Give every node its torchrun and its ranks, counted over all nodes; node 0 finds the port of the rendezvous."""
+    """Return every node with its torchrun and its ranks, counted over all nodes; node 0 finds the port of the rendezvous."""
     return tuple(_node(job, node) for node in range(job.node_count))
 
 
@@ -56,7 +56,7 @@ def _node(job: TrainingJob, node: int) -> NodePlan:
 
 
 def _rank(job: TrainingJob, node: int, local_rank: int) -> RankPlan:
-    """Give a rank by the place that it keeps; its number among those that are there is torchrun's to say."""
+    """Return a rank with its place in the plan; torchrun assigns the rank's number in each round."""
     interface: Text = job.network_interface or (Here(here="interface"),)
     env = (*((name, interface) for name in pytorch.INTERFACES), *pytorch.threads(job))
     rank = node * job.process_count_per_node + local_rank
@@ -75,7 +75,7 @@ def _spawner(job: TrainingJob, node: int) -> Spawner:
             "--max-restarts=0",
             "--rdzv-backend=c10d",
             ("--rdzv-endpoint=", HostOf(host_of=0), ":", PortOf(port_of=0, port=RENDEZVOUS.name)),
-            ("--rdzv-id=", Here(here="attempt"), "-", Here(here="round")),  # who is left of an earlier round finds no entrance
+            ("--rdzv-id=", Here(here="attempt"), "-", Here(here="round")),  # processes left of an earlier round can't join
             f"--rdzv-conf=is_host={'true' if node == 0 else 'false'}",
             ("--local-addr=", HostOf(host_of=node)),
             "--no-python",

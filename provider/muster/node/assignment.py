@@ -1,4 +1,4 @@
-"""Assignment: what the target tells the agents of one attempt; one file per node, the same but for ``node``."""
+"""The assignment: what a target hands to the agents of one attempt; one file per node, the same but for ``node``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from muster.core.codec import from_data
 from muster.core.plan import JobPlan
 
 ASSIGNMENT_VERSION = 1
-LEAST_PATIENCE = 20.0  # seconds
+LEAST_JOIN_TIMEOUT = 20.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Assignment:
     since the epoch. ``gpus``: devices that this node may use. ``interpreter``: the environment's Python; ``muster_python``
     has boto3 for the sync process. ``claim``: the claim file, "" if this node can't see it. ``archive``: the packed code on
     this node, "" if none. ``commit_only``: the ranks have completed in this attempt; only store what they left. ``notes``: what
-    the target has to say of this attempt, told by node 0 at its start (a host that was replaced, and why). ``deadline_reason``:
+    the target has to say of this attempt, which node 0 logs (a host that was replaced, and why). ``deadline_reason``:
     whose limit the deadline is, "" for the plan's own. ``term_patience``: seconds that the reason for a SIGTERM may come late.
     """
 
@@ -72,13 +72,13 @@ class Assignment:
         """Return the attempt's name."""
         return AttemptId(self.job_id, self.generation, self.attempt)
 
-    def mesh_patience(self, *, again: bool = False) -> float:
-        """Give the seconds from now that the nodes have to come together; some are left however wrong this node's clock is.
+    def join_timeout(self, *, came_back: bool = False) -> float:
+        """Return the seconds from now that the nodes have to join; some are left however wrong this node's clock is.
 
-        ``again``: this node was here before, so that the others must be there already.
+        ``came_back``: this node was here before, so that the others must be there already.
         """
-        limit = LEAST_PATIENCE if again else self.plan.limits.mesh
-        return min(max(self.submitted + limit - time.time(), LEAST_PATIENCE), limit)
+        limit = LEAST_JOIN_TIMEOUT if came_back else self.plan.limits.mesh
+        return min(max(self.submitted + limit - time.time(), LEAST_JOIN_TIMEOUT), limit)
 
     @property
     def resumes(self) -> tuple[str, int]:

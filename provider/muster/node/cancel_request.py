@@ -1,4 +1,4 @@
-"""Wishes: why somebody outside wants the run to end, left as a file in the node folder for the agent that gets a SIGTERM."""
+"""Cancel requests: the reason why a run is to end, a file in the node folder for the agent that gets a SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muster.core.codec import canonical
 from muster.core.verdict import Cause, Verdict
 from muster.node.private_files import replace_file
 
-PAUSE = 0.05
+POLL_INTERVAL = 0.05  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,26 @@ class CancelRequest:
         replace_file(file, canonical(self))
 
 
-def read(file: Path) -> Verdict | None:
-    """Give the wish as a verdict, None if there is none."""
+def read_request(file: Path) -> Verdict | None:
+    """Return the request as a verdict, None if there is none."""
     try:
-        wish = json.loads(file.read_text(encoding="utf-8"))
+        request = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return Verdict(cause=Cause(wish["cause"]), detail=wish["reason"])
+    return Verdict(cause=Cause(request["cause"]), detail=request["reason"])
 
 
-async def explained(verdict: Verdict | None, file: Path, patience: float) -> Verdict | None:
-    """Give the reason for a verdict that may only be the trace of a batch engine's SIGTERM, which ranks get as well.
+async def explain_verdict(verdict: Verdict | None, file: Path, timeout: float) -> Verdict | None:
+    """Return the reason for a verdict that a batch engine's SIGTERM may have caused, which ranks get as well.
 
-    The engine is asked beside us; ``patience`` in seconds is how long that can take, 0 where nobody asks.
+    Another process asks the engine; ``timeout`` in seconds is how long that can take, 0 where nobody asks.
     """
-    if verdict is None or not patience or not _may_be_the_engines(verdict):
+    if verdict is None or not timeout or not _may_be_the_engines(verdict):
         return verdict
-    give_up = time.monotonic() + patience
-    while (wish := read(file)) is None and time.monotonic() < give_up:
-        await asyncio.sleep(PAUSE)
-    return wish or verdict
+    deadline = time.monotonic() + timeout
+    while (request := read_request(file)) is None and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_INTERVAL)
+    return request or verdict
 
 
 def _may_be_the_engines(verdict: Verdict) -> bool:

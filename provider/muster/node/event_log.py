@@ -1,4 +1,4 @@
-"""EventLog: the node's append-only log of events, written in whole lines, with room kept on the disk for a run's last words."""
+"""The node's append-only log of events, written in whole lines, with room reserved on the disk for a run's last events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from muster.core.event import Event
 
-RESERVE = 1 << 20  # bytes of disk that are the log's own beyond its end, which nobody else can fill
+RESERVE = 1 << 20  # bytes of disk reserved beyond the log's end, which nobody else can fill
 TAIL_READ = 1 << 20  # bytes from the end of a log in which the END event is looked for
 END_MARK = b'"k": "end"'
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: blocks are taken, readers see no longer file
@@ -43,7 +43,7 @@ class EventLog:
     def add_all(self, events: list[tuple[str, dict[str, Any]]]) -> None:
         """Append events that happened now, in order; on a full disk what the reserve doesn't hold is dropped.
 
-        A line that was cut off there is ended before the next one, so that readers can tell it is broken and lose no other.
+        A line that was cut off there is ended before the next one, so that readers see it is broken and lose no other.
         """
         now = time.time()
         text = "".join(Event(time=now, kind=kind, node=self._node, data=data).to_line() for kind, data in events)
@@ -51,7 +51,7 @@ class EventLog:
         try:
             self._append(data if self._is_whole or not data else b"\n" + data)
         except OSError as error:
-            self.note_full(error)
+            self.report_full(error)
         if self._reserved - self._size < RESERVE / 2:
             self._reserve()
 
@@ -61,8 +61,8 @@ class EventLog:
             self._is_whole = data[written - 1] == ord("\n")
             data, self._size = data[written:], self._size + written
 
-    def note_full(self, error: OSError) -> None:
-        """Note that the node's disk has no room; any other error is raised again."""
+    def report_full(self, error: OSError) -> None:
+        """Report once that the node's disk has no room; raise any other error again."""
         if error.errno not in FULL:
             raise error
         if not self._full:
@@ -77,7 +77,7 @@ class EventLog:
         self._reserved = math.inf  # not tried again: there is no room, or the file system can't
         number = ctypes.get_errno()
         if number in FULL:
-            self.note_full(OSError(number, os.strerror(number)))
+            self.report_full(OSError(number, os.strerror(number)))
 
 
 def read_end(path: Path) -> Event | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from muster.core.retry import Backoff
-from muster.node.rpc import Commands, Reply, Request, reason
+from muster.node.rpc import Commands, Reply, Request, one_line
 
 PORT_CANDIDATES = 6
 PORT_BASE, PORT_SPAN = 21000, 11000  # below the usual ephemeral range
@@ -127,7 +127,7 @@ class Peer:
         try:
             self._send({"re": message["id"], **reply})
         except (TypeError, ValueError) as error:  # the answer is no JSON
-            self._send({"re": message["id"], "error": reason(error)})
+            self._send({"re": message["id"], "error": one_line(error)})
 
     def _schedule_beat(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Processes of this node, read from /proc: who descends from whom, and ending all of them, verified."""
+"""The processes of this node, read from /proc: finds descendants, and ends all of them, verified."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants ours instead of init's, also those that called ``setsid``."""
+    """Adopt orphaned descendants in place of init, also those that called ``setsid``."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
 def start_time(pid: int) -> int:
-    """Give the start time of a living process in clock ticks since boot; 0 if it is gone or a zombie."""
+    """Return the start time of a living process in clock ticks since boot; 0 if it is gone or a zombie."""
     fields = _stat(pid)
     return 0 if fields is None or fields[0] == "Z" else int(fields[19])
 
 
 def descendants(root: int, spare: Iterable[int] = ()) -> list[int]:
-    """Give every living descendant of ``root``, less the trees below ``spare``; zombies don't count."""
+    """Return every living descendant of ``root``, less the trees below ``spare``; zombies don't count."""
     children: dict[int, list[int]] = {}
     for pid in _all_pids():
         fields = _stat(pid)
@@ -41,7 +41,7 @@ def descendants(root: int, spare: Iterable[int] = ()) -> list[int]:
 
 
 def marked(marker: str) -> list[int]:
-    """Give every living process whose environment holds ``marker`` (``NAME=value``), but this one."""
+    """Return every living process whose environment holds ``marker`` (``NAME=value``), but this one."""
     wanted, me, found = marker.encode(), os.getpid(), []
     for pid in _all_pids():
         if pid != me and wanted in _environment(pid) and start_time(pid):
@@ -50,13 +50,13 @@ def marked(marker: str) -> list[int]:
 
 
 def carrying(name: str, pids: Iterable[int]) -> set[int]:
-    """Give those of the processes that were started with a variable of this name."""
+    """Return those of the processes that were started with a variable of this name."""
     begin = f"{name}=".encode()
     return {pid for pid in pids if any(variable.startswith(begin) for variable in _environment(pid))}
 
 
-def send(pids: Iterable[int], number: int) -> set[int]:
-    """Signal processes; those already gone don't matter. Gives those that may not be signalled: another user's."""
+def send_signal(pids: Iterable[int], number: int) -> set[int]:
+    """Signal processes; ignore those already gone. Return those that may not be signalled: another user's."""
     forbidden = set()
     for pid in pids:
         try:
@@ -69,24 +69,24 @@ def send(pids: Iterable[int], number: int) -> set[int]:
 
 
 def kill_descendants(root: int, spare: Iterable[int] = (), limit: float = 20.0) -> list[int]:
-    """KILL every descendant until none is left; give those that survive ``limit`` seconds (none, but for a stuck kernel).
+    """KILL every descendant until none is left; return those that survive ``limit`` seconds (none, but for a stuck kernel).
 
     They are stopped first, so that a tree that forks fast can't outrun the look at it. Those of another user (``sudo``)
     can't be ended by us, and are not waited for.
     """
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while living := descendants(root, spare):
-        send(living, signal.SIGSTOP)
-        forbidden = send(descendants(root, spare), signal.SIGKILL)
+        send_signal(living, signal.SIGSTOP)
+        forbidden = send_signal(descendants(root, spare), signal.SIGKILL)
         reap()
-        if time.monotonic() > give_up or forbidden.issuperset(living):
+        if time.monotonic() > deadline or forbidden.issuperset(living):
             return living
         time.sleep(0.005)
     return []
 
 
 def reap() -> dict[int, int]:
-    """Collect children that have ended, so that none stays as a zombie; gives the exit code of each, or -signal."""
+    """Collect children that have ended, so that none stays as a zombie; return the exit code of each, or -signal."""
     ended: dict[int, int] = {}
     try:
         while (child := os.waitpid(-1, os.WNOHANG))[0]:
@@ -97,7 +97,7 @@ def reap() -> dict[int, int]:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """Give the variables that a process was started with; none if it is gone or somebody else's."""
+    """Return the variables that a process was started with; none if it is gone or another user's."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return file.read().split(b"\0")
@@ -110,7 +110,7 @@ def _all_pids() -> list[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Give the fields of /proc/PID/stat from the state on (state, ppid, pgrp, session, …)."""
+    """Return the fields of /proc/PID/stat from the state on (state, ppid, pgrp, session, …)."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()

@@ -102,7 +102,7 @@ class Commands:
         try:
             return {"value": to_data(self.call(message))}
         except Exception as error:
-            return {"error": reason(error)}
+            return {"error": one_line(error)}
 
     async def answer_async(self, message: Message) -> Reply:
         """Return the reply to a message, whatever happens; handlers may be async."""
@@ -110,10 +110,10 @@ class Commands:
             value = self.call(message)
             return {"value": to_data(await value if inspect.isawaitable(value) else value)}
         except Exception as error:
-            return {"error": reason(error)}
+            return {"error": one_line(error)}
 
 
-def reason(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return an error in one line for the client; print the traceback of an unexpected one to stderr."""
     if isinstance(error, CommandFailed):
         return str(error)

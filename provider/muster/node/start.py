@@ -24,10 +24,10 @@ def main() -> int:
         return 3
     home = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     sys.path.insert(0, home)
-    return run(home, sys.argv[1], sys.argv[2:])
+    return run_part(home, sys.argv[1], sys.argv[2:])
 
 
-def run(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
+def run_part(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
     """Run one part; each imports no more than it needs."""
     if part == "guardian":
         from muster.node.agent import guardian
@@ -48,10 +48,10 @@ def run(home: str, part: str, arguments: list) -> int:  # type: ignore[type-arg]
         return log_relay.main(arguments[0], int(arguments[1]))
     if part in PARTS:
         return int(__import__("importlib").import_module(PARTS[part]).main(arguments))
-    return compile_all(arguments[0]) if part == "compile" else unknown(part)
+    return compile_package(arguments[0]) if part == "compile" else unknown(part)
 
 
-def compile_all(folder: str) -> int:
+def compile_package(folder: str) -> int:
     """Compile every module below a folder."""
     import compileall
 
@@ -66,7 +66,7 @@ def unknown(part: str) -> int:
 
 
 def say(*words: str) -> None:
-    """Tell whoever looks at the process's output."""
+    """Print to stderr."""
     sys.stderr.write(" ".join(words) + "\n")
 
 

@@ -62,7 +62,7 @@ def gpus(what: str, said: str, wanted: int | Sequence[str]) -> Finding:
 def _missing(found: Sequence[Gpu], wanted: int | Sequence[str]) -> str:
     if isinstance(wanted, int):
         return f"the connection gives it {wanted}" if len(found) < wanted else ""
-    absent = [name for name in wanted if not any(gpu.is_called(name) for gpu in found)]
+    absent = [name for name in wanted if not any(gpu.matches(name) for gpu in found)]
     return f"the connection gives it {', '.join(wanted)}, but there is no {', '.join(absent)}" if absent else ""
 
 

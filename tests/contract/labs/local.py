@@ -53,7 +53,7 @@ class LocalLab(TargetLab[Lab]):
         """Kill the guardian and the agent at once; on one machine a node is no more than its processes."""
         pids = living(self.jobs.paths(handle, node))
         assert len(pids) == 2, pids
-        processes.send(pids, signal.SIGKILL)
+        processes.send_signal(pids, signal.SIGKILL)
 
     def let_go(self, handle: JobHandle) -> None:
         self.jobs.let_go(handle)

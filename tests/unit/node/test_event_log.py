@@ -35,7 +35,7 @@ def test_readers_see_only_what_was_written(tmp_path: Path) -> None:
 def test_an_error_that_is_no_full_disk_is_raised(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl", 0)
     with pytest.raises(OSError, match="Input/output"):
-        log.note_full(OSError(errno.EIO, os.strerror(errno.EIO)))
+        log.report_full(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
 def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

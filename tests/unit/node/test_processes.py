@@ -62,7 +62,7 @@ def test_marked_processes_are_found_by_their_environment() -> None:
     env = {**os.environ, "MUSTER_TEST_MARK": "x y"}
     with subprocess.Popen(["sleep", "60"], env=env) as child:
         wait_until(lambda: processes.marked("MUSTER_TEST_MARK=x y") == [child.pid])
-        processes.send([child.pid], 9)
+        processes.send_signal([child.pid], 9)
     assert processes.marked("MUSTER_TEST_MARK=x y") == []
 
 

@@ -1,4 +1,4 @@
-"""The agent of a node: reads its assignment, watches for what must end it, and leads or follows."""
+"""The agent of a node: reads its assignment, leads or follows, and watches for what must end the run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from muster.node.event_log import EventLog
 from muster.node.mesh import PeerLost
 from muster.node.sync_client import SyncClient
 
-BEAT_INTERVAL = 5.0  # seconds between two words to the guardian
-FENCE_INTERVAL = 5.0  # seconds between two looks at the claim
+BEAT_INTERVAL = 5.0  # seconds between two beats to the guardian
+FENCE_INTERVAL = 5.0  # seconds between two reads of the claim
 FOLLOWER_SLACK = 5.0  # seconds that a follower leaves the leader to keep the deadline first
 
 
 def main(folder: str, life_fd: int) -> int:
-    """Run the agent of a node folder; gives a status only if it broke.
+    """Run the agent of a node folder; return a status only if it broke.
 
-    ``life_fd`` is the line to the guardian, closed when that one dies.
+    ``life_fd`` is the socket to the guardian, closed when the guardian dies.
     """
     processes.become_subreaper()
     paths = NodePaths(root=Path(folder))
@@ -49,37 +49,37 @@ def main(folder: str, life_fd: int) -> int:
 
 
 class Agent:
-    """Everything that one node's agent holds; ``halt`` is set to the verdict when the run must end."""
+    """One node's agent; ``halt`` is set to the verdict when the run must end."""
 
     def __init__(self, assignment: Assignment, paths: NodePaths, log: EventLog, life_fd: int) -> None:
         self._a = assignment
         self._paths = paths
         self._log = log
         self._life = socket.socket(fileno=life_fd)
-        self._life.set_inheritable(False)  # in a rank's hands it would hide our death from the guardian
+        self._life.set_inheritable(False)  # inherited by a rank it would hide our death from the guardian
         self._halt: asyncio.Future[Verdict] | None = None
 
     async def run(self) -> NoReturn:
         """Lead or follow to the end, and leave with the exit status."""
         halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._halt = halt
-        syncer = SyncClient(self._a.muster_python or sys.executable, self._paths.root, self._note, self._tell_guardian)
+        syncer = SyncClient(self._a.muster_python or sys.executable, self._paths.root, self._note, self._register_sync)
         if self._a.node == 0:
             syncer.start()
         self._watch()
-        status = await self._play(syncer, halt)
+        status = await self._run_role(syncer, halt)
         self._log.add(event.NODE_END)
         # nothing is left to be done, and taking a TLS event loop down in order costs more than all that came before
         sys.stdout.flush()
         os._exit(status)
 
-    async def _play(self, syncer: SyncClient, halt: asyncio.Future[Verdict]) -> int:
+    async def _run_role(self, syncer: SyncClient, halt: asyncio.Future[Verdict]) -> int:
         from muster.node.agent.executor import NodeExecutor
         from muster.node.agent.follower import Follower
         from muster.node.agent.leader import Leader
 
-        work = NodeExecutor(self._a, self._paths, self._log, syncer)
-        role = Leader(self._a, work, halt) if self._a.node == 0 else Follower(self._a, work, halt)
+        executor = NodeExecutor(self._a, self._paths, self._log, syncer)
+        role = Leader(self._a, executor, halt) if self._a.node == 0 else Follower(self._a, executor, halt)
         try:
             await role.run()
         except PeerLost as error:
@@ -90,7 +90,7 @@ class Agent:
     def _note(self, text: str) -> None:
         self._log.add(event.NOTE, level="warning", text=text)
 
-    def _tell_guardian(self, sync_pid: int) -> None:
+    def _register_sync(self, sync_pid: int) -> None:
         with contextlib.suppress(OSError):
             self._life.send(f"{sync_pid} ".encode())
 
@@ -110,7 +110,7 @@ class Agent:
         loop.add_reader(self._life.fileno(), self._on_guardian_gone)
         loop.add_signal_handler(signal.SIGTERM, self._on_term)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the guardian had it held back until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the guardian blocked it until now
         slack = 0.0 if self._a.node == 0 else FOLLOWER_SLACK
         loop.call_later(max(0.0, self._a.deadline + slack - time.time()), self._on_deadline)
         self._log.on_full = self._on_full_disk
@@ -127,7 +127,7 @@ class Agent:
     def _on_term(self) -> None:
         detail = f"node {self._a.node} ({socket.gethostname()}) is being shut down (SIGTERM)"
         shut_down = Verdict(cause=Cause.NODE, node=self._a.node, host=socket.gethostname(), detail=detail)
-        self._end(cancel_request.read(self._paths.cancel) or shut_down)
+        self._end(cancel_request.read_request(self._paths.cancel) or shut_down)
 
     def _on_deadline(self) -> None:
         ours = f"max_run_duration_seconds = {self._a.plan.limits.max_run_duration:g} passed; all ranks were ended"
@@ -139,7 +139,7 @@ class Agent:
         self._end(Verdict(cause=Cause.NODE, node=self._a.node, host=host, detail=detail))
 
     def _check_claim(self) -> None:
-        """Agents of an older attempt don't go on once a newer one owns the job."""
+        """End the run once a newer attempt owns the job."""
         if not self._a.claim:
             return
         with contextlib.suppress(OSError, ValueError, KeyError):

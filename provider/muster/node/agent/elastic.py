@@ -18,7 +18,7 @@ from muster.node.assignment import Assignment
 from muster.node.mesh import PeerLost
 from muster.node.preflight import network, rules
 from muster.node.preflight.probe import FindPorts
-from muster.node.rpc import reason
+from muster.node.rpc import one_line
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
@@ -195,7 +195,7 @@ class ElasticMembership(FixedMembership):
 
     def _restart_failed(self, error: Exception) -> Verdict:
         host = self.gang.host(0)
-        detail = f"node 0 ({host}) could not restart the ranks: {reason(error)}; all ranks were ended"
+        detail = f"node 0 ({host}) could not restart the ranks: {one_line(error)}; all ranks were ended"
         return Verdict(cause=Cause.NODE, node=0, host=host, detail=detail)
 
     async def _stop_and_start(self, choice: network.Choice) -> None:

@@ -139,7 +139,7 @@ class Finalizer:
                 try:
                     path.write_text(log, encoding="utf-8")
                 except OSError as error:
-                    self._executor.log.note_full(error)
+                    self._executor.log.report_full(error)
                     continue
                 await self._executor.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=timeout)
 

@@ -1,4 +1,4 @@
-"""The guardian: the agent's parent and the last one standing; when the agent dies it ends every rank and says so."""
+"""The guardian: the agent's parent, which outlives the agent; when the agent dies it ends every rank and reports so."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TYPE_CHECKING = False  # of ours: typing and json would be a seventh of this pro
 if TYPE_CHECKING:
     from typing import Any
 
-BEAT = b"beat"  # what the agent says when it has nothing to say
-NO_LEADER = 75  # the agent's exit status when it found no leader to follow: it has said so, and started nothing
-SILENCE = 60.0  # seconds without a word after which the agent counts as stuck
-SYNC_LAST_WORDS = 90.0  # seconds the sync process has for its final pass once the agent is gone
+BEAT = b"beat"  # the agent's sign of life
+NO_LEADER = 75  # the agent's exit status when it found no leader to follow: it has reported so, and started nothing
+SILENCE = 60.0  # seconds without a beat after which the agent counts as stuck
+SYNC_GRACE = 90.0  # seconds the sync process has for its final pass once the agent is gone
 
 
 def main(folder: str) -> int:
-    """Run the agent of a node folder and outlive it; gives the agent's exit status (128 + signal if it was killed)."""
+    """Run the agent of a node folder and outlive it; return the agent's exit status (128 + signal if it was killed)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a cancel may come before there is an agent to take it
     os.chdir(folder)
     processes.become_subreaper()
@@ -32,7 +32,7 @@ def main(folder: str) -> int:
     argv = [sys.executable, "-I", "-S", sys.argv[0], "agent", folder, str(agents.fileno())]
     agent = os.posix_spawn(sys.executable, argv, os.environ, setsigmask=[signal.SIGTERM])
     agents.close()
-    signal.signal(signal.SIGTERM, lambda *_: processes.send([agent], signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: processes.send_signal([agent], signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     status, sync = _outlive(agent, ours)
@@ -45,10 +45,10 @@ def main(folder: str) -> int:
 
 
 def _outlive(agent: int, line: socket.socket) -> tuple[int, list[int]]:
-    """Listen to the agent until it is gone; gives its exit status and the sync process it told of.
+    """Wait until the agent is gone; return its exit status and the pid of its sync process.
 
-    The agent says something every few seconds. One that is silent for long is stopped or stuck, and can't end its ranks: it
-    is killed, so that we can.
+    The agent sends a beat every few seconds. A silent agent is stopped or stuck, and can't end its ranks; it is killed, so
+    that we can.
     """
     sync: list[int] = []
     while select.select([line], [], [], SILENCE)[0]:
@@ -57,7 +57,7 @@ def _outlive(agent: int, line: socket.socket) -> tuple[int, list[int]]:
             break
         sync += [int(word) for word in words if word != BEAT]
     else:
-        processes.send([agent], signal.SIGKILL)
+        processes.send_signal([agent], signal.SIGKILL)
     _, status = os.waitpid(agent, 0)
     code = os.waitstatus_to_exitcode(status)
     return (code if code >= 0 else 128 - code), sync
@@ -104,17 +104,17 @@ def _has_ended() -> bool:
 
 
 def _half_line_end() -> str:
-    """An agent killed while writing may leave half a line; a line end makes it one that readers can tell is broken."""
+    """An agent killed while writing may leave half a line; a line end shows readers that it is broken."""
     tail = _tail()
     return "\n" if tail and not tail.endswith(b"\n") else ""
 
 
 def _await_sync(sync: list[int]) -> None:
-    give_up = time.monotonic() + SYNC_LAST_WORDS
-    while any(processes.start_time(pid) for pid in sync) and time.monotonic() < give_up:
+    deadline = time.monotonic() + SYNC_GRACE
+    while any(processes.start_time(pid) for pid in sync) and time.monotonic() < deadline:
         processes.reap()
         time.sleep(0.01)
-    processes.send(sync, signal.SIGKILL)
+    processes.send_signal(sync, signal.SIGKILL)
 
 
 def _write(name: str, text: str) -> None:

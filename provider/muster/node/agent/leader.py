@@ -59,10 +59,10 @@ class Leader:
         self._log.add(event.STATE, state=RunState.STARTING.value)
         for note in self._a.notes:
             self._log.add(event.NOTE, level="warning", text=note)
-        address = self._a.addresses[0] and await asyncio.to_thread(facts.resolved, self._a.addresses[0])
+        address = self._a.addresses[0] and await asyncio.to_thread(facts.resolve_host, self._a.addresses[0])
         server = await mesh.listen(address, self._a.id.marker, self._executor.paths.certificate, self._gang.on_peer)
         finalizer = Finalizer(self._a, self._executor, self._gang, self._record)
-        verdict = await cancel_request.explained(await self._train(), self._executor.paths.cancel, self._a.term_patience)
+        verdict = await cancel_request.explain_verdict(await self._train(), self._executor.paths.cancel, self._a.term_patience)
         await finalizer.run(verdict, self._halt)
         await self._gang.close()
         server.close()

@@ -47,7 +47,7 @@ class Rendezvous:
     # -- who is there
 
     async def _gather(self) -> None:
-        within = self._a.mesh_patience()
+        within = self._a.join_timeout()
         gathering = asyncio.ensure_future(self._gang.gather(time.time() + within))
         probing = asyncio.ensure_future(self._probe_missing())
         try:

@@ -74,7 +74,7 @@ def sweep(folder: str) -> bool:
     """Kill every process of the node's attempt that is left on this host; return True once there is none."""
     marker = marker_of(folder)
     left = processes.marked(f"MUSTER_JOB={marker}") if marker else []
-    processes.send(left, signal.SIGKILL)
+    processes.send_signal(left, signal.SIGKILL)
     return not left
 
 

@@ -216,12 +216,12 @@ class NodeControl:
         for folder in there:
             with contextlib.suppress(OSError):  # a full disk takes no reason; agents leave without one too
                 request.cancel.write(NodePaths(root=Path(folder)).cancel)
-            processes.send(liveness.pids(folder), signal.SIGTERM)
+            processes.send_signal(liveness.pids(folder), signal.SIGTERM)
         deadline = time.monotonic() + request.timeout
         while any(liveness.is_alive(folder) for folder in there) and time.monotonic() < deadline:
             time.sleep(0.02)
         for folder in there:
-            processes.send(liveness.pids(folder), signal.SIGKILL)
+            processes.send_signal(liveness.pids(folder), signal.SIGKILL)
         deadline = time.monotonic() + KILL_TIME
         while (left := [folder for folder in there if not liveness.sweep(folder)]) and time.monotonic() < deadline:
             time.sleep(0.02)

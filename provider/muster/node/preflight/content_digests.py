@@ -1,4 +1,4 @@
-"""What code and packages really lie on a node, as digests that can be compared with the plan and between nodes."""
+"""Digests of the code and packages on a node, to be compared with the plan and between nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 def snapshot_of(folder: Path) -> str:
-    """Give the snapshot digest of unpacked code; the same as the one that its archive was named by, if nothing was changed.
+    """Return the snapshot digest of unpacked code; that of its archive, if nothing was changed.
 
     The rule is that of ``muster.packaging.code.snapshot``: kind, path and content of every entry, in the order of the paths.
     """
@@ -61,9 +61,9 @@ def _sha256(file: bytes) -> bytes:
 
 
 def packages(interpreter: str) -> tuple[str, ...]:
-    """Give what is installed beside an interpreter, as ``python3.11/torch-2.3.0``; () where nothing is to be seen.
+    """Return what is installed beside an interpreter, as ``python3.11/torch-2.3.0``; () where nothing is found.
 
-    What the system's own Python has is the system's, not the job's; and what a venv is made with goes by its host's Python.
+    Packages of the system's own Python are not the job's; the seeds of a venv depend on its host's Python.
     """
     prefix = Path(interpreter).parent.parent
     if not interpreter or prefix == SYSTEM:
@@ -81,13 +81,13 @@ def _names(folder: Path) -> list[str]:
 
 
 def digest_of(names: Iterable[str]) -> str:
-    """Give the digest of a list of names, "" of an empty one."""
+    """Return the digest of a list of names, "" of an empty one."""
     text = "\n".join(names)
     return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}" if text else ""
 
 
 def difference(ours: Collection[str], theirs: Collection[str], most: int = 3) -> str:
-    """Say in what our packages differ from theirs, as ``torch-2.3.0 instead of torch-2.4.1``; "" if they don't."""
+    """Return how our packages differ from theirs, as ``torch-2.3.0 instead of torch-2.4.1``; "" if they don't."""
     pythons = [sorted({name.partition("/")[0] for name in names}) for names in (ours, theirs)]
     if pythons[0] != pythons[1]:
         return f"{' and '.join(pythons[0])} instead of {' and '.join(pythons[1])}"

@@ -1,4 +1,4 @@
-"""Facts: what one node is and has, as its agent reports it before any rank is started."""
+"""The facts of one node: what it is and has, gathered before any rank is started."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Facts:
     """What one node reports. ``memory`` and ``disk`` in free bytes, ``clock`` in seconds since the epoch.
 
     ``address`` and ``interface`` are those that the agents meet over. ``gpus`` has one line for each device (index, name,
-    memory); ``ports`` those found free by the wishes' names; ``missing`` the wanted programs that are not on the PATH.
-    ``snapshot`` is the digest of the code that lies on the node, ``packages`` that of the names and versions installed beside
-    the ranks' interpreter; "" where there are none to be seen.
+    memory); ``ports`` those found free, by name; ``missing`` the required programs that are not on the PATH. ``snapshot`` is
+    the digest of the code on the node, ``packages`` that of the names and versions installed beside the ranks' interpreter; ""
+    where there are none.
     """
 
     node: int
@@ -57,7 +57,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One device as nvidia-smi tells of it; ``uuid`` is "" where it doesn't."""
+    """One device as nvidia-smi lists it; ``uuid`` is "" where it doesn't."""
 
     index: str
     name: str
@@ -65,8 +65,8 @@ class Gpu:
     driver: str
     uuid: str = ""
 
-    def is_called(self, name: str) -> bool:
-        """Whether CUDA_VISIBLE_DEVICES would mean this device by a name: its index, or the beginning of its UUID."""
+    def matches(self, name: str) -> bool:
+        """Return whether a name of CUDA_VISIBLE_DEVICES means this device: its index, or the beginning of its UUID."""
         return name == self.index or (not name.isdigit() and bool(name) and self.uuid.startswith(name))
 
 
@@ -81,10 +81,10 @@ def gather(
     path: str = os.defpath,
     code: Path | None = None,
 ) -> Facts:
-    """Look at this node. ``address`` may be a name; ``devices`` limits which GPUs count, empty for all of them; ``path`` is
-    the PATH of the ranks; ``code`` the folder with the unpacked code, None if it need not be looked at.
+    """Return the facts of this node. ``address`` may be a name; ``devices`` limits which GPUs count, empty for all of them;
+    ``path`` is the PATH of the ranks; ``code`` the folder with the unpacked code, None if it need not be read.
 
-    Never raises for what it finds: a node that can't even be looked at says so in ``problem``.
+    Never raises for what it finds: a node that can't be inspected has the reason in ``problem``.
     """
     try:
         return _gather(node, address, plan, work, interpreter, devices, path, code)
@@ -93,7 +93,7 @@ def gather(
 
 
 def broken(node: int, problem: str) -> Facts:
-    """Give the facts of a node that could not be looked at."""
+    """Return the facts of a node that could not be inspected."""
     return Facts(node=node, host=socket.gethostname(), ports={}, clock=time.time(), problem=problem)
 
 
@@ -108,50 +108,50 @@ def _gather(  # noqa: PLR0917
     code: Path | None,
 ) -> Facts:
     gpus, driver, problem = gpu_report(devices) if plan.needs.gpus else ((), "", "")
-    address = resolved(address or socket.gethostname())
-    having = network.interfaces()
+    address = resolve_host(address or socket.gethostname())
+    interfaces = network.interfaces()
     return Facts(
         node=node,
         host=socket.gethostname(),
         address=address,
-        interface=network.own_interface(address, having),
+        interface=network.own_interface(address, interfaces),
         cpus=len(os.sched_getaffinity(0)),
         memory=free_memory(),
         disk=_free_disk(work),
         gpus=gpus,
         driver=driver,
-        ports=find_ports(address, shifted(plan.nodes[node].ports, address, node)),
+        ports=find_ports(address, shift_ports(plan.nodes[node].ports, address, node)),
         clock=time.time(),
         python=platform.python_version(),
         kernel=platform.release(),
         snapshot=content_digests.snapshot_of(code) if code is not None and plan.snapshot else plan.snapshot,
         environment=plan.environment.digest,
         packages=content_digests.digest_of(content_digests.packages(interpreter)),
-        interfaces=having,
+        interfaces=interfaces,
         folder=str(work),
         missing=tuple(program for program in plan.needs.programs if not _is_on(path, program)),
         problem=problem or interpreter_problem(interpreter, path, plan, node) or _inode_problem(work),
     )
 
 
-def resolved(address: str, patience: float = 10.0) -> str:
-    """Give the IPv4 address of a host name; names of containers may appear a moment after the containers.
+def resolve_host(address: str, timeout: float = 10.0) -> str:
+    """Return the IPv4 address of a host name; names of containers may appear a moment after the containers.
 
     :raises OSError: nobody knows the name.
     """
-    give_up = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return socket.gethostbyname(address)
         except OSError as error:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 remedy = "write it into /etc/hosts there, or give the node an address"
                 raise OSError(f"its own name {address!r} can't be resolved: {error.strerror}; {remedy}") from error
             time.sleep(0.05)
 
 
 def interpreter_problem(interpreter: str, path: str, plan: JobPlan, node: int) -> str:
-    """Say what is wrong with the ranks' interpreter, "" if it can be run or isn't needed."""
+    """Return what is wrong with the ranks' interpreter, "" if it can be run or isn't needed."""
     if interpreter:
         fine = os.access(interpreter, os.X_OK)
         remedy = "install it there, or correct the environment's interpreter"
@@ -182,7 +182,7 @@ def _inode_problem(work: Path) -> str:
 
 
 def gpu_report(devices: tuple[str, ...]) -> tuple[tuple[str, ...], str, str]:
-    """Ask nvidia-smi for devices and driver; gives (one line a device, driver version, problem or "")."""
+    """Ask nvidia-smi for devices and driver; return (one line a device, driver version, problem or "")."""
     try:
         done = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=SMI_LIMIT, check=False)
     except FileNotFoundError:
@@ -190,17 +190,17 @@ def gpu_report(devices: tuple[str, ...]) -> tuple[tuple[str, ...], str, str]:
     except subprocess.TimeoutExpired:
         return (), "", f"nvidia-smi did not answer in {SMI_LIMIT:g} s; the driver may hang: reboot it, or take it out"
     if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip()[:300]
-        return (), "", f"nvidia-smi failed: {said}; repair its driver (a reboot helps after an upgrade)"
+        output = (done.stdout + done.stderr).strip()[:300]
+        return (), "", f"nvidia-smi failed: {output}; repair its driver (a reboot helps after an upgrade)"
     found = gpus_of(done.stdout)
-    wanted = [gpu for gpu in found if not devices or any(gpu.is_called(name) for name in devices)]
-    lines = tuple(f"{gpu.index}, {gpu.name}, {gpu.memory}" for gpu in wanted)
+    used = [gpu for gpu in found if not devices or any(gpu.matches(name) for name in devices)]
+    lines = tuple(f"{gpu.index}, {gpu.name}, {gpu.memory}" for gpu in used)
     return lines, found[0].driver if found else "", ""
 
 
-def gpus_of(said: str) -> tuple[Gpu, ...]:
-    """Read what nvidia-smi answers to :data:`GPU_QUERY`; lines that are no devices are left out."""
-    rows = ([cell.strip() for cell in line.split(",")] for line in said.splitlines())
+def gpus_of(output: str) -> tuple[Gpu, ...]:
+    """Read the output of :data:`GPU_QUERY`; skip lines that are no devices."""
+    rows = ([cell.strip() for cell in line.split(",")] for line in output.splitlines())
     return tuple(
         Gpu(index=row[0], name=row[1], memory=row[2], driver=row[3], uuid=row[4] if len(row) > 4 else "")
         for row in rows
@@ -211,25 +211,25 @@ def gpus_of(said: str) -> tuple[Gpu, ...]:
 # -- ports, memory
 
 
-def shifted(wishes: Iterable[PortRequest], address: str, node: int) -> Iterable[PortRequest]:
-    """Keep nodes that share a machine apart: some programs listen on all of its addresses, whichever they were given."""
+def shift_ports(requests: Iterable[PortRequest], address: str, node: int) -> Iterable[PortRequest]:
+    """Shift the ports of nodes that share a machine: some programs listen on all addresses, whichever they were given."""
     step = node * PORTS_APART if address.startswith(network.LOOPBACK_RANGE) else 0
-    return tuple(replace(wish, near=wish.near + step) for wish in wishes)
+    return tuple(replace(request, near=request.near + step) for request in requests)
 
 
-def find_ports(address: str, wishes: Iterable[PortRequest]) -> dict[str, int]:
-    """Find a free port for each wish, from its ``near`` upwards; all differ."""
+def find_ports(address: str, requests: Iterable[PortRequest]) -> dict[str, int]:
+    """Return a free port for each request, from its ``near`` upwards; all differ."""
     found: dict[str, int] = {}
-    for wish in wishes:
-        for port in range(wish.near, min(wish.near + PORTS_TRIED, 65536)):
-            if port not in found.values() and port_free(address, port):
-                found[wish.name] = port
+    for request in requests:
+        for port in range(request.near, min(request.near + PORTS_TRIED, 65536)):
+            if port not in found.values() and is_port_free(address, port):
+                found[request.name] = port
                 break
     return found
 
 
-def port_free(address: str, port: int) -> bool:
-    """Whether a port can be bound on an address."""
+def is_port_free(address: str, port: int) -> bool:
+    """Return whether a port can be bound on an address."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -240,7 +240,7 @@ def port_free(address: str, port: int) -> bool:
 
 
 def free_memory() -> int:
-    """Give the memory in bytes that could be had without swapping."""
+    """Return the memory in bytes that is available without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

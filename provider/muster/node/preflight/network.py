@@ -1,4 +1,4 @@
-"""The training network: which networks a node is on, and the one that all nodes of a job train over."""
+"""Chooses the training network: reads the networks of a node, and picks the one that all nodes of a job train over."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = {"772": LOOPBACK, "1": ETHERNET, "32": INFINIBAND}  # ARPHRD_* of the k
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """One IPv4 address of a node. ``network`` as ``10.1.0.0/24``, ``speed`` in Mbit/s, 0 if nobody knows it."""
+    """One IPv4 address of a node. ``network`` as ``10.1.0.0/24``, ``speed`` in Mbit/s, 0 if unknown."""
 
     name: str
     address: str
@@ -32,7 +32,7 @@ class Interface:
 
 
 class NetworkNode(Protocol):
-    """What the choice needs of a node: its address on the mesh, and all interfaces."""
+    """A node to choose for: its address on the mesh, and all its interfaces."""
 
     @property
     def node(self) -> int: ...
@@ -46,12 +46,12 @@ class NetworkNode(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Where all nodes train: address and interface of each, by node. ``networks`` are the ranges, one for all if it can be."""
+    """The network of a run: address and interface of each node. ``networks`` are the ranges, one for all if possible."""
 
     addresses: tuple[str, ...]
     interfaces: tuple[str, ...]
     networks: tuple[str, ...]
-    note: str = ""  # what to tell people, "" where there is nothing of a choice in it
+    note: str = ""  # for people, "" where there was no choice
 
     def local_bindings(self) -> list[dict[str, str]]:
         """Return what :class:`muster.core.placeholder.Here` may name of the network, by node."""
@@ -62,26 +62,26 @@ class Choice:
 
 
 class NoNetwork(Exception):
-    """A node is not on the network that was asked for."""
+    """A node is not on the requested network."""
 
     def __init__(self, node: int, problem: str) -> None:
         super().__init__(problem)
         self.node = node
 
 
-# -- what a node is on
+# -- the networks of a node
 
 
 def interfaces() -> tuple[Interface, ...]:
-    """Give the IPv4 addresses of this node, of interfaces that are up."""
+    """Return the IPv4 addresses of this node, of interfaces that are up."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         found = [_interface(probe, name, address) for name, address in _addresses(probe)]
     return tuple(interface for interface in found if interface is not None)
 
 
-def own_interface(address: str, having: Sequence[Interface]) -> str:
-    """Give the name of the interface that owns an address; loopback for all of 127/8; "" if none does."""
-    return next((interface.name for interface in having if _owns(interface, address)), "")
+def own_interface(address: str, interfaces: Sequence[Interface]) -> str:
+    """Return the name of the interface that owns an address; loopback for all of 127/8; "" if none does."""
+    return next((interface.name for interface in interfaces if _owns(interface, address)), "")
 
 
 def _owns(interface: Interface, address: str) -> bool:
@@ -93,7 +93,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _addresses(probe: socket.socket) -> list[tuple[str, str]]:
-    """Ask the kernel for all addresses of this node, each with the interface's name."""
+    """Return all addresses of this node, each with the interface's name."""
     buffer = array.array("B", bytes(MOST_ADDRESSES * IFREQ))
     request = struct.pack("iL", len(buffer), buffer.buffer_info()[0])
     length = struct.unpack("iL", fcntl.ioctl(probe.fileno(), SIOCGIFCONF, request))[0]
@@ -107,9 +107,9 @@ def _interface(probe: socket.socket, name: str, address: str) -> Interface | Non
     except OSError:
         return None  # it went away just now
     device = name.partition(":")[0]
-    if _told(device, "operstate") == "down":
+    if _attribute(device, "operstate") == "down":
         return None
-    kind = _KINDS.get(_told(device, "type"), OTHER)
+    kind = _KINDS.get(_attribute(device, "type"), OTHER)
     return Interface(name=device, address=address, network=_range(address, answer[20:24]), kind=kind, speed=_speed(device))
 
 
@@ -120,30 +120,30 @@ def _range(address: str, mask: bytes) -> str:
 
 
 def _speed(device: str) -> int:
-    told = _told(device, "speed")
-    return max(int(told), 0) if told.lstrip("-").isdigit() else 0
+    text = _attribute(device, "speed")
+    return max(int(text), 0) if text.lstrip("-").isdigit() else 0
 
 
-def _told(device: str, what: str) -> str:
+def _attribute(device: str, name: str) -> str:
     try:
-        return Path("/sys/class/net", device, what).read_text(encoding="ascii").strip()
+        return Path("/sys/class/net", device, name).read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
 
-# -- the one that all train over
+# -- the network of all nodes
 
 
-def choose(named: str, seats: Sequence[NetworkNode]) -> Choice:
-    """Give the network that all nodes train over; ``named`` is the interface that the user asks for, "" for any.
+def choose(named: str, nodes: Sequence[NetworkNode]) -> Choice:
+    """Return the network that all nodes train over; ``named`` is the interface that the user asks for, "" for any.
 
-    Else InfiniBand comes before the rest, then what is known to be faster, then the network that the agents met over. A network
+    InfiniBand comes before the rest, then what is known to be faster, then the network that the agents met over. A network
     counts only if every node has an address of its own on it: bridges of container engines are the same on every host.
 
     :raises NoNetwork: a node has no interface of the name.
     """
-    ordered = sorted(seats, key=lambda seat: seat.node)
-    met = [_met_over(seat) for seat in ordered]
+    ordered = sorted(nodes, key=lambda node: node.node)
+    met = [_met_over(node) for node in ordered]
     if named:
         return _named(named, ordered, met)
     if len(ordered) == 1:
@@ -153,12 +153,12 @@ def choose(named: str, seats: Sequence[NetworkNode]) -> Choice:
     return _choice(best, note=_note(best, met))
 
 
-def _met_over(seat: NetworkNode) -> Interface:
-    """Give the interface of the mesh, with the node's own address on it."""
-    for interface in seat.interfaces:
-        if _owns(interface, seat.address):
-            return _at(interface, seat.address)
-    return Interface(name="", address=seat.address, network=f"{seat.address}/32", kind=OTHER)
+def _met_over(node: NetworkNode) -> Interface:
+    """Return the interface of the mesh, with the node's own address on it."""
+    for interface in node.interfaces:
+        if _owns(interface, node.address):
+            return _at(interface, node.address)
+    return Interface(name="", address=node.address, network=f"{node.address}/32", kind=OTHER)
 
 
 def _at(interface: Interface, address: str) -> Interface:
@@ -167,12 +167,12 @@ def _at(interface: Interface, address: str) -> Interface:
     )
 
 
-def _named(name: str, seats: Sequence[NetworkNode], met: Sequence[Interface]) -> Choice:
-    places = [_place(name, seat, mesh) for seat, mesh in zip(seats, met, strict=True)]
+def _named(name: str, nodes: Sequence[NetworkNode], met: Sequence[Interface]) -> Choice:
+    places = [_place(name, node, mesh) for node, mesh in zip(nodes, met, strict=True)]
     twin = _twin(places)
     if twin is None:
         return _choice(places)
-    if len({seat.host for seat in seats}) > 1:
+    if len({node.host for node in nodes}) > 1:
         first, second = twin
         problem = f"its address {places[second].address} on interface {name!r} is that of node {first} as well"
         raise NoNetwork(second, f"{problem}; name one on which every node has its own")
@@ -180,20 +180,20 @@ def _named(name: str, seats: Sequence[NetworkNode], met: Sequence[Interface]) ->
     return _choice([_at(place, mesh.address) for place, mesh in zip(places, met, strict=True)])
 
 
-def _place(name: str, seat: NetworkNode, met: Interface) -> Interface:
+def _place(name: str, node: NetworkNode, met: Interface) -> Interface:
     if met.name == name:
         return met
-    for interface in seat.interfaces:
+    for interface in node.interfaces:
         if interface.name == name:
             return interface
-    has = ", ".join(dict.fromkeys(interface.name for interface in seat.interfaces)) or "none"
+    has = ", ".join(dict.fromkeys(interface.name for interface in node.interfaces)) or "none"
     raise NoNetwork(
-        seat.node, f"it has no network interface {name!r} with an IPv4 address; it has {has}; name one that every node has"
+        node.node, f"it has no network interface {name!r} with an IPv4 address; it has {has}; name one that every node has"
     )
 
 
 def _twin(places: Sequence[Interface]) -> tuple[int, int] | None:
-    """Give two nodes with the same address, None if all differ."""
+    """Return two nodes with the same address, None if all differ."""
     seen: dict[str, int] = {}
     for node, place in enumerate(places):
         if place.address in seen:
@@ -202,25 +202,25 @@ def _twin(places: Sequence[Interface]) -> tuple[int, int] | None:
     return None
 
 
-def _shared(seats: Sequence[NetworkNode], met: Sequence[Interface]) -> list[list[Interface]]:
-    """Give the networks that every node is on with an address of its own; the nodes' places on each."""
+def _shared(nodes: Sequence[NetworkNode], met: Sequence[Interface]) -> list[list[Interface]]:
+    """Return the networks that every node is on with an address of its own; on each the nodes' interfaces."""
     found = []
-    for network in dict.fromkeys([met[0].network, *(interface.network for interface in seats[0].interfaces)]):
-        places = [_on(network, seat, mesh) for seat, mesh in zip(seats, met, strict=True)]
+    for network in dict.fromkeys([met[0].network, *(interface.network for interface in nodes[0].interfaces)]):
+        places = [_on(network, node, mesh) for node, mesh in zip(nodes, met, strict=True)]
         there = [place for place in places if place is not None]
-        if len(there) == len(seats) and _twin(there) is None:
+        if len(there) == len(nodes) and _twin(there) is None:
             found.append(there)
     return found
 
 
-def _on(network: str, seat: NetworkNode, met: Interface) -> Interface | None:
+def _on(network: str, node: NetworkNode, met: Interface) -> Interface | None:
     if met.network == network:
         return met
-    return next((i for i in seat.interfaces if i.network == network and i.kind in (ETHERNET, INFINIBAND)), None)
+    return next((i for i in node.interfaces if i.network == network and i.kind in (ETHERNET, INFINIBAND)), None)
 
 
 def _rank(places: Sequence[Interface], met: Sequence[Interface]) -> tuple[bool, int, bool]:
-    """Give what the better network has more of. One whose speed nobody knows is taken to be as fast as the mesh's."""
+    """Return a sort key for networks; a network of unknown speed counts as fast as the mesh's."""
     infiniband = all(place.kind == INFINIBAND for place in places)
     is_mesh = places[0].network == met[0].network
     usual = _slowest(met)

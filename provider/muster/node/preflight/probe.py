@@ -1,6 +1,6 @@
 """The preflight probe of a node: inspects the node and tries others; part of the agent, or alone before there is one.
 
-Alone it serves whoever launches: JSON requests by line on its standard input, replies on its output; its argument is the root.
+Alone it serves a launcher: JSON requests by line on its standard input, replies on its output; its argument is the root.
 It ends with its input, and its open ports with it.
 """
 
@@ -117,22 +117,22 @@ class NodeProbe:
         }
 
     def _open_ports(self, request: OpenPorts) -> tuple[int, ...]:
-        found = facts.find_ports(request.address, self._wishes(request.address))
+        found = facts.find_ports(request.address, self._port_requests(request.address))
         return self.listener.open(request.address, [*found.values(), *([0] if request.spare else [])])
 
     def _find_ports(self, request: FindPorts) -> dict[str, int]:
         self.listener.close()
-        return facts.find_ports(request.address, self._wishes(request.address))
+        return facts.find_ports(request.address, self._port_requests(request.address))
 
-    def _wishes(self, address: str) -> Iterable[PortRequest]:
-        return facts.shifted(self.plan.nodes[self.node].ports, address, self.node)
+    def _port_requests(self, address: str) -> Iterable[PortRequest]:
+        return facts.shift_ports(self.plan.nodes[self.node].ports, address, self.node)
 
 
 # -- alone
 
 
 def main(arguments: list[str]) -> int:
-    """Serve whoever launches; the root folder is the argument."""
+    """Serve a launcher; the root folder is the argument."""
     with contextlib.suppress(asyncio.TimeoutError, BrokenPipeError):
         asyncio.run(_HostProbe(Path(arguments[0]).expanduser() / "jobs").serve())
     return 0

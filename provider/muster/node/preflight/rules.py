@@ -20,7 +20,7 @@ _SET_CLOCK = "set its clock and keep it set (chrony or systemd-timesyncd)"
 def violations(
     plan: JobPlan, facts: Iterable[Facts], clocks: Mapping[int, float] | None = None, submitter: float = 0.0
 ) -> tuple[Violation, ...]:
-    """Give the nodes that don't fit, each with its first reason, by node; () when all do.
+    """Return the nodes that don't fit, each with its first reason, by node; () when all do.
 
     ``clocks``: seconds that each node's clock is ahead of the leader's; ``submitter`` those of the machine that submitted.
     """
@@ -32,7 +32,7 @@ def violations(
 
 
 def violations_of(reasons: Mapping[int, str], nodes: Iterable[Facts]) -> tuple[Violation, ...]:
-    """Give reasons by node as violations."""
+    """Return reasons by node as violations."""
     hosts = {node.node: node.host for node in nodes}
     return tuple(Violation(node=number, host=hosts.get(number, ""), reason=reasons[number]) for number in sorted(reasons))
 
@@ -46,7 +46,7 @@ def _alone(plan: JobPlan, nodes: Sequence[Facts]) -> Iterator[tuple[int, str]]:
 
 def _reason(plan: JobPlan, node: Facts) -> str:
     needs = plan.needs
-    taken = [wish.name for wish in plan.nodes[node.node].ports if wish.name not in node.ports]
+    taken = [port.name for port in plan.nodes[node.node].ports if port.name not in node.ports]
     ask_less = "ask for fewer, or take a host that has them"
     checks = (
         (bool(node.problem), node.problem),
@@ -78,7 +78,7 @@ def _remedy(programs: Iterable[str]) -> str:
 
 
 def _clocks_off(clocks: Mapping[int, float], submitter: float) -> Iterator[tuple[int, str]]:
-    """Name the clocks that are off what most show; the submitter's counts as one more.
+    """Yield the clocks that differ from most; the submitter's counts as one more.
 
     It may have been a while ago that it submitted, so that a single node is only refused if it is behind it.
     """
@@ -94,7 +94,7 @@ def _clocks_off(clocks: Mapping[int, float], submitter: float) -> Iterator[tuple
 
 
 def _usual(clocks: Mapping[int, float], submitter: float) -> float:
-    """Give the node's clock that is nearest to the median of all, the submitter's included."""
+    """Return the node's clock that is nearest to the median of all, the submitter's included."""
     ordered = sorted([*clocks.values(), submitter])
     median = ordered[(len(ordered) - 1) // 2]
     return min(clocks.values(), key=lambda offset: abs(offset - median), default=0.0)
@@ -108,9 +108,9 @@ def _other_drivers(nodes: Sequence[Facts]) -> Iterator[tuple[int, str]]:
 
 
 def other_packages(plan: JobPlan, nodes: Iterable[Facts]) -> list[tuple[int, int]]:
-    """Give the nodes whose environment is not that of most, each with one that has the usual.
+    """Return the nodes whose environment differs from most, each with a node that has the usual one.
 
-    Only where the job says what its environment is: what else a host's own Python has is nobody's promise.
+    Only where the job defines its environment: a host's own Python may have anything.
     """
     if not (plan.environment.digest or plan.environment.interpreter):
         return []
@@ -119,7 +119,7 @@ def other_packages(plan: JobPlan, nodes: Iterable[Facts]) -> list[tuple[int, int
 
 
 def odd_ones(values: Mapping[int, str]) -> list[tuple[int, str]]:
-    """Give the nodes whose value is not the most frequent one, each with that; of two as frequent, the lowest node's is."""
+    """Return the nodes whose value is not the most frequent, each with the latter; of two as frequent the lowest node's."""
     if not values:
         return []
     usual = Counter(values[node] for node in sorted(values)).most_common(1)[0][0]
@@ -127,7 +127,7 @@ def odd_ones(values: Mapping[int, str]) -> list[tuple[int, str]]:
 
 
 def notes(clocks: Mapping[int, float], submitter: float, facts: Iterable[Facts]) -> list[str]:
-    """Give what is odd between nodes but no reason to refuse: clocks a little apart."""
+    """Return what is odd between nodes but no violation: clocks a little apart."""
     if len(clocks) < 2:
         return []
     usual = _usual(clocks, submitter)
@@ -143,9 +143,9 @@ def notes(clocks: Mapping[int, float], submitter: float, facts: Iterable[Facts])
 
 
 def culprits(pairs: Iterable[Blocked], nodes: Sequence[Facts]) -> tuple[Violation, ...]:
-    """Name the fewest nodes without which no pair is blocked: always the one that most pairs have.
+    """Return the fewest nodes without which no pair is blocked: always the node of most pairs.
 
-    Between two with as many it is the one that was not reached, as its own firewall is the likeliest reason, then the higher
+    Between two with as many, it is the node that was not reached, as its own firewall is the likeliest reason, then the higher
     number.
     """
     left = list(pairs)
@@ -166,7 +166,7 @@ def _worst(pairs: Sequence[Blocked]) -> int:
 
 
 def _path_reason(pairs: Sequence[Blocked], culprit: int, hosts: Mapping[int, str]) -> str:
-    """Tell of one failed pair: one that says more than silence, one in which the culprit was not reached."""
+    """Describe one failed pair: preferably not a silent one, and one in which the culprit was not reached."""
     first = min(pairs, key=lambda pair: (pair.why == NO_ANSWER, pair.node != culprit, pair.source, pair.node))
     other = first.source if first.node == culprit else first.node
     name = f"node {other} ({hosts.get(other, '')})"

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from muster.core.plan import host_name
+from muster.core.plan import node_host_name
 from muster.node.mesh import PeerLost
 from muster.node.ranks.commands import LineOutput, RunLine, RunRemotely
 from muster.node.rpc import CommandFailed, Request
@@ -39,7 +39,7 @@ class RemoteExec:
     """The lines that node 0's spawner has running on the nodes; node ``i`` is called ``node-<i>``."""
 
     def __init__(self, node_count: int, ask: Ask) -> None:
-        self._nodes = {host_name(node): node for node in range(node_count)}
+        self._nodes = {node_host_name(node): node for node in range(node_count)}
         self._numbers = itertools.count(1)
         self._clients: dict[int, asyncio.StreamWriter] = {}
         self._ask = ask
@@ -59,7 +59,7 @@ class RemoteExec:
         """Return the exit code, and what kept the line from being run."""
         node = self._nodes.get(request.host)
         if node is None:
-            known = f"{host_name(0)} to {host_name(len(self._nodes) - 1)}"
+            known = f"{node_host_name(0)} to {node_host_name(len(self._nodes) - 1)}"
             return FAILED, f"no node of this job is called {request.host!r}; they are {known}"
         try:
             return await self._ask(node, RunLine(number=number, line=request.line)), ""

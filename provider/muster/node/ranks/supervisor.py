@@ -205,7 +205,7 @@ class RankSupervisor:
         try:
             process.log.write(data)
         except OSError as error:
-            self._log.note_full(error)
+            self._log.report_full(error)
         self._add_output(process, data)
         return True
 

@@ -50,8 +50,8 @@ class Terminator:
         signalled: set[int] = set()
         deadline, backoff = time.monotonic() + grace, Backoff(0.005, 0.1, factor=1.5)
         while (living := self._living()) and time.monotonic() < deadline:
-            processes.send(set(living) - signalled, signal.SIGTERM)
-            processes.send(set(living) - signalled, signal.SIGCONT)
+            processes.send_signal(set(living) - signalled, signal.SIGTERM)
+            processes.send_signal(set(living) - signalled, signal.SIGCONT)
             signalled |= set(living)
             await asyncio.sleep(backoff.next())
 
@@ -61,7 +61,7 @@ class Terminator:
             living = self._living()
             if running == {SPAWNER} and time.monotonic() > began + SPAWNER_GRACE:
                 living.append(self._ranks.processes[SPAWNER].pid)
-            processes.send(living, signal.SIGKILL)
+            processes.send_signal(living, signal.SIGKILL)
             await asyncio.sleep(0.01)
 
     def _running(self) -> set[int]:

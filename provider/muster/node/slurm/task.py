@@ -184,7 +184,7 @@ class Task:
         """Send a SIGTERM to the guardian, after writing the reason unless a cancel has written one."""
         if not self._here.cancel.exists():
             replace_file(self._here.cancel, self._reason())
-        processes.send([guardian] if guardian else [], signal.SIGTERM)
+        processes.send_signal([guardian] if guardian else [], signal.SIGTERM)
 
     def _reason(self) -> bytes:
         if self._batch.cancel.exists():

@@ -99,7 +99,7 @@ def _end_leftovers(assignment: Assignment, folder: Path) -> None:
     """Kill what ranks of a node have left behind, where agent and guardian died at once."""
     of_job = set(processes.marked(f"MUSTER_JOB={assignment.id.marker}"))
     of_node = {*processes.marked(f"MUSTER_NODE={assignment.node}"), *processes.marked(f"MUSTER_SHIM_FOLDER={folder}")}
-    processes.send(of_job & of_node, signal.SIGKILL)
+    processes.send_signal(of_job & of_node, signal.SIGKILL)
 
 
 def living(paths: NodePaths) -> list[int]:
@@ -139,12 +139,12 @@ def end_agents(nodes: list[NodePaths], marker: str, submitted: float, reason: st
     for paths in nodes:
         with contextlib.suppress(OSError):  # a full disk takes no reason; they leave without one too
             write_private(paths.cancel, wish)
-        processes.send(living(paths), signal.SIGTERM)
+        processes.send_signal(living(paths), signal.SIGTERM)
     give_up = time.monotonic() + patience
     while any(alive(paths, submitted) for paths in nodes) and time.monotonic() < give_up:
         time.sleep(0.02)
     for paths in nodes:
-        processes.send(living(paths), signal.SIGKILL)
+        processes.send_signal(living(paths), signal.SIGKILL)
     return sweep(marker)
 
 
@@ -152,6 +152,6 @@ def sweep(marker: str) -> bool:
     """Kill every process that carries the attempt's marker: what is left when agent and guardian died at once."""
     entry, limit = f"MUSTER_JOB={marker}", time.monotonic() + 10.0
     while (left := processes.marked(entry)) and time.monotonic() < limit:
-        processes.send(left, signal.SIGKILL)
+        processes.send_signal(left, signal.SIGKILL)
         time.sleep(0.02)
     return not left
