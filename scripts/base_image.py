@@ -31,7 +31,7 @@ class NoBaseImage(Exception):
 
 
 def ensure(engine: DockerClient, version: str) -> str:
-    """Give the name of a base image with this Python, which is then in the engine.
+    """Return the name of a base image with this Python, which is then in the engine.
 
     :raises NoBaseImage: it can be neither pulled nor made.
     """
@@ -46,7 +46,7 @@ def ensure(engine: DockerClient, version: str) -> str:
 
 
 def has(engine: DockerClient, name: str) -> bool:
-    """Say whether the engine has an image."""
+    """Return whether the engine has an image."""
     from docker.errors import ImageNotFound
 
     try:
@@ -57,7 +57,7 @@ def has(engine: DockerClient, name: str) -> bool:
 
 
 def pulled(engine: DockerClient, name: str) -> bool:
-    """Say whether an image could be pulled; a registry that is firewalled off must not hold up everything."""
+    """Return whether an image could be pulled; a registry that is firewalled off must not hold up everything."""
     from docker.errors import DockerException
 
     def pull() -> None:
@@ -114,7 +114,7 @@ def build(engine: DockerClient, debian: str, name: str) -> None:
 
 
 def dockerfile(debian: str, with_certificates: bool) -> str:
-    """Give the Dockerfile; it has what the public image has: Python with pip and venv, and free of Debian's ban on pip."""
+    """Return the Dockerfile; it has what the public image has: Python with pip and venv, and free of Debian's ban on pip."""
     lines = [
         f"FROM {debian}",
         "ENV LANG=C.UTF-8",
@@ -131,7 +131,7 @@ def dockerfile(debian: str, with_certificates: bool) -> str:
 
 
 def context(debian: str, certificates: Iterable[Path]) -> io.BytesIO:
-    """Give what the build needs as an archive."""
+    """Return what the build needs as an archive."""
     files = {f"certificates/{path.name}": path.read_bytes() for path in certificates}
     files["Dockerfile"] = dockerfile(debian, bool(files)).encode()
     packed = io.BytesIO()
@@ -156,7 +156,7 @@ def run(argv: list[str]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell a person what takes so long."""
+    """Print what takes so long."""
     print(f"base image: {text}", file=sys.stderr, flush=True)
 
 

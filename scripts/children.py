@@ -28,7 +28,7 @@ def running(argv: list[str], log: Path, env: Mapping[str, str], grace: float = 1
 
 @contextmanager
 def ending(grace: float = 15.0) -> Iterator[list[Child]]:
-    """Give a list for children; on the way out the groups of all of them are ended: TERM, ``grace`` seconds, KILL."""
+    """Yield a list for children; on the way out the groups of all of them are ended: TERM, ``grace`` seconds, KILL."""
     family: list[Child] = []
     try:
         yield family
@@ -67,7 +67,7 @@ def run(argv: list[str], log: Path, env: Mapping[str, str]) -> int:
 
 
 def wait_until(condition: Callable[[], bool], limit: float, every: float = 0.1) -> bool:
-    """Say whether a condition came true within ``limit`` seconds."""
+    """Return whether a condition came true within ``limit`` seconds."""
     give_up = time.monotonic() + limit
     while not condition():
         if time.monotonic() > give_up:
@@ -77,7 +77,7 @@ def wait_until(condition: Callable[[], bool], limit: float, every: float = 0.1) 
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """Give the last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return "\n".join(text.splitlines()[-lines:])
 

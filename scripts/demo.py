@@ -103,7 +103,7 @@ def demo(with_ui: bool) -> None:
 
 
 def settings(access: StoreAccess) -> dict[str, str]:
-    """Give the variables by which the DAG's tasks find the store and this machine's folder for jobs."""
+    """Return the variables by which the DAG's tasks find the store and this machine's folder for jobs."""
     login, password = access.access_key, access.secret_key
     extra = {"endpoint_url": access.endpoint_url, "region_name": access.region}
     connection = {"conn_type": "aws", "login": login, "password": password, "extra": extra}
@@ -148,7 +148,7 @@ def evaluate(access: StoreAccess, model: ModelVersion) -> float:
 
 
 def versions(access: StoreAccess) -> list[ModelVersion]:
-    """Give the model's versions, oldest first."""
+    """Return the model's versions, oldest first."""
     from muster.registry import open_registry
 
     registry = open_registry("store", run_store(access))
@@ -178,7 +178,7 @@ def no_job_left() -> Iterator[None]:
 
 
 def own_keys() -> dict[str, str]:
-    """Give the demo's secrets, made once and kept in a private file."""
+    """Return the demo's secrets, made once and kept in a private file."""
     path = HOME / "keys.json"
     if not path.exists():
         names = ("access", "secret", "jwt", "password")
@@ -190,7 +190,7 @@ def own_keys() -> dict[str, str]:
 
 
 def free_port(wish: int) -> int:
-    """Give the wished port of the loopback if it is free, else one that is."""
+    """Return the wished port of the loopback if it is free, else one that is."""
     for port in (wish, 0):
         with socket.socket() as probe:
             try:
@@ -208,7 +208,7 @@ def wait_for_signal() -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person who watches."""
+    """Print for the person who watches."""
     print(f"demo: {text}", file=sys.stderr, flush=True)
 
 

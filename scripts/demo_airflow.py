@@ -77,7 +77,7 @@ class Airflow:
 
 
 def make(home: Path, dags: Path, port: int, keys: Mapping[str, str], own: Mapping[str, str]) -> Airflow:
-    """Give an Airflow below ``home`` whose API listens on a loopback port; ``own`` are variables for its tasks."""
+    """Return an Airflow below ``home`` whose API listens on a loopback port; ``own`` are variables for its tasks."""
     url = f"http://127.0.0.1:{port}"
     settings = {
         "AIRFLOW_HOME": str(home),

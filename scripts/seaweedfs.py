@@ -44,7 +44,7 @@ def server(folder: Path, bucket: str, access_key: str, secret_key: str, address:
 
 
 def free_ports(count: int, address: str = LOOPBACK) -> list[int]:
-    """Give ports that are free together with their gRPC twins."""
+    """Return ports that are free together with their gRPC twins."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(20_000, 32_000)
@@ -64,13 +64,13 @@ def _is_free(address: str, port: int) -> bool:
 
 
 def argv(data: Path, bucket: str, ports: list[int], address: str = LOOPBACK) -> list[str]:
-    """Give the command line; the first port is that of S3."""
+    """Return the command line; the first port is that of S3."""
     given = (f"-{service}.port={port}" for service, port in zip(SERVICES, ports, strict=True))
     return [weed(), *options(str(data), bucket, bind=address, ip=address), *given]
 
 
 def options(data: str, bucket: str, bind: str, ip: str = LOOPBACK) -> list[str]:
-    """Give the arguments that do not depend on ports; ``bind`` is the address listened on, over ``ip`` the parts talk."""
+    """Return the arguments that do not depend on ports; ``bind`` is the address listened on, over ``ip`` the parts talk."""
     return [
         *("mini", f"-dir={data}", f"-bucket={bucket}", f"-ip={ip}", f"-ip.bind={bind}"),
         *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
@@ -78,7 +78,7 @@ def options(data: str, bucket: str, bind: str, ip: str = LOOPBACK) -> list[str]:
 
 
 def weed() -> str:
-    """Give the path of SeaweedFS's one program, which lies beside our interpreter."""
+    """Return the path of SeaweedFS's one program, which lies beside our interpreter."""
     return str(Path(sys.executable).with_name("weed"))
 
 

@@ -14,7 +14,7 @@ pytest_plugins = ["contract_report", "engine", "frameworks", "full", "lanes", "r
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    """Give a running server; a test that stops it must start it again."""
+    """Yield a running server; a test that stops it must start it again."""
     server = StoreServer(tmp_path_factory.mktemp("weed"))
     try:
         server.start()
@@ -25,19 +25,19 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServ
 
 @pytest.fixture
 def store(store_server: StoreServer) -> Store:
-    """Give an empty store of the test's own."""
+    """Return an empty store of the test's own."""
     return Store(uri=store_server.fresh_uri(), access=store_server.access, server=store_server)
 
 
 @pytest.fixture(scope="session")
 def mlflow_session(store_server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlflow]:
-    """Give the one MLflow server of the session; it takes half a minute to start."""
+    """Yield the one MLflow server of the session; it takes half a minute to start."""
     with running(tmp_path_factory.mktemp("mlflow"), store_server) as server:
         yield server
 
 
 @pytest.fixture
 def mlflow_server(mlflow_session: RunningMlflow) -> RunningMlflow:
-    """Give the MLflow server, with nothing registered in it."""
+    """Return the MLflow server, with nothing registered in it."""
     mlflow_session.empty()
     return mlflow_session

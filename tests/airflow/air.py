@@ -65,7 +65,7 @@ class Air:
         sys.__stdout__.write(self.log)
 
     def returned(self, dag_run: Any, task_id: str = "train", map_index: int = -1, key: str = "return_value") -> Any:
-        """Give what a task returned, or another XCom of it."""
+        """Return what a task returned, or another XCom of it."""
         [ti] = [ti for ti in dag_run.get_task_instances() if (ti.task_id, ti.map_index) == (task_id, map_index)]
         return ti.xcom_pull(task_ids=task_id, map_indexes=map_index, key=key)
 
@@ -88,7 +88,7 @@ class Air:
         self.keep_log()
 
     def event_extra(self, dag_run: Any, task_id: str) -> dict[str, Any]:
-        """Give what a task said in its asset event."""
+        """Return what a task said in its asset event."""
         from airflow.models.asset import AssetEvent
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -98,7 +98,7 @@ class Air:
             return dict(session.scalars(query).one().extra)
 
     def database_rows(self, dag_run: Any) -> str:
-        """Give the XComs and rendered fields of a DAG run, as text."""
+        """Return the XComs and rendered fields of a DAG run, as text."""
         from airflow.models.renderedtifields import RenderedTaskInstanceFields
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session

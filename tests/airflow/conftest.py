@@ -44,7 +44,7 @@ def airflow_db() -> None:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[LocalTarget]:
-    """Give a local target of the test's own; whatever a failed test left running on it is ended."""
+    """Yield a local target of the test's own; whatever a failed test left running on it is ended."""
     local = LocalTarget(root=tmp_path / "target")
     yield local
     for folder in (local.root / "jobs").glob("*"):
@@ -68,7 +68,7 @@ def connections(
 
 @pytest.fixture
 def air(airflow_db: None, connections: tuple[Store, LocalTarget], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Air:
-    """Give Airflow, ready to run DAGs."""
+    """Return Airflow, ready to run DAGs."""
     source = tmp_path / "source"
     source.mkdir()
     store, target = connections

@@ -23,7 +23,7 @@ def air(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Air:
-    """Give Airflow with a connection ``engine``."""
+    """Return Airflow with a connection ``engine``."""
     extra = {"target": "docker", "base_image": workshop.base}
     monkeypatch.setenv("AIRFLOW_CONN_ENGINE", json.dumps({"conn_type": "muster", "extra": extra}))
     monkeypatch.setenv("MUSTER_HOME", str(tmp_path / "home"))

@@ -32,7 +32,7 @@ def contained(  # noqa: PLR0917
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Air:
-    """Give Airflow whose connection ``muster_docker`` is an engine, and whose store containers reach."""
+    """Return Airflow whose connection ``muster_docker`` is an engine, and whose store containers reach."""
     access = docker_store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}
@@ -77,6 +77,6 @@ def test_an_example_trains_across_containers(  # noqa: PLR0917
 
 
 def left_over(engine: DockerClient, run: str) -> list[Any]:
-    """Give the containers and networks of a run that are still there."""
+    """Return the containers and networks of a run that are still there."""
     filters = {"label": f"muster.job={run}"}
     return [*engine.containers.list(all=True, filters=filters), *engine.networks.list(filters=filters)]

@@ -26,7 +26,7 @@ Load = Callable[[], DagBag]
 
 @pytest.fixture
 def target(frameworks: Frameworks) -> Iterator[LocalTarget]:
-    """Give a local target that keeps its environments; what a job leaves on it is not kept."""
+    """Yield a local target that keeps its environments; what a job leaves on it is not kept."""
     local = LocalTarget(root=frameworks.root / "local")
     yield local
     shutil.rmtree(local.root / "jobs", ignore_errors=True)
@@ -34,7 +34,7 @@ def target(frameworks: Frameworks) -> Iterator[LocalTarget]:
 
 @pytest.fixture
 def load(airflow_db: None) -> Load:
-    """Give what reads the example DAGs as Airflow does."""
+    """Return what reads the example DAGs as Airflow does."""
     return lambda: DagBag(dag_folder=str(DAGS), bundle_name="dags-folder")
 
 
@@ -96,7 +96,7 @@ def test_tensorflow_trains_on_this_machine(air: Air, monkeypatch: pytest.MonkeyP
 
 
 def held_back_accuracy(record: dict[str, Any], model: Path) -> float:
-    """Let the environment that trained a model read the held-back digits with it."""
+    """Return the accuracy on the held-back digits, read by the environment that trained the model."""
     argv = [record["environment"]["interpreter"], str(DAGS / "digits" / "train.py"), "--evaluate", str(model)]
     environment = {"PYTHONPATH": str(DAGS.parent / "provider")}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=300)

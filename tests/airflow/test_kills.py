@@ -66,7 +66,7 @@ class Job:
         (self.folder / "finish").touch()
 
     def living(self) -> list[int]:
-        """Give every process of the job."""
+        """Return every process of the job."""
         return processes.marked(f"MUSTER_JOB={self.handle.id.marker}")
 
     def wait_until_gone(self) -> None:
@@ -76,7 +76,7 @@ class Job:
         return TrainOperator(task_id="train", retries=1, **self.parameters, **more)
 
     def lines(self) -> list[str]:
-        """Give every line of the run's record in the store."""
+        """Return every line of the run's record in the store."""
         store, handle = self.air.store.open(), self.handle
         events = (event for _, event in store.events(self.id, handle.generation, handle.attempt, 0))
         return [event.data["text"] for event in events if event.kind == "line"]
@@ -89,7 +89,7 @@ def job(air: Air, tmp_path: Path) -> Job:
 
 @pytest.fixture
 def start_worker(job: Job) -> Iterator[Workers]:
-    """Give what starts a worker process; all are gone after the test."""
+    """Yield what starts a worker process; all are gone after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(state: str = "running") -> subprocess.Popen[bytes]:
@@ -221,7 +221,7 @@ HANDLE = {"job_id": "j", "generation": 1, "attempt": 1, "target": "local", "plan
 
 @pytest.fixture
 def restore_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Airflow's own answer come back after the test."""
+    """Restore Airflow's own answer after the test."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(RuntimeTaskInstance.get_task_states))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.fixture
 def shared(frameworks: Frameworks) -> Iterator[Path]:
-    """Give the cluster's shared folder for all examples; what is installed there is kept, what a job leaves is not."""
+    """Yield the cluster's shared folder for all examples; what is installed there is kept, what a job leaves is not."""
     folder = frameworks.root / "slurm"
     yield folder
     shutil.rmtree(folder / "jobs", ignore_errors=True)
@@ -39,7 +39,7 @@ def clustered(  # noqa: PLR0917
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Air:
-    """Give Airflow whose connection ``muster_cluster`` is the cluster, its login node the worker's machine."""
+    """Return Airflow whose connection ``muster_cluster`` is the cluster, its login node the worker's machine."""
     access = store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}

@@ -30,7 +30,7 @@ def racked(  # noqa: PLR0917
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Air:
-    """Give Airflow whose connection ``muster_rack`` is the rack, with its key in a connection of the ssh provider."""
+    """Return Airflow whose connection ``muster_rack`` is the rack, with its key in a connection of the ssh provider."""
     access = rack_store.access
     aws_extra = {"endpoint_url": access.endpoint_url, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": access.access_key, "password": access.secret_key, "extra": aws_extra}

@@ -202,17 +202,17 @@ def test_a_run_is_registered_once_and_its_asset_event_says_what_it_is(air: Air) 
 
 
 def first_error_line(log: str, kind: str = "AirflowException") -> str:
-    """Give the first line of the exception that failed the first try."""
+    """Return the first line of the exception that failed the first try."""
     return next(line for line in log.splitlines() if f"{kind}: " in line)
 
 
 def read(air: Air, run: str, path: str) -> str:
-    """Give the content of a run's file."""
+    """Return the content of a run's file."""
     return b"".join(air.store.open().read_file(run, path)).decode()
 
 
 def everything_kept(air: Air, dag_run: Any) -> dict[str, bytes]:
-    """Give all that Airflow, the store and the target keep of a DAG run: log, XComs, rendered fields, objects, files."""
+    """Return all that Airflow, the store and the target keep of a DAG run: log, XComs, rendered fields, objects, files."""
     bucket = air.store.open().bucket
     kept = {f"object {key}": b"".join(bucket.chunks(key)) for key in bucket.keys("")}
     kept |= {str(path): path.read_bytes() for path in air.target.root.glob("jobs/**/*") if path.is_file()}

@@ -48,7 +48,7 @@ class Trained:
 
 
 def trained(air: Air, dag_run: Any, folder: Path) -> Trained:
-    """Give what a DAG run left, after a look whether it is there at all."""
+    """Return what a DAG run left, after a look whether it is there at all."""
     assert dag_run.state == "success", air.log
     run, store = air.returned(dag_run), air.store.open()
     record = store.record(run["run"], run["generation"])

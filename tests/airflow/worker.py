@@ -14,7 +14,7 @@ from typing import Any
 
 
 def context(try_number: int = 1, retries: int = 1, max_tries: int = 1, run_id: str = "manual__1") -> dict[str, Any]:
-    """Give what ``execute`` needs of a task's context; ``pushed`` collects its XComs."""
+    """Return what ``execute`` needs of a task's context; ``pushed`` collects its XComs."""
     pushed: dict[str, Any] = {}
     ti = SimpleNamespace(
         dag_id="kills",

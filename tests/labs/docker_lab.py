@@ -49,12 +49,12 @@ class DockerLab(JobLab):
         return said.decode(errors="replace")
 
     def containers(self, job_id: str) -> list[Any]:
-        """Give every container of a job, by node."""
+        """Return every container of a job, by node."""
         found = self.engine.containers.list(all=True, filters={"label": f"{JOB}={job_id}"}, ignore_removed=True)
         return sorted(found, key=lambda container: container.labels["muster.node"])
 
     def container(self, handle: JobHandle, node: int = 0) -> Any:
-        """Give a node's container of the handle's attempt."""
+        """Return a node's container of the handle's attempt."""
         for container in self.containers(handle.job_id):
             labels = container.labels
             if (labels["muster.attempt"], labels["muster.node"]) == (str(handle.attempt), str(node)):
@@ -62,7 +62,7 @@ class DockerLab(JobLab):
         raise AssertionError(f"no container of node {node}")
 
     def left(self, job_id: str) -> list[str]:
-        """Give the names of everything that a job has on the engine: containers, networks, volumes."""
+        """Return the names of everything that a job has on the engine: containers, networks, volumes."""
         filters = {"label": f"{JOB}={job_id}"}
         containers = [c.name for c in self.containers(job_id)]
         networks = [n.name for n in self.engine.networks.list(filters=filters)]

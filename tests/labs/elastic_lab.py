@@ -74,7 +74,7 @@ def elastic_plan(
     environment: EnvironmentRef,
     **limits: float,
 ) -> JobPlan:
-    """Give a plan of ``bounds`` nodes with ``ranks`` processes each under torchrun that run ``code``."""
+    """Return a plan of ``bounds`` nodes with ``ranks`` processes each under torchrun that run ``code``."""
     least, most = bounds
     job = TrainingJob(
         name="lab",
@@ -95,7 +95,7 @@ def elastic_plan(
 
 
 def left(lab: Lab, handle: JobHandle) -> list[str]:
-    """Give what still lives of a run, by its command line."""
+    """Return what still lives of a run, by its command line."""
     return [Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ") for pid in lab.living(handle)]
 
 

@@ -30,7 +30,7 @@ S3_PORT = 8333
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerClient]:
-    """Give a client of a running engine: the one that runs, which is left as it is, else one started for these tests."""
+    """Yield a client of a running engine: the one that runs, which is left as it is, else one started for these tests."""
     import docker
 
     if _answers():
@@ -48,7 +48,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="session")
 def base_image(engine: DockerClient) -> str:
-    """Give the name of an image with Python in the engine: a public one where there is a registry, else one made here."""
+    """Return the name of an image with Python in the engine: a public one where there is a registry, else one made here."""
     if os.environ.get(CHOSEN):
         return os.environ[CHOSEN]
     try:
@@ -140,7 +140,7 @@ class DockerStore(Store):
 def docker_store_server(
     engine: DockerClient, base_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DockerStoreServer]:
-    """Give a running server in a container; a test that stops it must start it again."""
+    """Yield a running server in a container; a test that stops it must start it again."""
     server = DockerStoreServer(tmp_path_factory.mktemp("weed"), engine=engine, image=base_image)
     try:
         server.start()
@@ -151,7 +151,7 @@ def docker_store_server(
 
 @pytest.fixture
 def docker_store(docker_store_server: DockerStoreServer) -> DockerStore:
-    """Give an empty store of the test's own, for containers."""
+    """Return an empty store of the test's own, for containers."""
     server = docker_store_server
     return DockerStore(uri=server.fresh_uri(), access=server.access, server=server, network=server.network)
 
@@ -167,7 +167,7 @@ def _answers() -> bool:
 
 
 def _archive(program: Path) -> bytes:
-    """Give an archive with one program and an empty folder for data."""
+    """Return an archive with one program and an empty folder for data."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(program.resolve(), arcname="weed")

@@ -73,7 +73,7 @@ def running(folder: Path, store: StoreServer) -> Iterator[RunningMlflow]:
 
 
 def installed() -> Path:
-    """Give the python of the environment with MLflow; made once for each user of this machine, and kept."""
+    """Return the python of the environment with MLflow; made once for each user of this machine, and kept."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "muster-tests"
     named = hashlib.sha256("\n".join((sys.version, *PACKAGES)).encode()).hexdigest()[:12]
     folder, stamp = cache / f"mlflow-{named}", cache / f"mlflow-{named}" / "complete"

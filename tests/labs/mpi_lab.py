@@ -25,7 +25,7 @@ def mpi_plan(  # noqa: PLR0917
     framework: str = "mpi",
     **limits: float,
 ) -> JobPlan:
-    """Give a plan of ``nodes`` × ``ranks`` processes under mpirun that run ``code`` with the environment's own Python."""
+    """Return a plan of ``nodes`` × ``ranks`` processes under mpirun that run ``code`` with the environment's own Python."""
     job = TrainingJob(
         name="lab",
         framework=framework,

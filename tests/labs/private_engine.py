@@ -22,7 +22,7 @@ INSIDE = ("nsenter", f"--net=/run/netns/{SPACE}", "--")  # only its network is a
 
 
 def can_be_had() -> bool:
-    """Whether this machine and user can start one."""
+    """Return whether this machine and user can start one."""
     return os.geteuid() == 0 and _dockerd() is not None and all(map(shutil.which, ("ip", "nsenter", "sysctl")))
 
 

@@ -111,7 +111,7 @@ class Host:
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
 
     def give_gpus(self, count: int) -> None:
-        """Let its nvidia-smi tell of so many devices."""
+        """Make its nvidia-smi report so many devices."""
         self.program("nvidia-smi", GPUS.format(count=count))
 
     def program(self, name: str, text: str) -> None:
@@ -120,7 +120,7 @@ class Host:
         (self.folder / "sbin" / name).chmod(0o755)
 
     def show(self, folder: Path, *, but: str = "") -> None:
-        """Let it have a folder of this machine under the same path, though its own home and /tmp hide ours.
+        """Show it a folder of this machine under the same path, though its own home and /tmp hide ours.
 
         ``but``: the name of folders in it that nobody needs there.
         """
@@ -166,7 +166,7 @@ class Host:
         self.boot()
 
     def processes(self) -> list[int]:
-        """Give every process on it, as this machine numbers them; first its sshd that listens."""
+        """Return every process on it, as this machine numbers them; first its sshd that listens."""
         if self._process is None:
             return []
         first = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
@@ -183,7 +183,7 @@ class Host:
         return len(served)
 
     def connections(self) -> int:
-        """Give how many connections its sshd serves."""
+        """Return how many connections its sshd serves."""
         return sum(_command(pid).startswith("sshd: root@") for pid in self.processes())
 
     def filter(self, action: str, *rule: str) -> None:
@@ -196,7 +196,7 @@ class Host:
         _run("ip", "link", "set", self.link, "down")
 
     def plug(self) -> None:
-        """Give its network back."""
+        """Return its network back."""
         _run("ip", "link", "set", self.link, "up")
 
     def _answers(self) -> bool:
@@ -299,7 +299,7 @@ class RackStoreServer(StoreServer):
 
 @pytest.fixture(scope="session")
 def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    """Give the rack of the session; a test that takes a host down must boot it again."""
+    """Yield the rack of the session; a test that takes a host down must boot it again."""
     if os.geteuid() != 0:
         pytest.skip("a rack of SSH hosts is made of namespaces, which only root can make")
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -316,7 +316,7 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
 
 @pytest.fixture(scope="session")
 def rack_store_server(rack: Rack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RackStoreServer]:
-    """Give a running store that hosts and this machine both reach; a test that stops it must start it again."""
+    """Yield a running store that hosts and this machine both reach; a test that stops it must start it again."""
     server = RackStoreServer(tmp_path_factory.mktemp("rack-weed"), address=rack.address)
     try:
         server.start()
@@ -327,7 +327,7 @@ def rack_store_server(rack: Rack, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def rack_store(rack_store_server: RackStoreServer) -> Store:
-    """Give an empty store of the test's own, for hosts of the rack."""
+    """Return an empty store of the test's own, for hosts of the rack."""
     server = rack_store_server
     return Store(uri=server.fresh_uri(), access=server.access, server=server)
 
@@ -350,7 +350,7 @@ def _free_prefix() -> str:
 
 
 def _forward(action: str, bridge: str) -> None:
-    """Let hosts speak with each other where a Docker engine forbids what it does not know."""
+    """Allow traffic between hosts where a Docker engine forbids what it does not know."""
     if shutil.which("iptables"):
         rule = ["iptables", "-w", action, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT"]
         subprocess.run(rule, check=False, capture_output=True)

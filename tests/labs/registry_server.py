@@ -44,7 +44,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Give a running registry."""
+    """Yield a running registry."""
     found = shutil.which("docker-registry") or (str(UNPACKED) if UNPACKED.exists() else "")
     if not found:
         pytest.skip("there is no docker-registry; scripts/system.sh fetches it")

@@ -57,7 +57,7 @@ class SlurmCluster:
         return self.folder / "calls.log"
 
     def counting(self) -> Path:
-        """Give a folder with Slurm's commands for a PATH; each call of one is noted in ``calls``."""
+        """Return a folder with Slurm's commands for a PATH; each call of one is noted in ``calls``."""
         folder = self.folder / "counting"
         folder.mkdir(exist_ok=True)
         for name in ("squeue", "sacct", "sbatch", "scancel", "scontrol", "sinfo"):
@@ -120,7 +120,7 @@ class SlurmCluster:
 
     @contextlib.contextmanager
     def without_controller(self) -> Iterator[None]:
-        """Have slurmctld answer nobody for a while."""
+        """Stop slurmctld from answering for the length of the block."""
         self._daemons["slurmctld"].send_signal(signal.SIGSTOP)
         try:
             yield
@@ -128,11 +128,11 @@ class SlurmCluster:
             self._daemons["slurmctld"].send_signal(signal.SIGCONT)
 
     def take_down(self, name: str) -> None:
-        """Have Slurm take a node down: its jobs are ended, and queued again if they may be."""
+        """Take a node down by Slurm: its jobs are ended, and queued again if they may be."""
         self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=its power is gone")
 
     def bring_up(self, name: str) -> None:
-        """Have a node that was taken down be used again; one whose daemon answers comes back by itself."""
+        """Resume a node that was taken down; one whose daemon answers comes back by itself."""
         with contextlib.suppress(subprocess.SubprocessError):
             self.run("scontrol", "update", f"nodename={name}", "state=resume")
         self.wait_until_idle()
@@ -144,7 +144,7 @@ class SlurmCluster:
             raise AssertionError(f"node {name} is {self.state_of(name)}")
 
     def state_of(self, name: str) -> str:
-        """Give a node's state as Slurm shows it."""
+        """Return a node's state as Slurm shows it."""
         return self.run("sinfo", "--noheader", "--nodes", name, "-o", "%T").split("\n", maxsplit=1)[0].strip()
 
     def wait_until_idle(self) -> None:
@@ -167,7 +167,7 @@ class SlurmCluster:
         return subprocess.run(argv, capture_output=True, text=True, check=True, env=env, timeout=120).stdout.strip()
 
     def jobs(self) -> list[str]:
-        """Give the ids of all jobs that wait or run."""
+        """Return the ids of all jobs that wait or run."""
         return self.run("squeue", "--noheader", "-o", "%A").split()
 
     # -- parts
@@ -314,7 +314,7 @@ StorageLoc=slurm_acct_db
 
 
 def what_is_missing() -> str:
-    """Say why there can be no cluster here; "" if there can."""
+    """Return why there can be no cluster here; "" if there can."""
     if os.geteuid() != 0:
         return "a Slurm of several nodes on one machine is started by root"
     missing = [name for name in PROGRAMS if shutil.which(name, path=SYSTEM_PATH) is None]
@@ -323,7 +323,7 @@ def what_is_missing() -> str:
 
 @pytest.fixture(scope="session")
 def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """Give the one cluster of the session; what tests leave in its queue must be gone when they end."""
+    """Yield the one cluster of the session; what tests leave in its queue must be gone when they end."""
     if missing := what_is_missing():
         pytest.skip(missing)
     cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
@@ -335,7 +335,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
 
 
 def _step_daemons(tasks: set[int]) -> set[int]:
-    """Give the step daemons that are parents of processes."""
+    """Return the step daemons that are parents of processes."""
     found = set()
     for pid in tasks:
         with contextlib.suppress(OSError):
@@ -346,7 +346,7 @@ def _step_daemons(tasks: set[int]) -> set[int]:
 
 
 def _loopback_host() -> list[str]:
-    """Give what a daemon is started by so that it listens on loopback only: it listens on the address of its host's name."""
+    """Return what a daemon is started by so that it listens on loopback only: it listens on the address of its host's name."""
     try:
         address = socket.gethostbyname(socket.gethostname().partition(".")[0])
     except OSError:
@@ -363,7 +363,7 @@ def _succeeds(cluster: SlurmCluster, *argv: str) -> bool:
 
 
 def user_name() -> str:
-    """Give the name of this user."""
+    """Return the name of this user."""
     import pwd
 
     return pwd.getpwuid(os.geteuid()).pw_name
@@ -375,7 +375,7 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Give ports of loopback that are free now, below those that the kernel hands out."""
+    """Return ports of loopback that are free now, below those that the kernel hands out."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(11_000, 20_000)

@@ -56,7 +56,7 @@ class FakeSlurm:
         return fake
 
     def be(self, **mood: Any) -> None:
-        """Have commands fail with words of theirs; ``takes``: whether sbatch takes jobs; ``reason``: what new ones wait for."""
+        """Make commands fail with words of theirs; ``takes``: whether sbatch takes jobs; ``reason``: what new ones wait for."""
         (self.folder / "mood.json").write_text(json.dumps(mood))
 
     @property
@@ -66,5 +66,5 @@ class FakeSlurm:
         return found
 
     def change(self, **cells: str) -> None:
-        """Have squeue show something else of every job."""
+        """Make squeue show something else of every job."""
         (self.folder / "jobs.json").write_text(json.dumps([{**job, **cells} for job in self.jobs]))

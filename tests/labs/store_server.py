@@ -60,7 +60,7 @@ class StoreServer:
         }
 
     def fresh_uri(self) -> str:
-        """Give a store of its own, empty."""
+        """Return a store of its own, empty."""
         return f"s3://{self.bucket}/test-{os.getpid()}-{next(self._prefixes)}"
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class StoreServer:
         return self.is_usable()
 
     def is_usable(self) -> bool:
-        """Say whether the server takes objects."""
+        """Return whether the server takes objects."""
         return _answers(self.endpoint) and _is_usable(RunStore(f"s3://{self.bucket}/ready", self.access))
 
 

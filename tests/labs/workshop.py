@@ -53,7 +53,7 @@ class Workshop:
         return str(caught.value)
 
     def says(self, name: str, code: str) -> str:
-        """Give what Python says in an image."""
+        """Return what Python says in an image."""
         said: bytes = self.engine.containers.run(name, ["python", "-c", code], remove=True)
         return said.decode().strip()
 

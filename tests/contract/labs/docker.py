@@ -55,7 +55,7 @@ class EngineLab(TargetLab[DockerLab]):
         return dataclasses.replace(plan, container=ContainerOptions(mounts=(mount,)))
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
-        """Have the job run on an image whose Python has another clock on the node of that name."""
+        """Run the job on an image whose Python has another clock on the node of that name."""
         return dataclasses.replace(plan, environment=EnvironmentRef(image=self._skewed_image(node, seconds)))
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
@@ -120,7 +120,7 @@ def _context(files: dict[str, bytes]) -> io.BytesIO:
 
 @contextmanager
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[EngineLab]:
-    """Give the lab for one test."""
+    """Yield the lab for one test."""
     engine, store = request.getfixturevalue("engine"), request.getfixturevalue("docker_store")
     socket = urlsplit(os.environ.get("DOCKER_HOST", f"unix://{SOCKET}")).path
     with Proxy.to(socket) as proxy:

@@ -17,7 +17,7 @@ LIBFAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
 def libfaketime() -> Path:
-    """Give the library that shows processes another time of day; what measures durations stays as it is."""
+    """Return the library that shows processes another time of day; what measures durations stays as it is."""
     found = glob.glob(LIBFAKETIME)
     if not found:
         pytest.skip(f"no {LIBFAKETIME}; scripts/system.sh installs it (apt-get install libfaketime)")
@@ -25,7 +25,7 @@ def libfaketime() -> Path:
 
 
 def wrong_clock(seconds: int, library: str | Path) -> dict[str, str]:
-    """Give the variables under which a program sees a clock that is ``seconds`` off, and its children too."""
+    """Return the variables under which a program sees a clock that is ``seconds`` off, and its children too."""
     return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
@@ -60,7 +60,7 @@ def remove_disk(folder: Path) -> None:
 
 
 def short_of_memory(plan: JobPlan, limit: int) -> JobPlan:
-    """Give the plan with each rank under a limit of its own, as ``ulimit -v`` sets it; for targets that know no other."""
+    """Return the plan with each rank under a limit of its own, as ``ulimit -v`` sets it; for targets that know no other."""
 
     def limited(rank: RankPlan) -> RankPlan:
         shell = ("/bin/sh", "-c", f'ulimit -v {limit >> 10} && exec "$@"', "sh")

@@ -42,7 +42,7 @@ class LocalLab(TargetLab[Lab]):
         return plan
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
-        """Have everything that runs for the node begin as a Python with another clock."""
+        """Start everything that runs for the node as a Python with another clock."""
         when = f'case "$last" in */node-{node}) true ;; *) false ;; esac'
         program = self.folder / "skewed-python"
         faults.skewed_python(program, sys.executable, seconds, faults.libfaketime(), when=when)
@@ -69,7 +69,7 @@ class LocalLab(TargetLab[Lab]):
 
 @contextmanager
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[LocalLab]:
-    """Give the lab for one test."""
+    """Yield the lab for one test."""
     lab = LocalLab(jobs=Lab(root=folder / "machine", store=request.getfixturevalue("store")), folder=folder)
     try:
         yield lab

@@ -38,7 +38,7 @@ class LoginSshd:
 
     @property
     def fields(self) -> dict[str, object]:
-        """Give the fields of a login by the wire."""
+        """Return the fields of a login by the wire."""
         known = (self.folder / "host_key.pub").read_text(encoding="ascii")
         return {
             "host": "127.0.0.1",

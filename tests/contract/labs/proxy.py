@@ -50,7 +50,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
-        """Let new connections through."""
+        """Accept new connections again."""
         self._cut = False
 
     def _accept(self) -> None:

@@ -48,7 +48,7 @@ class ClusterLab(TargetLab[SlurmLab]):
         return faults.short_of_memory(plan, limit)
 
     def small_disk(self, plan: JobPlan, size: int) -> JobPlan:
-        """Have a shared folder that is small; all nodes write there, so the job has one."""
+        """Use a shared folder that is small; all nodes write there, so the job has one."""
         disk = self.folder / "shared"
         faults.small_disk(disk, size)
         self._disks.append(disk)
@@ -92,7 +92,7 @@ class ClusterLab(TargetLab[SlurmLab]):
 
 @contextmanager
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[ClusterLab]:
-    """Give the lab for one test."""
+    """Yield the lab for one test."""
     cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
     sshd: LoginSshd = request.getfixturevalue("login_sshd")
     slurm = SlurmLab(root=sshd.folder / "shared", store=request.getfixturevalue("store"), cluster=cluster)

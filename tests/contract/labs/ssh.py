@@ -58,7 +58,7 @@ class HostLab(TargetLab[HostsLab]):
         return plan
 
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
-        """Have agents on a host begin as a Python with another clock."""
+        """Start agents on a host as a Python with another clock."""
         host, python = self.jobs.rack.hosts[node], "/usr/bin/python3"
         # only them: libfaketime fails in some of the sleeps that the steward needs (EINVAL of clock_nanosleep)
         when = 'case " $* " in *" agent "*) true ;; *) false ;; esac'
@@ -76,7 +76,7 @@ class HostLab(TargetLab[HostsLab]):
 
     @contextmanager
     def connection_lost(self) -> Iterator[None]:
-        """Have no host hear anything for its sshd, and drop every connection; the hosts still hear each other."""
+        """Filter everything to the hosts' sshd, and drop every connection; the hosts still reach each other."""
         hosts = self.jobs.rack.hosts
         try:
             for host in hosts:
@@ -96,7 +96,7 @@ class HostLab(TargetLab[HostsLab]):
                 self._on(host, "umount", "--lazy", SMALL_DISK)
 
     def _use_hosts_of(self, plan: JobPlan) -> None:
-        """Have no other hosts than a plan has nodes, so that each node is on the host of its number."""
+        """Use no other hosts than a plan has nodes, so that each node is on the host of its number."""
         self.jobs.hosts = tuple(host.name for host in self.jobs.rack.hosts[: len(plan.nodes)])
 
     @staticmethod
@@ -104,20 +104,20 @@ class HostLab(TargetLab[HostsLab]):
         subprocess.run(["nsenter", f"--target={host.processes()[0]}", "--mount", "--pid", "--", *argv], check=True)
 
     def _tries_to_connect(self) -> bool:
-        """Whether somebody here is waiting for a host's answer."""
+        """Return whether somebody here is waiting for a host's answer."""
         addresses = {_hex(host.address) for host in self.jobs.rack.hosts}
         rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
         return any(row[3] == CONNECTING and row[2] in {f"{address}:0016" for address in addresses} for row in rows)
 
 
 def _hex(address: str) -> str:
-    """Give an IPv4 address as /proc/net/tcp shows it."""
+    """Return an IPv4 address as /proc/net/tcp shows it."""
     return "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
 
 
 @contextmanager
 def open_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[HostLab]:
-    """Give the lab for one test."""
+    """Yield the lab for one test."""
     rack, store = request.getfixturevalue("rack"), request.getfixturevalue("rack_store")
     lab = HostLab(jobs=HostsLab(rack=rack, store=store, root=ROOT), folder=folder)
     try:

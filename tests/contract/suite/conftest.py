@@ -64,13 +64,13 @@ def _row_of(item: pytest.Item) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def login_sshd(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginSshd]:
-    """Give the sshd of the cluster's login node."""
+    """Yield the sshd of the cluster's login node."""
     with login_node.running(tmp_path_factory.mktemp("login"), slurm_cluster.environment) as sshd:
         yield sshd
 
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TargetLab]:
-    """Give the lab of one target; whatever a test leaves there is ended."""
+    """Yield the lab of one target; whatever a test leaves there is ended."""
     with import_module(f"contract.labs.{request.param}").open_lab(request, tmp_path) as opened:
         yield opened

@@ -45,7 +45,7 @@ def case(name: str) -> Callable[[Test], Test]:
 
 @cache
 def not_offered(target: str) -> Mapping[str, str]:
-    """Give the cases that a target does not offer, each with its reason, from the table in its docstring."""
+    """Return the cases that a target does not offer, each with its reason, from the table in its docstring."""
     lines = iter(docstring(TARGETS[target]).splitlines())
     reasons: dict[str, str] = {}
     for line in lines:
@@ -60,7 +60,7 @@ def not_offered(target: str) -> Mapping[str, str]:
 
 
 def docstring(module: str) -> str:
-    """Give a module's docstring without importing it; "" if there is no such module."""
+    """Return a module's docstring without importing it; "" if there is no such module."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
@@ -71,7 +71,7 @@ def docstring(module: str) -> str:
 
 
 def text(rows: Iterable[Row]) -> str:
-    """Give the table as people read it: a line for each case, a column for each target, and below it every reason."""
+    """Return the table as people read it: a line for each case, a column for each target, and below it every reason."""
     rows = list(rows)
     outcomes = {(row.case, row.target): row.outcome for row in rows}
     cases = list(dict.fromkeys(row.case for row in rows))
@@ -83,7 +83,7 @@ def text(rows: Iterable[Row]) -> str:
 
 
 def cases() -> list[str]:
-    """Give the names of all cases, as their tests have them."""
+    """Return the names of all cases, as their tests have them."""
     files = sorted(Path(__file__).parent.glob("test_*.py"))
     return [name for file in files for name in re.findall(r'^@case\("(.+)"\)$', file.read_text("utf-8"), re.MULTILINE)]
 
@@ -99,7 +99,7 @@ def complete(seen: Mapping[tuple[str, str], Row]) -> list[Row]:
 
 
 def document() -> list[str]:
-    """Give the table of what each target offers as the documents show it."""
+    """Return the table of what each target offers as the documents show it."""
     lines = [f"| case | {' | '.join(TARGETS)} |", "| --- |" + " --- |" * len(TARGETS)]
     for case in cases():
         offers = (not_offered(target).get(case, "") for target in TARGETS)

@@ -39,11 +39,11 @@ class Ended:
 
     @property
     def why(self) -> str:
-        """Say how it ended, for a test that expected something else."""
+        """Return how it ended, for a test that expected something else."""
         return f"{self.outcome.state.value}: {self.outcome.verdict.summary() if self.outcome.verdict else 'no verdict'}"
 
     def lines(self, rank: int | None = None) -> list[str]:
-        """Give what ranks printed, of one rank or of all."""
+        """Return what ranks printed, of one rank or of all."""
         return lines(self.events, rank)
 
 
@@ -69,15 +69,15 @@ class TargetLab(ABC, Generic[Jobs]):
 
     @abstractmethod
     def short_of_memory(self, plan: JobPlan, limit: int) -> JobPlan:
-        """Give the plan with ranks that can't have more than ``limit`` bytes of memory."""
+        """Return the plan with ranks that can't have more than ``limit`` bytes of memory."""
 
     @abstractmethod
     def small_disk(self, plan: JobPlan, size: int) -> JobPlan:
-        """Give the last node of a plan a disk of ``size`` bytes; to be called before the submit."""
+        """Return the last node of a plan a disk of ``size`` bytes; to be called before the submit."""
 
     @abstractmethod
     def skew_clock(self, plan: JobPlan, node: int, seconds: int) -> JobPlan:
-        """Have the clock of a plan's node be wrong; to be called before the submit."""
+        """Set the clock of a plan's node wrong; to be called before the submit."""
 
     @abstractmethod
     def lose_node(self, handle: JobHandle, node: int) -> None:
@@ -139,20 +139,20 @@ class TargetLab(ABC, Generic[Jobs]):
         return self.jobs.watch(handle, cursor, lambda events: len(lines(events)) >= count)
 
     def record(self, handle: JobHandle) -> dict[str, Any]:
-        """Give the run's record in the store."""
+        """Return the run's record in the store."""
         return self.jobs.record(handle)
 
     def recorded_lines(self, handle: JobHandle, node: int) -> list[str]:
-        """Give the lines of one node that the record has."""
+        """Return the lines of one node that the record has."""
         stored = self._run_store.events(handle.job_id, handle.generation, handle.attempt, node, 0)
         return lines([event for _, event in stored])
 
     def manifest(self, handle: JobHandle) -> Manifest | None:
-        """Give what the run committed."""
+        """Return what the run committed."""
         return self._run_store.manifest(handle.job_id, handle.generation)
 
     def stored(self, handle: JobHandle, path: str) -> RunFile:
-        """Give one file of the run as the store has it."""
+        """Return one file of the run as the store has it."""
         return RunFile(self._run_store, handle.job_id, path)
 
     @cached_property

@@ -24,7 +24,7 @@ MEMORY = 256 << 20  # bytes; enough for Python, not for what the rank wants
 
 
 def of_rank_1(code: str) -> str:
-    """Give a program that only rank 1 runs, while the others wait."""
+    """Return a program that only rank 1 runs, while the others wait."""
     return f"import os, time\nprint('ready', flush=True)\nif os.environ['MUSTER_RANK'] != '1': time.sleep(600)\n{code}"
 
 
