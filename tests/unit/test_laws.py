@@ -63,8 +63,6 @@ NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say
 UNCONVERTED: frozenset[str] = frozenset(
     {
         "node/host",
-        "node/private_files.py",
-        "node/slurm",
         "packaging",
         "registry",
         "request",

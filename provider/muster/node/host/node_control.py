@@ -35,7 +35,7 @@ FENCE_TIME = 5.0  # seconds for agents of a launch that was given up
 
 @dataclass(frozen=True, kw_only=True)
 class StartReply:
-    """Whether a node was started: ``stale`` if its launch was given up or a later one was faster, ``refused``: why not."""
+    """Outcome of a start: ``stale`` if the launch was given up or a later one was faster, ``refused``: the reason."""
 
     stale: bool = False
     refused: str = ""
@@ -169,7 +169,7 @@ class NodeControl:
             return _take_outputs_and_start(NodePaths(root=node), request.marker, earlier, repeated=repeated)
 
     def give_up_launch(self, request: GiveUpLaunch) -> tuple[str, ...]:
-        """Give up a launch."""
+        """Abandon a launch."""
         node = self._checked(request.folder)
         node_folder.give_up(node, request.launch)
         left: tuple[str, ...] = ()

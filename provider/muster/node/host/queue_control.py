@@ -94,7 +94,7 @@ class ClaimAttempt(Request[QueueEntry | None], _OfAttempt):
 
 @dataclass(frozen=True, kw_only=True)
 class WithdrawReply:
-    """Whether an attempt has ended by the request; else whether a launcher holds a lease of it."""
+    """Outcome of a withdrawal: whether the request ended the attempt, else whether a launcher holds a lease of it."""
 
     withdrawn: bool
     leased: bool = False

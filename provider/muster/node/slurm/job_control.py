@@ -103,7 +103,7 @@ class ReadTemplate(Request[Assignment], _OfJob):
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitReply:
-    """Whether the claim was won, and what came of sbatch: the Slurm job's number, else sbatch's message."""
+    """Outcome of a submit: whether the claim was won, and the Slurm job's number, else sbatch's message."""
 
     won: bool
     outcome: SubmitOutcome = SubmitOutcome.UNKNOWN

@@ -1,4 +1,4 @@
-"""Scouting: a launch's hosts looked at, and tried with each other, as their agents would, while there still are none."""
+"""Preflight of a launch's hosts by probes, before any agent starts, so that a spare can replace a host that does not fit."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from muster.targets.hosts.shell import CommandResult, CommandTimeout, Connection
 from muster.targets.hosts.ssh_errors import BadHosts, gather_hosts
 from muster.targets.ssh.launch_bundle import PreparedHost
 
-LOOK_TIME = 300.0  # seconds for a first look, with the code to unpack
+INSPECT_TIME = 300.0  # seconds to collect a host's facts, with the code to unpack
 ANSWER_TIME = 60.0
-END_TIME = 5.0  # seconds for a probe to leave; one that hangs leaves when it can
+END_TIME = 5.0  # seconds for a probe to leave
 READ = 1 << 18
 
 A = TypeVar("A")
 
 
 async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPlan) -> None:
-    """Have a probe on every host do what preflight asks of agents.
+    """Start a probe on every host, and run preflight on the probes as on agents.
 
-    :raises Bad: hosts that don't fit, or can't be asked.
+    :raises BadHosts: hosts that don't fit, or are unreachable.
     """
     hosts = [allocation.host for allocation in entry.allocations]
     async with _probes(hosts, ready) as probes:
@@ -82,7 +82,7 @@ class NodeProbes:
         await gather_hosts(self._hosts, [begin(node) for node in range(len(self._hosts))])
 
     async def look(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
-        """Have all look at their hosts; return the endpoint that the mesh would have."""
+        """Collect the facts of all hosts; return the endpoint that the mesh would have."""
         marker = entry.id.marker
 
         async def look(node: int, host: PreparedHost) -> int:
@@ -95,7 +95,7 @@ class NodeProbes:
                 archive=host.archive,
                 mesh_ports=() if node else tuple(mesh.ports_of(marker)),
             )
-            report = await self._ask(node, request, LOOK_TIME)
+            report = await self._ask(node, request, INSPECT_TIME)
             self._ahead[node] = report.clock - time.time()
             self.facts[node] = report.facts
             return report.mesh_port
@@ -107,11 +107,11 @@ class NodeProbes:
 
     @property
     def submitter(self) -> float:
-        """Give how many seconds our clock is ahead of node 0's."""
+        """Return by how many seconds our clock is ahead of node 0's."""
         return -self._ahead[0]
 
     def clocks(self) -> dict[int, float]:
-        """Give how many seconds each node's clock is ahead of node 0's."""
+        """Return by how many seconds each node's clock is ahead of node 0's."""
         return {node: ahead - self._ahead[0] for node, ahead in self._ahead.items()}
 
     async def ask(self, node: int, request: Request[A]) -> A:
@@ -150,7 +150,7 @@ class NodeProbes:
     # -- their end
 
     async def end(self) -> None:
-        """Have all leave, and wait until they have: their ports are what agents need."""
+        """End all probes and wait until they have left: agents need their ports."""
         await asyncio.gather(*(self._end(stream) for stream in self._streams.values()))
 
     @staticmethod
