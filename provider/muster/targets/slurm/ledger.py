@@ -97,7 +97,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return _run(self._launch(before.record, claim, submission))
 
     def end(self, standing: SlurmStanding, reason: str) -> None:
-        """Have the agents end the run; a job that waits is withdrawn, one that does not leave is ended by Slurm."""
+        """End the run by its agents; withdraw a job that waits, and let Slurm end a job that does not leave."""
         _run(self._end(standing.record, standing.number, reason))
 
     def plan_of(self, standing: SlurmStanding) -> JobPlan:
@@ -142,7 +142,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return SlurmStanding(record=record, claim=record.claim, status=status, end=end, number=number)
 
     async def _number(self, record: JobRecord) -> str:
-        """Give the number of the owner's batch job; if it was not written down, it is found by its name, or there is none."""
+        """Return the number of the owner's Slurm job, found by its name if it was not written down; "" if there is none."""
         claim, base = record.owner, record.owner_base
         deadline = time.monotonic() + self.timing.answer - record.files.age
         while (submitted := record.submitted) is None:
@@ -251,7 +251,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         raise RequestError(f"{what}{has}; ask for less, or choose another partition")
 
     async def _first_look(self, number: str) -> SlurmJobStatus:
-        """Give what Slurm says of a new job, once its scheduler has looked at it."""
+        """Return the status of a new job, once Slurm's scheduler has seen it."""
         deadline = time.monotonic() + self.timing.first_look
         while (told := await self.cluster.told(number)).state.waits and told.reason in UNSEEN and time.monotonic() < deadline:
             await asyncio.sleep(PAUSE)
@@ -283,7 +283,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[str, str]:
-    """Give the files beside the node folders, as they travel."""
+    """Return the files of the batch folder, in base64."""
     from muster.packaging import certificate
 
     paths, access = batch.paths, submission.access

@@ -52,7 +52,7 @@ class SlurmTarget:
     # -- contract
 
     def prepare(self, plan: JobPlan, log: Log) -> None:
-        """Put the agent and the plan's environment on the shared folder, or find them by their digests."""
+        """Install the agent and the plan's environment in the shared folder, or find them by their digests."""
         mounts = plan.container.mounts
         bare_metal.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
 
@@ -101,7 +101,7 @@ class SlurmTarget:
         self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
-        """Look at the login node, the shared folder, Slurm's commands, partition and nodes."""
+        """Check the login node, the shared folder, Slurm's commands, the partition and its nodes."""
         return background().run(check(self._ledger.cluster))
 
     @property
@@ -115,5 +115,5 @@ class SlurmTarget:
     # -- the background loop
 
     async def _cluster(self) -> Cluster:
-        """Give the process's own; only in the background loop."""
+        """Return the process's own; must be called in the background loop."""
         return background().once(("slurm", self.login, self.options), lambda: Cluster(self.login, self.options))

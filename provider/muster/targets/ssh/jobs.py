@@ -27,7 +27,7 @@ class SshJobs:
         self.waiting = QueueWatcher(self.queue, self.connection)
 
     def connection(self, name: str) -> HostConnection:
-        """Give the link to a host.
+        """Return the connection to a host.
 
         :raises RequestError: the inventory has no such host (any more).
         """
@@ -36,7 +36,7 @@ class SshJobs:
     # -- before a job
 
     async def prepare(self, plan: JobPlan, log: Log) -> None:
-        """Make sure of agent and environment on the hosts; one that can't be reached is told, unless too few are left."""
+        """Install agent and environment on the hosts; report unreachable hosts, unless too few are left."""
         hosts = [host for host in self.inventory.hosts if not host.spare]
         if not cache.environment_name(plan.environment):
             await self.queue.connection.use(lambda shell: self.queue.connection.inspect())
@@ -56,7 +56,7 @@ class SshJobs:
     # -- jobs that there are
 
     async def seen(self, wanted: AttemptId) -> QueuedJob:
-        """Return what the claim place knows of an attempt.
+        """Return what the queue server knows of an attempt.
 
         :raises UnknownRun: nothing.
         """

@@ -30,8 +30,7 @@ from muster.targets.ssh.inventory import slots_of
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.launch import Launch, LaunchUncertain
 from muster.targets.ssh.launch_bundle import LaunchBundle
-from muster.targets.ssh.queue_client import QueuedJob
-from muster.targets.ssh.uncommitted import uncommitted_outputs
+from muster.targets.ssh.queue_client import QueueClient, QueuedJob
 
 PAUSE = 0.2
 T = TypeVar("T")
@@ -111,7 +110,7 @@ class SshLedger(Ledger[SshStanding]):
         return True
 
     async def _store_archive(self, submission: Submission) -> None:
-        """Put the packed code to the claim place, whence other hosts get it."""
+        """Store the packed code on the first host, from which other hosts get it."""
         archive, connection = submission.archive, self.jobs.queue.connection
         assert archive is not None
         name = f"snapshots/{archive.name}"
@@ -239,3 +238,28 @@ def _resources(plan: JobPlan, bundle: str, hosts: list[str]) -> ResourceRequest:
         allocations = tuple(Allocation(host=host) for host in hosts)
         return ResourceRequest(nodes=len(plan.nodes), slots=0, gpus=0, bundle=bundle, state=GRANTED, allocations=allocations)
     return ResourceRequest(nodes=len(plan.nodes), slots=slots_of(plan), gpus=plan.needs.gpus, bundle=bundle)
+
+
+# -- uncommitted outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncommittedOutputs:
+    """Outputs of one node. ``folders``: of attempts on its host, the newest first; any of them may have the outputs."""
+
+    host: str
+    folders: tuple[str, ...]
+
+
+async def uncommitted_outputs(claim: Claim, queue: QueueClient) -> tuple[UncommittedOutputs, ...]:
+    """Return where the outputs of a job's ranks may lie: with their attempt, or a later one that should commit them.
+
+    :raises TargetError: no entry of the job has them.
+    """
+    entries = [e for e in await queue.attempts(claim.job_id) if e.generation == claim.generation and e.attempt <= claim.attempt]
+    entries.sort(key=lambda entry: -entry.attempt)
+    trained = next((number for number, entry in enumerate(entries) if not entry.is_fixed), -1)
+    if trained < 0 or not all(node.folder for node in entries[trained].allocations):
+        raise TargetError(f"nobody knows where run {claim.job_id} left its outputs; clear the task to train anew")
+    nodes = zip(*(entry.allocations for entry in entries[: trained + 1] if entry.allocations), strict=True)
+    return tuple(UncommittedOutputs(host=node[-1].host, folders=tuple(p.folder for p in node if p.folder)) for node in nodes)

@@ -86,7 +86,7 @@ class SshTarget:
         self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
-        """Look at every host: reach, host key, login, Python, clock, disk, GPUs."""
+        """Check every host: host key, login, Python, clock, disk, GPUs."""
         return self._background.run(check(self.inventory))
 
     @property
