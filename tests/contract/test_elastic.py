@@ -24,7 +24,6 @@ from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
-from muster.targets import job_watch
 from muster.targets.local.nodes import living
 from store_server import wait_until
 
@@ -44,9 +43,10 @@ def environment(frameworks: Frameworks) -> EnvironmentRef:
 
 
 @pytest.fixture
-def no_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_restarts(request: pytest.FixtureRequest) -> None:
     """Leave lost nodes lost."""
-    monkeypatch.setattr(job_watch, "RETURNS", 0)
+    for name in {"lab", "docker_lab"} & set(request.fixturenames):
+        request.getfixturevalue(name).timing["restarts"] = 0
 
 
 def wait_for_epoch(lab: Lab, handle: JobHandle, node: int, epoch: int) -> None:
@@ -62,7 +62,7 @@ def weights(events: list[Event]) -> dict[int, str]:
     return {e.data["rank"]: e.data["text"] for e in events if e.kind == "line" and e.data["text"].startswith("weights ")}
 
 
-@pytest.mark.usefixtures("no_returns")
+@pytest.mark.usefixtures("no_restarts")
 def test_a_lost_node_is_survived_from_the_last_checkpoint(lab: Lab, environment: EnvironmentRef) -> None:
     plan = elastic_plan(TRAIN, lab.store.uri, (2, 3), arguments=("40", "2"), environment=environment)
     handle = lab.submit(plan)
@@ -120,7 +120,7 @@ def test_a_lost_node_comes_back_where_the_target_can_start_it_again(lab: Lab, en
     assert left(lab, handle) == []
 
 
-@pytest.mark.usefixtures("no_returns")
+@pytest.mark.usefixtures("no_restarts")
 def test_below_the_least_number_it_fails_by_the_name_of_the_node_lost_first(lab: Lab, environment: EnvironmentRef) -> None:
     plan = elastic_plan(TRAIN, lab.store.uri, (2, 3), arguments=("1000", "2"), environment=environment)
     handle = lab.submit(plan)
@@ -163,7 +163,7 @@ def test_the_loss_of_the_leader_ends_the_run(lab: Lab, environment: EnvironmentR
     assert left(lab, handle) == []
 
 
-@pytest.mark.usefixtures("no_returns")
+@pytest.mark.usefixtures("no_restarts")
 def test_a_lost_container_is_survived(docker_lab: DockerLab, locked: EnvironmentRef) -> None:
     plan = elastic_plan(TRAIN, docker_lab.store.uri, (1, 2), arguments=("30", "1", "20"), environment=locked)
     handle = docker_lab.submit(plan)

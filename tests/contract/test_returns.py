@@ -22,13 +22,13 @@ def test_a_container_is_started_again_only_for_a_run_that_goes_on(docker_lab: Do
     handle = docker_lab.submit(plan_of(WAITS, docker_lab.store.uri, nodes=2))
     docker_lab.wait_for_line(handle)
     engine = docker_lab.target.engine
-    assert docker_returns.start_again(engine, handle, 1), "one that runs is left as it is"
-    assert not docker_returns.start_again(engine, dataclasses.replace(handle, attempt=2), 1)
-    assert not docker_returns.start_again(engine, handle, 2), "there is no such container"
+    assert docker_returns.restart_node(engine, handle, 1), "one that runs is left as it is"
+    assert not docker_returns.restart_node(engine, dataclasses.replace(handle, attempt=2), 1)
+    assert not docker_returns.restart_node(engine, handle, 2), "there is no such container"
     docker_lab.container(handle).put_archive("/", wish_to_end("cancelled", Cause.CANCEL.value))
-    assert not docker_returns.start_again(engine, handle, 1)
+    assert not docker_returns.restart_node(engine, handle, 1)
     assert docker_lab.target.cancel(handle, 1)
-    assert not docker_returns.start_again(engine, handle, 1)
+    assert not docker_returns.restart_node(engine, handle, 1)
 
 
 def test_an_agent_is_started_again_only_for_a_run_that_goes_on(hosts_lab: HostsLab) -> None:
@@ -38,7 +38,7 @@ def test_an_agent_is_started_again_only_for_a_run_that_goes_on(hosts_lab: HostsL
 
     async def start(wanted: JobHandle) -> bool:
         shared = background()
-        return await ssh_returns.start_again(shared.once(inventory, lambda: SshJobs(inventory, shared)), wanted, 1)
+        return await ssh_returns.restart_node(shared.once(inventory, lambda: SshJobs(inventory, shared)), wanted, 1)
 
     def again(wanted: JobHandle) -> bool:
         return background().run(start(wanted))

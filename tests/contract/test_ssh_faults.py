@@ -126,11 +126,10 @@ def test_a_connection_that_is_lost_in_mid_job_costs_no_event_and_doubles_none(ho
 def test_a_network_that_is_away_for_a_while_is_told_and_the_job_goes_on(
     hosts_lab: HostsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from muster.targets.hosts import log_frames
-    from muster.targets.ssh import feed
+    from muster.targets.hosts import log_client
 
-    monkeypatch.setattr(feed, "NOT_RESPONDING", 1.0)
-    monkeypatch.setattr(log_frames, "SILENCE", 6.0)
+    hosts_lab.timing["not_responding"] = 1.0
+    monkeypatch.setattr(log_client, "SILENCE", 6.0)
     code = "import time, pathlib\nprint('here', flush=True)\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
     handle = hosts_lab.submit(plan_of(code, hosts_lab.store.uri, nodes=1))
     hosts_lab.wait_for(handle)
@@ -138,7 +137,7 @@ def test_a_network_that_is_away_for_a_while_is_told_and_the_job_goes_on(
     states: list[str] = []
 
     async def watch() -> None:
-        async for _, _, event in hosts_lab.target.session().watch({handle: Cursor()}):
+        async for _, _, event in hosts_lab.session().watch({handle: Cursor()}):
             if event.kind == "state":
                 states.append(event.data["state"])
             if event.kind == "line" and not states.count("unplugged"):
@@ -171,12 +170,8 @@ def test_a_host_that_is_rebooted_in_mid_job_ends_it_by_name(hosts_lab: HostsLab,
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["the leader's", "a follower's"])
-def test_a_host_that_goes_for_good_ends_the_job_by_name(
-    hosts_lab: HostsLab, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from muster.targets.ssh import feed
-
-    monkeypatch.setattr(feed, "GIVEN_UP", 5.0)
+def test_a_host_that_goes_for_good_ends_the_job_by_name(hosts_lab: HostsLab, number: int) -> None:
+    hosts_lab.timing["given_up"] = 5.0
     handle = hosts_lab.submit(plan_of(WAITS, hosts_lab.store.uri, nodes=2))
     for node in range(2):
         hosts_lab.wait_for(handle, node=node)

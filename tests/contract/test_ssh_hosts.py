@@ -21,7 +21,6 @@ from muster.core.event import Cursor
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.state import RunState
 from muster.packaging.environment import lock
-from muster.targets.ssh import session
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
 
@@ -113,16 +112,16 @@ def test_a_job_whose_launcher_died_is_cancelled_for_good(hosts_lab: HostsLab) ->
     assert "not wanted any more" in outcome.verdict.summary()
 
 
-def test_a_slow_watcher_holds_up_nobody_else_and_loses_nothing(hosts_lab: HostsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "ROOM", 1 << 18)
+def test_a_slow_watcher_holds_up_nobody_else_and_loses_nothing(hosts_lab: HostsLab) -> None:
+    hosts_lab.timing["inbox_size"] = 1 << 18
     much = "for n in range(20_000): print('line', n, 'x' * 100)"
     slow = hosts_lab.submit(plan_of(much, hosts_lab.store.uri, nodes=1))
     quick = hosts_lab.submit(plan_of("print('quick')", hosts_lab.store.uri, nodes=1))
 
     async def both() -> list[str]:
-        watching = hosts_lab.target.session().watch({slow: Cursor()})
+        watching = hosts_lab.session().watch({slow: Cursor()})
         first = await anext(watching)
-        seen = [event async for _, _, event in hosts_lab.target.session().watch({quick: Cursor()})]
+        seen = [event async for _, _, event in hosts_lab.session().watch({quick: Cursor()})]
         assert "quick" in lines(seen)
         return lines([first[2], *[event async for _, _, event in watching]])
 

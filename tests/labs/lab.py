@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from muster.core.plan import EnvironmentRef, JobPlan, Limits, Needs, NodePlan, P
 from muster.node import processes
 from muster.node.assignment import Assignment
 from muster.runner import Outcome
-from muster.targets.contract import ComputeTarget, Submission
+from muster.targets.contract import ComputeTarget, Session, Submission
 from muster.targets.local.target import LocalTarget
 from store_server import Store, wait_until
 
@@ -124,10 +124,11 @@ def assignment_of(plan: JobPlan, **others: Any) -> Assignment:
 
 @dataclass(kw_only=True)
 class JobLab(ABC):
-    """A target and a store. ``handles``: what was submitted."""
+    """A target and a store. ``handles``: what was submitted. ``timing``: what a watch waits for, unlike the target's own."""
 
     store: Store
     handles: list[JobHandle] = field(default_factory=list)
+    timing: dict[str, Any] = field(default_factory=dict)
 
     @property
     @abstractmethod
@@ -137,6 +138,11 @@ class JobLab(ABC):
     @abstractmethod
     def log(self, handle: JobHandle, node: int = 0) -> str:
         """Give a node's event log, "" if there is none."""
+
+    def session(self) -> Session:
+        """Open a session of the target, with the lab's timing."""
+        target: Any = self.target
+        return replace(target, timing=replace(target.timing, **self.timing)).session()  # type: ignore[no-any-return]
 
     def submission(self, plan: JobPlan, job_id: str = "", generation: int = 1, **others: Any) -> Submission:
         """Give what is submitted, by a new job id unless one is given."""
@@ -174,7 +180,7 @@ class JobLab(ABC):
 
         async def watched() -> Cursor:
             position = cursor or Cursor()
-            async with aclosing(self.target.session().watch({handle: position})) as watching:  # type: ignore[type-var]
+            async with aclosing(self.session().watch({handle: position})) as watching:  # type: ignore[type-var]
                 async for _, after, event in watching:
                     seen.append(event)
                     position = after
@@ -190,7 +196,7 @@ class JobLab(ABC):
 
     async def events(self, handle: JobHandle, cursor: Cursor | None = None) -> list[Event]:
         """Give all events of a run that is watched to its end, beside others."""
-        return [event async for _, _, event in self.target.session().watch({handle: cursor or Cursor()})]
+        return [event async for _, _, event in self.session().watch({handle: cursor or Cursor()})]
 
     def wait_for_line(self, handle: JobHandle, text: str = '"k": "line"', node: int = 0, limit: float = 120.0) -> None:
         """Wait until a node's log has a text, if nothing else is given any line of a rank."""

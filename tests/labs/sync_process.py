@@ -112,7 +112,8 @@ class SyncNode:
             log.write(data)
 
     def log_event(self, kind: str, **data: Any) -> None:
-        self.log_bytes(Event(time=time.time(), kind=kind, node=self.node, data=data).to_line().encode())
+        line = {"rank": 0, "text": ""} if kind == "line" else {}
+        self.log_bytes(Event(time=time.time(), kind=kind, node=self.node, data={**line, **data}).to_line().encode())
 
     def said(self) -> str:
         """Give what the process wrote to its diagnostics."""

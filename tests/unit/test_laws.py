@@ -51,10 +51,10 @@ LONG_FILES: dict[str, str] = {
     "node/host/node_control.py": "the commands of one host's nodes: each request with its handler",
     "node/host/queue_control.py": "the commands of the queue server: each request with its handler",
     "node/slurm/job_control.py": "the commands of one login node: each request with its handler",
-    "targets/hosts/connection.py": "one connection to one host: how it is made, kept, and what goes over it",
     "targets/slurm/ledger.py": "the jobs of one cluster",
     "node/agent/gang.py": "the gang and its fixed membership, which name each other",
     "node/ranks/supervisor.py": "one process from its shim's connection to its exit",
+    "node/host/log_stream.py": "how logs are read, scheduled and framed, on both sides of one stream",
 }
 
 # a docstring says what happens: Return, Start, Raise, Wait, Yield …; a property "Return whether …"
@@ -71,7 +71,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "targets/contract.py",
         "targets/docker",
         "targets/hosts",
-        "targets/job_watch.py",
         "targets/local",
         "targets/slurm",
         "targets/ssh",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from muster.core.event import NOTE, Event
+from muster.core.event import Event, read_lines
 from muster.store.event_segments import LogKeys, Tail
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.errors import NotFound
@@ -18,11 +18,10 @@ def read_events(bucket: Bucket, keys: LogKeys, offset: int) -> Iterator[tuple[in
     tail = Tail.from_body(stored.body)
     time = 0.0
     for lines in _pieces(bucket, keys, offset, tail):
-        for line in lines.split(b"\n")[:-1]:
-            offset += len(line) + 1
-            event = _event(line, keys.node, time)
+        for end, event in read_lines(lines, keys.node, time):
             time = event.time
-            yield offset, event
+            yield offset + end, event
+        offset += len(lines)
 
 
 def _pieces(bucket: Bucket, keys: LogKeys, offset: int, tail: Tail) -> Iterator[bytes]:
@@ -36,12 +35,3 @@ def _pieces(bucket: Bucket, keys: LogKeys, offset: int, tail: Tail) -> Iterator[
             yield stored.body
     if tail.end > offset:
         yield tail.lines[max(0, offset - tail.start) :]
-
-
-def _event(line: bytes, node: int, time: float) -> Event:
-    """Read a line; one that a dying agent left half written becomes a note, so that its loss is seen."""
-    try:
-        return Event.from_line(line)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        text = f"a broken line in the event log of node {node}: {line[:200].decode(errors='replace')}"
-        return Event(time=time, kind=NOTE, node=node, data={"level": "warning", "text": text})

@@ -15,12 +15,13 @@ from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets.claim import AttemptStatus, Claim, Step, next_claim, next_step
 from muster.targets.contract import Submission
+from muster.targets.watch.timing import WatchTiming
 
 _RESULTS = {Step.ATTACH: SubmitResult.ATTACHED, Step.TAKE: SubmitResult.COMPLETED}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timing:
+class Timing(WatchTiming):
     """Limits of waiting that all targets have, in seconds; a target adds its own."""
 
     kill_slack: float = 45.0  # beyond the grace, in which cancelled agents must have left

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.attempt import AttemptId
 from muster.core.codec import from_data
-from muster.core.event import Event
+from muster.core.event import Event, last_end
 from muster.core.paths import NodePaths
 from muster.node.assignment import Assignment
 from muster.targets.claim import Claim
 from muster.targets.docker.errors import explained
 from muster.targets.docker.node_files import NODE
-from muster.targets.job_watch import last_end
 
 if TYPE_CHECKING:
     from docker import APIClient

@@ -1,4 +1,4 @@
-"""Stream: what a process in a container says, in an engine's frames, over a socket or, for ssh:// engines, a channel."""
+"""Reads the output of a process in a container, in an engine's frames, over a socket or, for ssh:// engines, a channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEEP_ALIVE = {  # an engine's machine that has vanished is noticed in less than 
 }
 
 
-class Stream:
+class ExecStream:
     """``opened`` is what the SDK gives for a process: a file over a socket, a TLS socket, or a channel of paramiko's."""
 
     def __init__(self, opened: Any) -> None:
@@ -32,7 +32,7 @@ class Stream:
             yield output, self._exactly(size)
 
     def end(self) -> None:
-        """Have whoever reads see the end, from another thread."""
+        """End the stream for whoever reads it, from another thread."""
         with contextlib.suppress(OSError, EOFError):
             if isinstance(self._end, socket.socket):
                 self._end.shutdown(socket.SHUT_RDWR)
@@ -40,7 +40,7 @@ class Stream:
                 self._end.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         self._opened.close()
         self._end.close()
 
@@ -57,7 +57,7 @@ class Stream:
 
 
 def _keep_alive(end: Any) -> None:
-    """Have the system ask now and then whether the other machine is still there; a channel's connection is its transport's."""
+    """Make the system check regularly whether the other machine is there; a channel's connection is its transport's."""
     below = end if isinstance(end, socket.socket) else end.get_transport().sock
     if isinstance(below, socket.socket) and below.family in (socket.AF_INET, socket.AF_INET6):
         below.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

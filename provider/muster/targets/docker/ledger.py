@@ -18,6 +18,13 @@ from muster.targets.lifecycle import Ledger, Standing, Timing
 
 
 @dataclass(frozen=True, kw_only=True)
+class DockerTiming(Timing):
+    """Limits of waiting for an engine, in seconds."""
+
+    engine: float = 600.0  # for one that does not answer to come back
+
+
+@dataclass(frozen=True, kw_only=True)
 class DockerStanding(Standing):
     """``attempts``: all of the job, the owner first."""
 
@@ -31,7 +38,7 @@ class DockerLedger(Ledger[DockerStanding]):
     engine: Engine
     target: str
     settings: Callable[[JobPlan], LaunchSettings]
-    timing: Timing = field(default_factory=Timing)
+    timing: DockerTiming = field(default_factory=DockerTiming)
 
     @property
     def place(self) -> str:

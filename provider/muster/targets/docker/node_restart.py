@@ -1,4 +1,4 @@
-"""Returns on an engine: the container of a node that an elastic run has lost is started again, for a run that lives on."""
+"""Starts the container of a node that an elastic run has lost again, if the run lives on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from muster.core.handle import JobHandle
 from muster.targets.docker.containers import LIVING, Attempt, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
+from muster.targets.watch.news import NodeBack, Note
 
 if TYPE_CHECKING:
     from muster.targets.docker.log_reader import NodeReader
 
 
-class Again:
-    """Told in place of an ending: the node's container runs again."""
-
-
-class Return(threading.Thread):
+class NodeRestarter(threading.Thread):
     """Starts a lost node's container again, and goes on as its ``reader``."""
 
     def __init__(self, engine: Engine, handle: JobHandle, node: int, reader: NodeReader) -> None:
-        super().__init__(daemon=True, name=f"{reader.name}-again")
+        super().__init__(daemon=True, name=f"{reader.name}-restart")
         self._engine = engine
         self._job = handle
         self._node = node
@@ -33,20 +30,20 @@ class Return(threading.Thread):
         self._reader.stop()
 
     def run(self) -> None:
-        """Start it and read; one that can't be started stays lost."""
+        """Start the container and read its log; one that can't be started stays lost."""
         try:
-            started = start_again(self._engine, self._job, self._node)
+            started = restart_node(self._engine, self._job, self._node)
         except Exception as error:
-            return self._reader.tell(f"node {self._node} can't be started again: {error}")
+            return self._reader.put(Note(node=self._node, text=f"node {self._node} can't be started again: {error}"))
         if started:
-            self._reader.tell(Again())
+            self._reader.put(NodeBack(node=self._node))
             self._reader.run()
 
 
-def start_again(engine: Engine, handle: JobHandle, node: int) -> bool:
-    """Start the container of a lost node; says whether it runs then, whoever has started it.
+def restart_node(engine: Engine, handle: JobHandle, node: int) -> bool:
+    """Start the container of a lost node; return whether it runs then, whoever has started it.
 
-    Not if the run has ended, is told to end, or belongs to another attempt by now, nor if the container has been removed.
+    Not if the run has ended, is being ended, or belongs to another attempt by now, nor if the container has been removed.
     """
     import docker.errors
 
@@ -66,7 +63,7 @@ def start_again(engine: Engine, handle: JobHandle, node: int) -> bool:
 
 
 def _goes_on(jobs: Jobs, attempt: Attempt, handle: JobHandle) -> bool:
-    """Whether an attempt is the handle's, and its leader lives, has not ended and is not told to."""
+    """Return whether an attempt is the handle's, and its leader lives, has not ended and is not being ended."""
     leader = attempt.leader
     ours = attempt.id == handle.id
     if leader is None or not ours or leader.state not in LIVING:

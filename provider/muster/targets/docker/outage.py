@@ -1,11 +1,11 @@
-"""Outage: an engine that does not answer is waited for, for so long, and said once to be away and once to be back."""
+"""Waits for an engine that does not answer: reports once that it is unreachable and once that it is back."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from muster.core.retry import Outage
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import unreachable
 
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 PAUSE = 0.05
-SLOWEST = 3.0  # seconds between two tries to reach an engine that is away
-PATIENCE = 600.0  # seconds for an engine to come back
+SLOWEST = 3.0  # seconds between two tries to reach an engine
 
 
-class Outage:
-    """What is known of one engine by one who asks it again and again; ``tell`` is given what people should know of that."""
+class EngineOutage:
+    """The failures in a row of one engine, seen by one caller; ``report`` takes what people should know of them.
 
-    def __init__(self, engine: Engine, tell: Callable[[str], None]) -> None:
+    The engine is waited for ``timeout`` seconds.
+    """
+
+    def __init__(self, engine: Engine, report: Callable[[str], None], timeout: float) -> None:
         self._engine = engine
-        self._tell = tell
-        self._since = 0.0
+        self._report = report
+        self._timeout = timeout
+        self._outage = Outage()
 
-    def goes_on(self, error: Exception, client: APIClient | None) -> float:
-        """Take in a try that failed, with the client it was made with; gives how many seconds to wait until the next.
+    def failed(self, error: Exception, client: APIClient | None) -> float:
+        """Count a try that failed, with the client it was made with; return how many seconds to wait until the next.
 
-        :raises Unreachable: the engine has been away for too long.
+        :raises Unreachable: the engine has been unreachable for too long.
         """
-        now = time.monotonic()
         if client is not None:
             self._engine.forget(client)
-        if not self._since:
-            self._since = now
-            self._tell(f"the docker engine at {self._engine.url} does not answer; waiting for it")
-        if now > self._since + PATIENCE:
-            raise unreachable(f"no answer for {PATIENCE:g} s, the last try: {error}", self._engine.url)
-        return min(SLOWEST, max(PAUSE, (now - self._since) / 4))
+        if self._outage.failed():
+            self._report(f"the docker engine at {self._engine.url} does not answer; waiting for it")
+        if self._outage.seconds > self._timeout:
+            raise unreachable(f"no answer for {self._timeout:g} s, the last try: {error}", self._engine.url)
+        return min(SLOWEST, max(PAUSE, self._outage.seconds / 4))
 
-    def over(self) -> None:
-        """Take in that the engine answers."""
-        if self._since:
-            self._since = 0.0
-            self._tell(f"the docker engine at {self._engine.url} answers again")
+    def ended(self) -> None:
+        """Count an answer."""
+        if self._outage.ended():
+            self._report(f"the docker engine at {self._engine.url} answers again")

@@ -26,13 +26,14 @@ from muster.targets.docker.account import account_of
 from muster.targets.docker.check import check
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
+from muster.targets.docker.feed import DockerFeed
 from muster.targets.docker.image import BUILT_PYTHON, Image, Images
 from muster.targets.docker.launch import LaunchSettings
-from muster.targets.docker.ledger import DockerLedger, DockerStanding
+from muster.targets.docker.ledger import DockerLedger, DockerStanding, DockerTiming
 from muster.targets.docker.options import OPTIONS
-from muster.targets.docker.session import DockerSession
-from muster.targets.lifecycle import Lifecycle, Timing
+from muster.targets.lifecycle import Lifecycle
 from muster.targets.options import parse_options
+from muster.targets.watch.session import WatchSession
 
 LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 SCRATCH = {"muster.scratch": "yes"}
@@ -47,7 +48,7 @@ class DockerTarget:
     images: Images = field(default_factory=Images)
     networks: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
-    timing: Timing = field(default_factory=Timing)
+    timing: DockerTiming = field(default_factory=DockerTiming)
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> DockerTarget:
@@ -96,7 +97,7 @@ class DockerTarget:
 
     def session(self) -> Session:
         """Open a session: one client, a stream for every node that is watched."""
-        return DockerSession(self.engine)
+        return WatchSession(lambda: DockerFeed(self.engine, self.timing), self.timing)
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until nothing of it is left."""

@@ -1,29 +1,24 @@
-"""Link: the one connection to a host, made when it is needed and anew when it is lost, and the host's one hub over it."""
+"""The one connection to a host, opened when it is needed and again when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
-from muster.core.errors import MusterError, TargetError
 from muster.node.rpc import CommandFailed, Request
 from muster.targets.hosts import cache, host_files
 from muster.targets.hosts.host_files import HostInfo
-from muster.targets.hosts.log_frames import FrameReader
+from muster.targets.hosts.log_client import LogClient
 from muster.targets.hosts.reconnect import ReconnectPolicy
 from muster.targets.hosts.shell import CommandResult, ConnectionLost, Shell, Stream
 from muster.targets.hosts.ssh_errors import Unreachable
 
 A = TypeVar("A")
 T = TypeVar("T")
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to connect
 TALKS = 4  # conversations at once; each keeps a channel, of which there are CHANNELS, and others must get through
 IDLE = 20.0  # seconds after which a connection that nobody uses is closed
 
@@ -42,7 +37,7 @@ class ShellFactory(Protocol):
 
 
 class RemoteHost(Protocol):
-    """What a link needs to know of its host."""
+    """What a connection needs to know of its host."""
 
     @property
     def name(self) -> str: ...
@@ -54,64 +49,19 @@ class RemoteHost(Protocol):
     def python(self) -> str: ...
 
 
-class LogListener(Protocol):
-    """Who is told of one watched node, always in the loop of the links."""
-
-    def take(self, data: bytes) -> bool:
-        """Take whole lines; False if there is no room for more until ``NodeWatch.resume``."""
-        ...
-
-    def end(self, ending: dict[str, Any]) -> None:
-        """Hear that nothing of the node is left."""
-        ...
-
-    def fail(self, error: MusterError) -> None:
-        """Hear that it can't be watched any more, however often it is tried."""
-        ...
-
-
-@dataclass(kw_only=True)
-class NodeWatch:
-    """One watched node folder; ``key`` names it to the hub and changes whenever its position is told anew.
-
-    ``outside``: whether it lives is not to be seen on that host; whoever knows says so by :meth:`Link.over`.
-    """
-
-    connection: HostConnection
-    folder: str
-    offset: int
-    sink: LogListener
-    quiet: bool = False
-    outside: bool = False
-    over: bool = False
-    key: int = 0
-    paused: bool = False
-
-    def resume(self) -> None:
-        """Go on after there was no room."""
-        if self.paused:
-            self.paused = False
-            self.connection.tell_hub(self)
-
-
 class HostConnection:
     """One host of an inventory; lives in the background loop only."""
 
     def __init__(self, host: RemoteHost) -> None:
         self.host = host
-        self.lost_since = 0.0  # by time.monotonic(); 0 while connected or not needed
+        self.logs = LogClient(self)
         self._shell: PersistentShell | None = None
         self._connecting = asyncio.Lock()
         self._reconnect = ReconnectPolicy()
         self._seen: HostInfo | None = None
-        self._heard = 0.0
         self._busy = 0
         self._talks = asyncio.Semaphore(TALKS)
         self._used = time.monotonic()
-        self._keys = itertools.count(1)
-        self._watches: dict[int, NodeWatch] = {}
-        self._hub_task: asyncio.Task[None] | None = None
-        self._asking: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._closing: asyncio.Task[None] | None = None
 
     # -- commands
@@ -131,14 +81,21 @@ class HostConnection:
 
     async def use(self, work: Callable[[PersistentShell], Coroutine[Any, Any, T]]) -> T:
         """Do something that may be repeated over the connection; once more over a new one if that turns out to be lost."""
+        with self.in_use():
+            try:
+                try:
+                    return await work(await self.shell())
+                except ConnectionLost:
+                    return await work(await self.shell())
+            except ConnectionLost as lost:
+                raise Unreachable(f"{lost}; look whether the host is up") from lost
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the connection open meanwhile."""
         self._busy += 1
         try:
-            try:
-                return await work(await self.shell())
-            except ConnectionLost:
-                return await work(await self.shell())
-        except ConnectionLost as lost:
-            raise Unreachable(f"{lost}; look whether the host is up") from lost
+            yield
         finally:
             self._busy -= 1
             self._used = time.monotonic()
@@ -185,111 +142,13 @@ class HostConnection:
     async def room(self) -> AsyncIterator[None]:
         """Wait for room for one conversation; the connection is kept meanwhile. Who needs many waits in the order of ``id``."""
         async with self._talks:
-            self._busy += 1
-            try:
+            with self.in_use():
                 yield
-            finally:
-                self._busy -= 1
-                self._used = time.monotonic()
 
     async def talk(self, part: str) -> Stream:
         """Start a part of the agent that is spoken to until its input ends."""
         seen = await self.info()
         return await self.use(lambda shell: shell.open([seen.python, "-I", "-S", _start(seen), part, seen.root]))
-
-    # -- the hub
-
-    def watch(self, folder: str, offset: int, sink: LogListener, *, quiet: bool = False, outside: bool = False) -> NodeWatch:
-        """Have a node's log pushed to ``sink``, over as many connections as it takes; ``quiet``: only its end."""
-        watch = NodeWatch(connection=self, folder=folder, offset=offset, sink=sink, quiet=quiet, outside=outside)
-        self.tell_hub(watch)
-        return watch
-
-    def forget(self, watch: NodeWatch) -> None:
-        """Watch a node no more."""
-        if self._watches.pop(watch.key, None) is not None:
-            self._asking.put_nowait({"do": "forget", "key": watch.key})
-        self._used = time.monotonic()
-
-    def over(self, watch: NodeWatch) -> None:
-        """Say of a node watched from ``outside`` that it will write nothing more; its end comes after what it has written."""
-        watch.over = True
-        if watch.key in self._watches:
-            self._asking.put_nowait({"do": "over", "key": watch.key})
-
-    def tell_hub(self, watch: NodeWatch) -> None:
-        """Tell where to go on with a node, by a new key: what is still on the way for the old one counts for nothing."""
-        self._watches.pop(watch.key, None)
-        watch.key = next(self._keys)
-        self._watches[watch.key] = watch
-        self._asking.put_nowait(self._wish(watch))
-        if self._hub_task is None or self._hub_task.done():  # also when all that was watched had been paused
-            self._hub_task = asyncio.get_running_loop().create_task(self._serve())
-
-    @staticmethod
-    def _wish(watch: NodeWatch) -> dict[str, Any]:
-        wish = {"do": "watch", "key": watch.key, "folder": watch.folder, "offset": watch.offset, "quiet": watch.quiet}
-        return {**wish, "outside": watch.outside, "over": watch.over}
-
-    async def _serve(self) -> None:
-        """Keep a hub running as long as something is watched."""
-        pause = FIRST_PAUSE
-        while self._watches:
-            began = self._heard = time.monotonic()
-            try:
-                await self._serve_once()
-            except (TargetError, TimeoutError):
-                pass  # it may come right: a host that starts, a disk that is full
-            except Exception as error:
-                self._fail(error if isinstance(error, MusterError) else TargetError(f"host {self.host.name}: {error!r}"))
-                return
-            if self._watches:
-                self.lost_since = self.lost_since or self._heard
-                pause = FIRST_PAUSE if self._heard > began + LONGEST_PAUSE else min(pause * 2, LONGEST_PAUSE)
-                await asyncio.sleep(pause * random.uniform(0.7, 1.3))
-
-    async def _serve_once(self) -> None:
-        shell = await self.shell()
-        seen = await self.inspect()
-        hub = await shell.open([seen.python, "-I", "-S", _start(seen), "log-stream"])
-        teller = asyncio.get_running_loop().create_task(self._tell(hub))
-        try:
-            frames = FrameReader(hub)
-            while self._watches and (frame := await frames.next()):
-                self._heard, self.lost_since = time.monotonic(), 0.0
-                self._hear(*frame)
-        finally:
-            teller.cancel()
-            await asyncio.gather(teller, return_exceptions=True)
-            await hub.close()
-
-    async def _tell(self, hub: Stream) -> None:
-        """Tell a new hub all that is watched, then what changes."""
-        while not self._asking.empty():
-            self._asking.get_nowait()
-        wishes = [self._wish(watch) for watch in self._watches.values() if not watch.paused]
-        with contextlib.suppress(ConnectionLost):
-            await hub.write(b"".join(json.dumps(wish).encode() + b"\n" for wish in wishes))
-            while True:
-                await hub.write(json.dumps(await self._asking.get()).encode() + b"\n")
-
-    def _hear(self, head: dict[str, Any], data: bytes) -> None:
-        watch = self._watches.get(int(head.get("key", 0)))
-        if watch is None:
-            return
-        if data:
-            watch.offset += len(data)
-            if not watch.sink.take(data):
-                self.forget(watch)
-                watch.paused = True
-        elif head.get("silent"):
-            del self._watches[watch.key]
-            watch.sink.end(head)
-
-    def _fail(self, error: MusterError) -> None:
-        watches, self._watches = list(self._watches.values()), {}
-        for watch in watches:
-            watch.sink.fail(error)
 
     # -- the end
 
@@ -300,7 +159,7 @@ class HostConnection:
     async def _close_later(self) -> None:
         while self._shell is not None:
             await asyncio.sleep(IDLE / 4)
-            idle = not self._watches and not self._busy and time.monotonic() > self._used + IDLE
+            idle = not self._busy and time.monotonic() > self._used + IDLE
             if idle and not self._connecting.locked():
                 shell, self._shell = self._shell, None
                 await shell.close()

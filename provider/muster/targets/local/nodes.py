@@ -13,7 +13,7 @@ from pathlib import Path
 
 from muster.core.codec import canonical
 from muster.core.errors import TargetError
-from muster.core.event import Event
+from muster.core.event import Event, last_end
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.verdict import Cause
 from muster.node import processes
@@ -22,7 +22,6 @@ from muster.node.host import node_folder
 from muster.node.host.clean_environment import clean_environment
 from muster.targets.claim import Claim
 from muster.targets.contract import Submission
-from muster.targets.job_watch import last_end
 
 BIRTH_TIME = 15.0  # seconds that a guardian may take to write down its pid
 TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last event is looked for

@@ -31,9 +31,10 @@ from muster.node.assignment import Assignment
 from muster.targets import bare_metal, checks
 from muster.targets.contract import Log, Session, Submission
 from muster.targets.lifecycle import Lifecycle, Standing
+from muster.targets.local.feed import LocalFeed
 from muster.targets.local.ledger import LocalLedger, LocalTiming
-from muster.targets.local.session import LocalSession
 from muster.targets.options import default_root
+from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class LocalTarget:
 
     def session(self) -> Session:
         """Open a session; nothing is connected to, on this machine."""
-        return LocalSession(self._nodes_of, self._ledger.restart_node)
+        return WatchSession(lambda: LocalFeed(self._nodes_of, self._ledger.restart_node, self.timing), self.timing)
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until nothing of it is left."""

@@ -22,7 +22,7 @@ async def check(cluster: Cluster) -> tuple[Finding, ...]:
     name = cluster.connection.host.name
     found = [Finding(what="login node", fine=True, text=f"{name}: Python {seen.version}, Muster below {seen.root}")]
     try:
-        version = (await cluster.asked(["sinfo", "--version"])).strip()
+        version = (await cluster.output(["sinfo", "--version"])).strip()
         found.append(Finding(what="slurm", fine=True, text=version))
         found.extend(await _partition(cluster))
         found.append(await _accounting(cluster))
@@ -51,7 +51,7 @@ async def check_mounts(cluster: Cluster, mounts: tuple[Mount, ...], target: str)
 
 async def _partition(cluster: Cluster) -> list[Finding]:
     rows = [
-        line.split("|") for line in (await cluster.asked(["sinfo", "--noheader", "--format=%P|%a|%l|%D|%T|%G"])).splitlines()
+        line.split("|") for line in (await cluster.output(["sinfo", "--noheader", "--format=%P|%a|%l|%D|%T|%G"])).splitlines()
     ]
     wanted = cluster.options.partition
     own = [row for row in rows if len(row) == 6 and (row[0].rstrip("*") == wanted if wanted else row[0].endswith("*"))]

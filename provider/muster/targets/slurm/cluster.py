@@ -1,4 +1,4 @@
-"""Cluster: one Slurm as this process sees it; its commands, its desk, its job states for all who watch, over one connection."""
+"""One Slurm as this process sees it: its commands, and its job states for all who watch, over one connection."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import LOST_NODE
+from muster.targets.watch.news import News
 
 A = TypeVar("A")
 FASTEST = 1.0  # seconds between two questions while something happens
@@ -27,14 +28,14 @@ UNKNOWN = "Invalid job id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Away:
+class SlurmOutage(News):
     """Slurm has not answered since ``since`` (monotonic seconds)."""
 
     since: float
     reason: str
 
 
-Tell = Callable[[SlurmJobStatus | Away], None]
+Listener = Callable[[SlurmJobStatus | SlurmOutage], None]
 
 
 class Cluster:
@@ -43,11 +44,11 @@ class Cluster:
     def __init__(self, node: LoginNode, options: Options) -> None:
         self.connection = HostConnection(node)
         self.options = options
-        self._listeners: dict[object, tuple[str, Tell]] = {}
+        self._listeners: dict[object, tuple[str, Listener]] = {}
         self._polling: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._last: dict[str, SlurmJobStatus] = {}
-        self._away_since = 0.0
+        self._lost_since = 0.0
 
     # -- asking
 
@@ -67,8 +68,8 @@ class Cluster:
             raise RequestError(f"{where} can't run {full[0]} ({done.said}); name the folder of Slurm's commands by bin")
         return done
 
-    async def asked(self, argv: Sequence[str]) -> str:
-        """Give what one of Slurm's commands prints.
+    async def output(self, argv: Sequence[str]) -> str:
+        """Return what one of Slurm's commands prints.
 
         :raises TargetError: it failed; with its own reason.
         """
@@ -77,27 +78,27 @@ class Cluster:
             raise TargetError(f"{argv[0]} on {self.connection.host.name} failed: {done.said or f'exit {done.code}'}")
         return done.out.decode(errors="replace")
 
-    async def told(self, job: str) -> SlurmJobStatus:
+    async def status(self, job: str) -> SlurmJobStatus:
         """Ask for one job; of one that Slurm has forgotten, accounting."""
-        done = await self.command(query.squeue([job]))
+        done = await self.command(query.squeue_command([job]))
         if done.code and UNKNOWN not in done.said:
             raise TargetError(f"squeue on {self.connection.host.name} failed: {done.said}")
-        found = query.queued(done.out.decode(errors="replace")).get(job)
+        found = query.parse_squeue(done.out.decode(errors="replace")).get(job)
         return found or (await self._accounted([job]))[job]
 
     # -- all who watch
 
-    def listen(self, job: str, tell: Tell) -> object:
-        """Have the job's states told, the first at once; gives what :meth:`leave` takes."""
+    def listen(self, job: str, listener: Listener) -> object:
+        """Report the job's states to a listener, the first at once; return what :meth:`leave` takes."""
         ticket = object()
-        self._listeners[ticket] = (job, tell)
+        self._listeners[ticket] = (job, listener)
         self._changed.set()
         if self._polling is None or self._polling.done():
             self._polling = asyncio.get_running_loop().create_task(self._poll())
         return ticket
 
     def leave(self, ticket: object) -> None:
-        """Have nothing told any more."""
+        """Report nothing more."""
         self._listeners.pop(ticket, None)
 
     async def _poll(self) -> None:
@@ -112,42 +113,42 @@ class Cluster:
                 await asyncio.wait_for(self._changed.wait(), max(0.0, pause - fastest))
 
     async def _poll_once(self) -> bool:
-        """Ask, and tell everybody; says whether anything is new."""
+        """Ask, and report to all listeners; return whether anything is new."""
         wanted = {job for job, _ in self._listeners.values()}
         try:
-            told = await self._states(wanted)
+            states = await self._states(wanted)
         except MusterError as error:
-            self._away_since = self._away_since or time.monotonic()
-            away = Away(since=self._away_since, reason=str(error))
-            for _, tell in list(self._listeners.values()):
-                tell(away)
+            self._lost_since = self._lost_since or time.monotonic()
+            outage = SlurmOutage(since=self._lost_since, reason=str(error))
+            for _, listener in list(self._listeners.values()):
+                listener(outage)
             return False
-        self._away_since = 0.0
-        for job, tell in list(self._listeners.values()):
-            if job in told:
-                tell(told[job])
-        changed, self._last = told != self._last, told
+        self._lost_since = 0.0
+        for job, listener in list(self._listeners.values()):
+            if job in states:
+                listener(states[job])
+        changed, self._last = states != self._last, states
         return changed
 
     async def _states(self, wanted: set[str]) -> dict[str, SlurmJobStatus]:
-        found = query.queued(await self.asked(query.squeue()))
+        found = query.parse_squeue(await self.output(query.squeue_command()))
         states = {job: found[job] for job in wanted if job in found}
         missing = sorted(wanted - states.keys())
         if missing:
             states.update(await self._accounted(missing))
-        return {job: await self._with_lost_nodes(told) for job, told in states.items()}
+        return {job: await self._with_lost_nodes(status) for job, status in states.items()}
 
     async def _accounted(self, jobs: list[str]) -> dict[str, SlurmJobStatus]:
         """Ask accounting; a cluster without any knows nothing."""
-        done = await self.command(query.sacct(jobs))
-        found = query.accounted(done.out.decode(errors="replace")) if done.code == 0 else {}
+        done = await self.command(query.sacct_command(jobs))
+        found = query.parse_sacct(done.out.decode(errors="replace")) if done.code == 0 else {}
         return {job: found.get(job) or SlurmJobStatus(job=job, name="") for job in jobs}
 
-    async def _with_lost_nodes(self, told: SlurmJobStatus) -> SlurmJobStatus:
-        if told.name not in LOST_NODE or not told.nodes:
-            return told
-        before = self._last.get(told.job)
-        if before is not None and before.lost and before.name == told.name:
-            return replace(told, lost=before.lost)
-        done = await self.command(query.down(told.nodes))
-        return replace(told, lost=query.lost_of(done.out.decode(errors="replace")) if done.code == 0 else "")
+    async def _with_lost_nodes(self, status: SlurmJobStatus) -> SlurmJobStatus:
+        if status.name not in LOST_NODE or not status.nodes:
+            return status
+        before = self._last.get(status.job)
+        if before is not None and before.lost and before.name == status.name:
+            return replace(status, lost=before.lost)
+        done = await self.command(query.nodes_command(status.nodes))
+        return replace(status, lost=query.parse_nodes(done.out.decode(errors="replace")) if done.code == 0 else "")

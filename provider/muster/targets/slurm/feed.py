@@ -1,132 +1,132 @@
-"""Feed: what is news of one job, from its nodes' logs and from Slurm, brought from the background loop to who watches."""
+"""The news of jobs of a cluster: their nodes' logs on the shared folder, and their states from one squeue for all."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
-from muster.core.errors import MusterError
+from muster.core.event import Cursor
+from muster.core.handle import JobHandle
+from muster.core.retry import Backoff, retry_async
+from muster.node.slurm.job_control import JobFiles, ReadJobs
 from muster.targets.hosts.background import background
-from muster.targets.hosts.connection import NodeWatch
-from muster.targets.slurm.cluster import Away, Cluster
-from muster.targets.slurm.query import SlurmJobStatus
+from muster.targets.hosts.log_client import FIRST_DELAY, LONGEST_DELAY
+from muster.targets.hosts.node_feed import NodeFeed
+from muster.targets.hosts.shell import CommandTimeout, ConnectionLost
+from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.slurm.cluster import Cluster
+from muster.targets.slurm.job_record import JobRecord
+from muster.targets.slurm.ledger import SlurmTiming
+from muster.targets.slurm.watch import SlurmWatch
+from muster.targets.watch.inbox import Inbox
+from muster.targets.watch.job_watch import JobWatch
+from muster.targets.watch.news import News
 
-MOST, FEW = 4 << 20, 1 << 20  # bytes of one node's log that may wait for whoever watches; below which more is fetched
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lines:
-    """Whole lines of a node's log; ``size`` is given back once they have been read."""
-
-    attempt: int
-    node: int
-    data: bytes
-    read: Callable[[int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Silence:
-    """Nothing more will come of a node."""
-
-    attempt: int
-    node: int
+T = TypeVar("T")
+ClusterFactory = Callable[[], Coroutine[None, None, Cluster]]
 
 
-News = Lines | Silence | SlurmJobStatus | Away | MusterError
+class SlurmFeed:
+    """``cluster`` returns the process's own, in the background loop."""
 
+    def __init__(self, cluster: ClusterFactory, timing: SlurmTiming) -> None:
+        self._new_cluster = cluster
+        self._timing = timing
+        self._watches: dict[JobHandle, SlurmWatch] = {}
+        self._feeds: dict[JobHandle, SlurmJobFeed] = {}
 
-class Feed:
-    """One watched job; ``tell`` is called in the loop of the one who watches, everything else may be called there."""
+    async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
+        """Read the records of all jobs at once, and begin to report.
 
-    def __init__(self, cluster: Cluster, number: str, tell: Callable[[News], None]) -> None:
-        self._cluster = cluster
-        self._number = number
-        self._loop = asyncio.get_running_loop()
-        self._tell = tell
-        self._ticket: object = None
-        self._watches: list[NodeWatch] = []
-        self._closed = False
+        :raises UnknownRun: the cluster's folder has no such attempt.
+        """
+        cluster = self._cluster = await background().do(self._new_cluster())
+        files = await self._read_jobs(cursors)
+        root = (await _ask(cluster.connection.info)).root
+        for job, cursor in cursors.items():
+            record = JobRecord(job_id=job.job_id, files=files[job.job_id])
+            feed = SlurmJobFeed(cluster, inbox, job, record.number(job))
+            self._watches[job] = SlurmWatch(job, cursor, record, root, timing=self._timing, feed=feed)
+            self._feeds[job] = feed
+        for feed in self._feeds.values():
+            background().call(feed.start)
+        return list(self._watches.values())
 
-    def open(self) -> None:
-        """Have Slurm's states of the job told."""
-        background().call(self._open)
+    def restart_node(self, watch: JobWatch, node: int) -> None:
+        """Do nothing: Slurm starts lost nodes again, with their job."""
 
-    def follow(self, attempt: int, folders: list[Path], offsets: list[int]) -> None:
-        """Have the logs of an attempt's nodes told, each from its offset."""
-        background().call(self._follow, attempt, folders, offsets)
-
-    def over(self) -> None:
-        """Say that the nodes will write nothing more: what they have written is told, then their silence."""
-        background().call(self._over)
+    async def settle(self, watch: JobWatch) -> None:
+        """Ask what the nodes could not write of a job that is over: who asked for its end, and its batch job's output."""
+        job = watch.handle
+        background().call(self._feeds[job].stop)
+        if not self._watches[job].settled:
+            files = await self._read_jobs([job])
+            record = JobRecord(job_id=job.job_id, files=files[job.job_id])
+            self._watches[job].note_outside(record.cancel_request(job), record.output(job))
 
     def close(self) -> None:
-        """Tell nothing any more."""
-        self._closed = True
-        background().call(self._close)
+        """Report nothing more."""
+        for feed in self._feeds.values():
+            background().call(feed.stop)
+
+    async def _read_jobs(self, handles: Iterable[JobHandle]) -> Mapping[str, JobFiles]:
+        jobs = tuple(sorted({handle.job_id for handle in handles}))
+        return await _ask(lambda: self._cluster.ask(ReadJobs(jobs=jobs)))
+
+
+async def _ask(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return what the login node answers, asked in the background loop; one that does not answer is waited for."""
+    backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
+    transient = (Unreachable, ConnectionLost, CommandTimeout)
+    return await retry_async(lambda: background().do(question()), transient, backoff)
+
+
+class SlurmJobFeed:
+    """One watched job, in the background loop; only ``follow`` and ``finish`` may be called anywhere."""
+
+    def __init__(self, cluster: Cluster, inbox: Inbox, job: JobHandle, number: str) -> None:
+        self._cluster = cluster
+        self._inbox = inbox
+        self._job = job
+        self._number = number
+        self._ticket: object = None
+        self._nodes: list[NodeFeed] = []
+
+    def follow(self, attempt: int, folders: list[str], offsets: list[int]) -> None:
+        """Report the logs of an attempt's nodes, each from its offset, in place of those of the attempt before."""
+        background().call(self._follow, attempt, folders, offsets)
+
+    def finish(self) -> None:
+        """Report that the nodes have ended, once what they have written is read."""
+        background().call(self._finish)
 
     # -- in the background loop
 
-    def _open(self) -> None:
-        self._ticket = self._cluster.listen(self._number, self._news)
+    def start(self) -> None:
+        """Begin to report Slurm's states of the job."""
+        self._ticket = self._cluster.listen(self._number, self._put)
 
-    def _news(self, news: News) -> None:
-        if not self._closed and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, news)
-
-    def _follow(self, attempt: int, folders: list[Path], offsets: list[int]) -> None:
-        self._forget()
-        for node, (folder, offset) in enumerate(zip(folders, offsets, strict=True)):
-            sink = NodeSink(attempt, node, self._news)
-            sink.watch = self._cluster.connection.watch(str(folder), offset, sink, outside=True)
-            self._watches.append(sink.watch)
-
-    def _over(self) -> None:
-        for watch in self._watches:
-            self._cluster.connection.over(watch)
-
-    def _forget(self) -> None:
-        for watch in self._watches:
-            self._cluster.connection.forget(watch)
-        self._watches = []
-
-    def _close(self) -> None:
-        self._forget()
+    def stop(self) -> None:
+        """Report nothing more."""
+        self._stop_nodes()
         self._cluster.leave(self._ticket)
 
+    def _put(self, news: News) -> None:
+        self._inbox.put(self._job, news)
 
-class NodeSink:
-    """Takes one node's log from the hub; what waits for a slow reader is bounded."""
+    def _follow(self, attempt: int, folders: list[str], offsets: list[int]) -> None:
+        self._stop_nodes()
+        for node, (folder, offset) in enumerate(zip(folders, offsets, strict=True)):
+            feed = NodeFeed(inbox=self._inbox, job=self._job, node=node, attempt=attempt)
+            feed.start(self._cluster.connection.logs, folder, offset, outside=True)
+            self._nodes.append(feed)
 
-    def __init__(self, attempt: int, node: int, tell: Callable[[News], None]) -> None:
-        self.watch: NodeWatch | None = None
-        self._attempt, self._node, self._tell = attempt, node, tell
-        self._waiting = 0
-        self._lock = threading.Lock()
+    def _finish(self) -> None:
+        for node in self._nodes:
+            if node.watch is not None:
+                node.watch.finish()
 
-    def take(self, data: bytes) -> bool:
-        """Pass on; False when there is enough that waits."""
-        with self._lock:
-            self._waiting += len(data)
-            room = self._waiting < MOST
-        self._tell(Lines(attempt=self._attempt, node=self._node, data=data, read=self._read))
-        return room
-
-    def _read(self, size: int) -> None:
-        """Note in the loop of the reader that it has come so far."""
-        with self._lock:
-            self._waiting -= size
-            enough = self._waiting >= FEW
-        if not enough and self.watch is not None and self.watch.paused:
-            background().call(self.watch.resume)
-
-    def end(self, ending: dict[str, Any]) -> None:
-        """Pass on that nothing more will come."""
-        self._tell(Silence(attempt=self._attempt, node=self._node))
-
-    def fail(self, error: MusterError) -> None:
-        """Pass on that the node can't be watched."""
-        self._tell(error)
+    def _stop_nodes(self) -> None:
+        for node in self._nodes:
+            node.stop()
+        self._nodes = []

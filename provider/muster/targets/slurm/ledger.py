@@ -53,6 +53,8 @@ T = TypeVar("T")
 class SlurmTiming(Timing):
     """Limits of waiting for Slurm, in seconds."""
 
+    restarts: int = 0  # of one lost node; Slurm's own are enough
+    not_responding: float = 30.0  # without an answer of Slurm, after which the run is shown as not responding
     answer: float = 60.0  # after its claim, in which a batch job's number must be written down or be found
     leave: float = 60.0  # for Slurm to end a job whose run has ended
     hard_end: float = 90.0  # for Slurm's own way to end a job
@@ -134,7 +136,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         if not number:
             status = status_of(running=False, end=None, commit=record.claim.commit)
             return SlurmStanding(record=record, claim=record.claim, status=status)
-        told = await self.cluster.told(number)
+        told = await self.cluster.status(number)
         end = (await self._record(job_id)).end
         if not told.state.over and end is not None and rendezvous.is_final(end):
             told = await self._left(number, self.timing.leave)
@@ -170,7 +172,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
     async def _left(self, number: str, limit: float) -> SlurmJobStatus:
         """Wait until Slurm has let go of a job."""
         deadline, pause = time.monotonic() + limit, PAUSE
-        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < deadline:
+        while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, SLOWEST)
         return told
@@ -182,7 +184,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         await self._request_cancel(record, reason)
         await self.cluster.command(["scancel", "--state=PENDING", number])
         deadline, pause = time.monotonic() + claim.grace + self.timing.kill_slack, PAUSE
-        while not (told := await self.cluster.told(number)).state.over and time.monotonic() < deadline:
+        while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             # to the nodes' tasks, not to the script, and again: they may only just be starting
             await self.cluster.command(["scancel", "--signal=TERM", number])
             await asyncio.sleep(pause)
@@ -239,7 +241,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         told = await self._first_look(number)
         why = HOPELESS.get(told.reason) if told.state.waits else None
         partition = await self._partition() if why else None
-        if why is None or (told.reason == NODE_LIMIT and partition is not None and partition.takes(claim.nodes)):
+        if why is None or (told.reason == NODE_LIMIT and partition is not None and partition.fits(claim.nodes)):
             return
         await self.cluster.command(["scancel", number])
         await self._left(number, self.timing.hard_end)
@@ -253,14 +255,14 @@ class SlurmLedger(Ledger[SlurmStanding]):
     async def _first_look(self, number: str) -> SlurmJobStatus:
         """Return the status of a new job, once Slurm's scheduler has seen it."""
         deadline = time.monotonic() + self.timing.first_look
-        while (told := await self.cluster.told(number)).state.waits and told.reason in UNSEEN and time.monotonic() < deadline:
+        while (told := await self.cluster.status(number)).state.waits and told.reason in UNSEEN and time.monotonic() < deadline:
             await asyncio.sleep(PAUSE)
         return told
 
     async def _partition(self) -> Partition | None:
         wanted = self.cluster.options.partition
-        done = await self.cluster.command(query.partitions(wanted))
-        return query.partition_of(done.out.decode(errors="replace"), wanted) if done.code == 0 else None
+        done = await self.cluster.command(query.partitions_command(wanted))
+        return query.parse_partition(done.out.decode(errors="replace"), wanted) if done.code == 0 else None
 
     def _template(self, batch: Batch, submission: Submission, archive: str, root: str) -> Assignment:
         claim, plan = batch.claim, submission.plan

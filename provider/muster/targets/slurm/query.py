@@ -1,4 +1,4 @@
-"""What Slurm is asked about jobs, and how its answers are read: squeue for all that it still knows, sacct for the rest."""
+"""The commands that ask Slurm about jobs, partitions and nodes, and the parsers of what they print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from muster.targets.slurm.states import LOST, JobState, state_of
+from muster.targets.watch.news import News
 
 COLUMNS = {"JobID": 20, "State": 24, "RestartCnt": 8, "Reason": 120, "NodeList": 400}
 SACCT = "JobIDRaw,State,DerivedExitCode,NodeList"
@@ -13,8 +14,8 @@ NOTHING = frozenset({"", "None assigned", "(null)", "N/A"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmJobStatus:
-    """What Slurm says of one job. ``restarts``: how often it has started the job again by itself, -1 if it does not say."""
+class SlurmJobStatus(News):
+    """The state of one job. ``restarts``: how often Slurm has started the job again by itself, -1 if that is not known."""
 
     job: str
     name: str
@@ -25,19 +26,19 @@ class SlurmJobStatus:
 
     @property
     def state(self) -> JobState:
-        """What the state means."""
+        """Return what the state means."""
         return state_of(self.name) if self.name else LOST
 
 
-def squeue(jobs: Sequence[str] = ()) -> list[str]:
-    """Give the command that shows the jobs of this user, ended ones as long as Slurm remembers them; of ``jobs`` only."""
+def squeue_command(jobs: Sequence[str] = ()) -> list[str]:
+    """Return the command that shows the jobs of this user, or ``jobs``; ended ones as long as Slurm remembers them."""
     fields = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
     whose = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
     return ["squeue", "--noheader", "--states=all", *whose, f"--Format={fields}"]
 
 
-def queued(out: str) -> dict[str, SlurmJobStatus]:
-    """Read what squeue prints, by job."""
+def parse_squeue(out: str) -> dict[str, SlurmJobStatus]:
+    """Return the states that squeue prints, by job."""
     rows = [_cells(line) for line in out.splitlines() if line.strip()]
     return {
         row["JobID"]: SlurmJobStatus(
@@ -51,13 +52,13 @@ def queued(out: str) -> dict[str, SlurmJobStatus]:
     }
 
 
-def sacct(jobs: Iterable[str]) -> list[str]:
-    """Give the command that shows what accounting has of jobs that have left the queue."""
+def sacct_command(jobs: Iterable[str]) -> list[str]:
+    """Return the command that shows the accounting of jobs that have left the queue."""
     return ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={SACCT}"]
 
 
-def accounted(out: str) -> dict[str, SlurmJobStatus]:
-    """Read what sacct prints, by job; of one that was started several times the last."""
+def parse_sacct(out: str) -> dict[str, SlurmJobStatus]:
+    """Return the states that sacct prints, by job; the last one of a job that was started several times."""
     found = {}
     for line in out.splitlines():
         job, name, _, nodes = [*line.split("|"), "", "", ""][:4]
@@ -68,15 +69,15 @@ def accounted(out: str) -> dict[str, SlurmJobStatus]:
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """What a partition has: nodes, how many of them one job may have ("infinite" or a number), and for how long."""
+    """The limits of a partition: its nodes, how many of them one job may have ("infinite" or a number), and for how long."""
 
     name: str
     nodes: int
     size: str
     time: str
 
-    def takes(self, nodes: int) -> bool:
-        """Whether a job of so many nodes could ever start there."""
+    def fits(self, nodes: int) -> bool:
+        """Return whether a job of so many nodes could ever start there."""
         most = self.size.rpartition("-")[2]
         return nodes <= self.nodes and not (most.isdigit() and nodes > int(most))
 
@@ -84,13 +85,13 @@ class Partition:
         return f"partition {self.name} has {self.nodes} nodes, gives a job {self.size} of them and {self.time} of time"
 
 
-def partitions(name: str) -> list[str]:
-    """Give the command that shows what partitions have; ``name`` is one, "" for all."""
+def partitions_command(name: str) -> list[str]:
+    """Return the command that shows the limits of a partition, "" for all of them."""
     return ["sinfo", "--noheader", *([f"--partition={name}"] if name else []), "--format=%P|%D|%s|%l"]
 
 
-def partition_of(out: str, name: str) -> Partition | None:
-    """Read that of one partition, "" for the default one; its nodes may be on several lines, by their limits."""
+def parse_partition(out: str, name: str) -> Partition | None:
+    """Return one partition, "" for the default one; its nodes may be on several lines, by their limits."""
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 3]
     own = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
     if not own:
@@ -99,14 +100,14 @@ def partition_of(out: str, name: str) -> Partition | None:
     return Partition(name=called.rstrip("*"), nodes=sum(int(row[1]) for row in own), size=size, time=limit)
 
 
-def down(nodes: str) -> list[str]:
-    """Give the command that shows which of some nodes can't be used, and why."""
+def nodes_command(nodes: str) -> list[str]:
+    """Return the command that shows which of some nodes can't be used, and why."""
     states = "--states=down,fail,no_respond,drain,unknown"
     return ["sinfo", "--noheader", "--Node", f"--nodes={nodes}", states, "--format=%N|%T|%E"]
 
 
-def lost_of(out: str) -> str:
-    """Read that, in words."""
+def parse_nodes(out: str) -> str:
+    """Return in words which nodes can't be used."""
     rows = sorted({tuple([*line.split("|"), "", ""][:3]) for line in out.splitlines() if line.strip()})
     return ", ".join(f"{name} is {state.rstrip('*')} ({why})" for name, state, why in rows)
 

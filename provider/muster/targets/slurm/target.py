@@ -26,10 +26,11 @@ from muster.targets.hosts.background import background
 from muster.targets.lifecycle import Lifecycle
 from muster.targets.slurm.check import check, check_mounts
 from muster.targets.slurm.cluster import Cluster
+from muster.targets.slurm.feed import SlurmFeed
 from muster.targets.slurm.ledger import SlurmLedger, SlurmStanding, SlurmTiming
 from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
-from muster.targets.slurm.session import SlurmSession
+from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class SlurmTarget:
 
     def session(self) -> Session:
         """Open a session; all of a process share one connection and one question to Slurm."""
-        return SlurmSession(self._cluster)
+        return WatchSession(lambda: SlurmFeed(self._cluster, self.timing), self.timing)
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until Slurm has nothing left of it."""

@@ -1,272 +1,218 @@
-"""Follower: one watched job in the background loop: its turn, its nodes' logs, hosts that fall silent."""
+"""The news of jobs on hosts: their turn in the queue, their nodes' logs, hosts that do not answer."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Coroutine, Mapping
 
-from muster.core.errors import MusterError, TargetError
-from muster.core.event import Cursor, Event
+from muster.core.errors import MusterError
+from muster.core.event import Cursor
 from muster.core.handle import JobHandle
+from muster.core.retry import Backoff, retry_async
 from muster.core.state import RunState
 from muster.node.host.gang_scheduler import LAUNCHED, WAITING, QueueEntry
-from muster.targets.hosts.connection import NodeWatch
+from muster.targets.hosts.background import background
+from muster.targets.hosts.node_feed import NodeFeed
 from muster.targets.hosts.shell import CommandTimeout
 from muster.targets.hosts.ssh_errors import Unreachable
 from muster.targets.ssh.jobs import SshJobs
-from muster.targets.ssh.node_restart import start_again
+from muster.targets.ssh.ledger import SshTiming
+from muster.targets.ssh.node_restart import restart_node
 from muster.targets.ssh.queue_client import QueuedJob
 from muster.targets.ssh.queue_watch import waiting_reason
+from muster.targets.watch.inbox import Inbox
+from muster.targets.watch.job_watch import JobWatch
+from muster.targets.watch.news import End, Failed, News, NodeBack, NodesAssigned, Note, State
 
-NOT_RESPONDING = 30.0  # seconds without a host after which the job counts as not responding
-GIVEN_UP = 60.0  # seconds without a host after which its node counts as lost, once other nodes of the job have ended
-GIVEN_UP_AFTER_END = 10.0  # the same once the run's END has been read
-LOOK = 1.0  # seconds between two looks at the connections
-LONGEST_PAUSE = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class News:
-    """Something to tell of a job; what is set counts.
-
-    ``ending`` of a node, ``again`` of one that has been started again; ``end`` of a run that never had agents.
-    """
-
-    handle: JobHandle
-    node: int = -1
-    data: bytes = b""
-    ending: dict[str, Any] | None = None
-    again: bool = False
-    hosts: tuple[str, ...] = ()
-    state: RunState | None = None
-    text: str = ""
-    level: str = "info"
-    end: Event | None = None
-    error: MusterError | None = None
-
-    @property
-    def size(self) -> int:
-        """How much room it takes."""
-        return len(self.data)
+LONGEST_DELAY = 5.0  # seconds between two tries to reach a host
+TRANSIENT = (Unreachable, CommandTimeout)
 
 
-class Inbox(Protocol):
-    """Where news goes."""
+class SshFeed:
+    """One feed for each job, in the background loop; all share the connections of the process."""
 
-    def put(self, news: News) -> bool: ...
+    def __init__(self, jobs: SshJobs, timing: SshTiming) -> None:
+        self._jobs = jobs
+        self._timing = timing
+        self._feeds: dict[JobHandle, SshJobFeed] = {}
 
-    def when_room(self, resume: Callable[[], None]) -> None: ...
+    async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
+        """Begin to report of all jobs."""
+        watches = [JobWatch(job, cursor, self._timing) for job, cursor in cursors.items()]
+        for watch in watches:
+            feed = self._feeds[watch.handle] = SshJobFeed(self._jobs, watch.handle, watch.cursor, inbox, self._timing)
+            background().call(feed.start)
+        return watches
+
+    def restart_node(self, watch: JobWatch, node: int) -> None:
+        """Start the agent of a lost node again once its host answers, and report its log on."""
+        background().call(self._feeds[watch.handle].restart_node, node)
+
+    async def settle(self, watch: JobWatch) -> None:
+        """Do nothing: the log streamers end what is left of a node before they report its end."""
+
+    def close(self) -> None:
+        """Report nothing more."""
+        for feed in self._feeds.values():
+            background().call(feed.stop)
 
 
-class Follower:
-    """``start`` and ``stop`` are called in the background loop."""
+class SshJobFeed:
+    """One watched job; everything happens in the background loop."""
 
-    def __init__(self, jobs: SshJobs, handle: JobHandle, cursor: Cursor, inbox: Inbox) -> None:
+    def __init__(self, jobs: SshJobs, handle: JobHandle, cursor: Cursor, inbox: Inbox, timing: SshTiming) -> None:
         self._jobs = jobs
         self._handle = handle
         self._cursor = cursor
         self._inbox = inbox
-        self._nodes: list[NodeSink] = []
+        self._timing = timing
+        self._nodes: list[NodeFeed] = []
         self._entry: QueueEntry | None = None
-        self._count = 0
-        self._task: asyncio.Task[None] | None = None
-        self._returning: set[asyncio.Task[None]] = set()
-        self._told = self._noted = ""
-        self._turn: asyncio.Future[None] | None = None
-        self._silent = False  # whether "not responding" has been told
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reason = self._delay_reason = ""
+        self._granted: asyncio.Future[None] | None = None
+        self._is_silent = False  # "not responding" has been reported
 
     def start(self) -> None:
-        """Follow the job."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Begin to report."""
+        self._run_task(self._run())
 
     def stop(self) -> None:
-        """Follow it no more."""
-        for task in (self._task, *self._returning):
-            if task is not None:
-                task.cancel()
-        self._jobs.waiting.leave(self._handle.id, self._hear_queue)
+        """Report nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        self._jobs.waiting.leave(self._handle.id, self._take_position)
         for node in self._nodes:
-            if node.watch is not None:
-                node.watch.connection.forget(node.watch)
+            node.stop()
+
+    def _run_task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _put(self, news: News) -> None:
+        self._inbox.put(self._handle, news)
 
     async def _run(self) -> None:
         try:
-            seen = await self._patiently()
-            while seen.live and seen.entry is not None and seen.entry.state != LAUNCHED:
+            queued = await self._look_up()
+            while queued.live and queued.entry is not None and queued.entry.state != LAUNCHED:
                 await self._wait_for_turn()
-                seen = await self._patiently()
-            if seen.end is not None:
-                self._tell(end=seen.end)
-            elif seen.entry is not None:
-                await self._follow(seen.entry)
-        except MusterError as error:
-            self._tell(error=error)
-        except Exception as error:  # a bug of ours must not leave the one who watches waiting for ever
-            self._tell(error=TargetError(f"run {self._handle.job_id} can't be followed: {type(error).__name__}: {error}"))
+                queued = await self._look_up()
+            if queued.end is not None:
+                self._put(End(event=queued.end))
+            elif queued.entry is not None:
+                await self._follow(queued.entry)
+        except Exception as error:
+            self._put(Failed.of(self._handle, error))
 
-    async def _patiently(self) -> QueuedJob:
-        """Look at the claim place; one that is away is waited for."""
-        pause, since = 0.2, time.monotonic()
-        while True:
-            try:
-                seen = await self._jobs.seen(self._handle.id)
-            except (Unreachable, CommandTimeout):
-                self._note_silence([self._jobs.inventory.hosts[0].name] if time.monotonic() > since + NOT_RESPONDING else [])
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                return seen
+    async def _look_up(self) -> QueuedJob:
+        """Return what the queue knows of the job; a host that does not answer is waited for."""
+        since, host = time.monotonic(), self._jobs.inventory.hosts[0].name
+
+        def note_silence(error: Exception) -> None:
+            self._note_silence([host] if time.monotonic() > since + self._timing.not_responding else [])
+
+        backoff = Backoff(0.2, LONGEST_DELAY)
+        return await retry_async(lambda: self._jobs.seen(self._handle.id), TRANSIENT, backoff, on_retry=note_silence)
 
     # -- its turn
 
     async def _wait_for_turn(self) -> None:
-        self._turn = asyncio.get_running_loop().create_future()
-        self._jobs.waiting.enter(self._handle.id, self._hear_queue)
+        self._granted = asyncio.get_running_loop().create_future()
+        self._jobs.waiting.enter(self._handle.id, self._take_position)
         try:
-            await self._turn
+            await self._granted
         finally:
-            self._jobs.waiting.leave(self._handle.id, self._hear_queue)
+            self._jobs.waiting.leave(self._handle.id, self._take_position)
 
-    def _hear_queue(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
-        waiting = self._turn is not None and not self._turn.done()
+    def _take_position(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
+        waiting = self._granted is not None and not self._granted.done()
         if isinstance(entry, str):
-            if entry != self._noted:
-                self._noted = entry
-                self._tell(text=entry, level="warning")
-            return
-        if isinstance(entry, MusterError):
-            if self._turn is not None and waiting:
-                self._turn.set_exception(entry)
+            if entry != self._delay_reason:
+                self._delay_reason = entry
+                self._put(Note(text=entry))
+        elif isinstance(entry, MusterError):
+            if self._granted is not None and waiting:
+                self._granted.set_exception(entry)
         elif entry is not None and entry.state == WAITING:
-            text = waiting_reason(entry, entries)
-            if text != self._told:
-                state = None if self._told else RunState.QUEUED
-                self._told = text
-                self._tell(state=state, text=text)
-        elif self._turn is not None and waiting:
-            self._turn.set_result(None)
+            self._report_waiting(waiting_reason(entry, entries))
+        elif self._granted is not None and waiting:
+            self._granted.set_result(None)
+
+    def _report_waiting(self, reason: str) -> None:
+        if not self._reason:
+            self._put(State(state=RunState.QUEUED))
+        if reason != self._reason:
+            self._reason = reason
+            self._put(Note(text=reason, level="info"))
 
     # -- its nodes
 
     async def _follow(self, entry: QueueEntry) -> None:
-        self._entry, self._count = entry, len(entry.allocations)
-        self._tell(hosts=tuple(allocation.host for allocation in entry.allocations))
+        self._entry = entry
+        self._put(NodesAssigned(hosts=tuple(allocation.host for allocation in entry.allocations)))
         for node, allocation in enumerate(entry.allocations):
-            sink = NodeSink(follower=self, node=node, host=allocation.host)
-            self._nodes.append(sink)
-            sink.listen(self._jobs.connection(allocation.host).watch(allocation.folder, self._cursor.offset(node), sink))
+            host, on_end = allocation.host, self._settle
+            self._nodes.append(NodeFeed(inbox=self._inbox, job=self._handle, node=node, host=host, on_end=on_end))
+            self._start_node(node, self._cursor.offset(node))
         while any(not node.over for node in self._nodes):
-            await asyncio.sleep(LOOK)
-            self._look_at_connections()
+            await asyncio.sleep(self._timing.tick)
+            self._check_hosts()
 
-    def _look_at_connections(self) -> None:
-        """Tell of hosts that have not been heard for long, and give up those without which the job is over."""
-        now = time.monotonic()
-        away = [node for node in self._nodes if not node.over and node.away_since]
-        self._note_silence([node.host for node in away if now > node.away_since + NOT_RESPONDING])
-        for node in away:
-            patience = GIVEN_UP_AFTER_END if any(other.has_end for other in self._nodes) else GIVEN_UP
-            others_ended = any(other.over for other in self._nodes) or any(other.has_end for other in self._nodes)
+    def _start_node(self, node: int, offset: int) -> None:
+        assert self._entry is not None
+        allocation = self._entry.allocations[node]
+        self._nodes[node].start(self._jobs.connection(allocation.host).logs, allocation.folder, offset)
+
+    def _check_hosts(self) -> None:
+        """Report hosts that have not answered for long, and give up those without which the job is over."""
+        now, timing = time.monotonic(), self._timing
+        lost = [node for node in self._nodes if not node.over and node.lost_since]
+        self._note_silence([node.host for node in lost if now > node.lost_since + timing.not_responding])
+        for node in lost:
+            has_end = any(other.has_end for other in self._nodes)
+            others_ended = has_end or any(other.over for other in self._nodes)
+            timeout = timing.given_up_after_end if has_end else timing.given_up
             passed = "; the run's deadline has passed" if self._entry is not None and self._entry.is_over else ""
-            if passed or (others_ended and now > node.away_since + patience):
-                node.end({"how": f"host {node.host} does not answer since {now - node.away_since:.0f} s{passed}"})
+            if passed or (others_ended and now > node.lost_since + timeout):
+                node.give_up(f"host {node.host} does not answer since {now - node.lost_since:.0f} s{passed}")
 
     def _note_silence(self, hosts: list[str]) -> None:
-        if hosts and not self._silent:
-            self._silent = True
-            text = f"no word from {', '.join(hosts)} for {NOT_RESPONDING:g} s; ranks may well go on there; waiting for it"
-            self._tell(state=RunState.NOT_RESPONDING, text=text, level="warning")
-        elif not hosts and self._silent:
-            self._silent = False
-            self._tell(text="all hosts answer again")
+        if hosts and not self._is_silent:
+            self._is_silent = True
+            seconds = f"{self._timing.not_responding:g} s"
+            text = f"no answer from {', '.join(hosts)} for {seconds}; ranks may well go on there; waiting for it"
+            self._put(State(state=RunState.NOT_RESPONDING))
+            self._put(Note(text=text))
+        elif not hosts and self._is_silent:
+            self._is_silent = False
+            self._put(Note(text="all hosts answer again", level="info"))
 
-    # -- who comes back
-
-    def bring_back(self, node: int) -> None:
-        """Have a lost node started again once its host answers, and follow it on."""
-        task = asyncio.get_running_loop().create_task(self._bring_back(self._nodes[node]))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
-
-    async def _bring_back(self, node: NodeSink) -> None:
-        pause = 0.2
-        while not self._nodes[0].over and not self._nodes[0].has_end:
-            try:
-                if await start_again(self._jobs, self._handle, node.node):
-                    self._follow_again(node)
-                return
-            except (Unreachable, CommandTimeout):
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-            except Exception as error:  # also of a bug of ours: the run goes on without the node
-                self._tell(node=node.node, text=f"node {node.node} can't be started again: {error}", level="warning")
-                return
-
-    def _follow_again(self, node: NodeSink) -> None:
-        assert node.watch is not None
-        self._tell(node=node.node, again=True)
-        node.listen(node.watch.connection.watch(node.watch.folder, node.watch.offset, node))
-
-    def _tell(self, **what: Any) -> bool:
-        return self._inbox.put(News(handle=self._handle, **what))
-
-    def hear(self, node: NodeSink, **what: Any) -> bool:
-        """Pass on what a node's host pushes."""
-        return self._tell(node=node.node, **what)
-
-    def settle(self) -> None:
-        """Let the queue go on once all hosts have said that nothing of the job is left on them."""
-        if len(self._nodes) == self._count and all(node.is_gone for node in self._nodes):
+    def _settle(self) -> None:
+        """Let the queue go on once all hosts have reported that nothing of the job is left on them."""
+        complete = self._entry is not None and len(self._nodes) == len(self._entry.allocations)
+        if complete and all(node.is_gone for node in self._nodes):
             self._jobs.waiting.settle(self._handle.id)
 
-    def when_room(self, node: NodeSink) -> None:
-        """Have a node's log go on once there is room."""
-        assert node.watch is not None
-        self._inbox.when_room(node.watch.resume)
+    # -- lost nodes
 
+    def restart_node(self, node: int) -> None:
+        """Start a lost node again once its host answers, and report its log on."""
+        self._run_task(self._restart_node(node))
 
-@dataclass(kw_only=True)
-class NodeSink:
-    """Hears one node of a followed job."""
-
-    follower: Follower
-    node: int
-    host: str
-    watch: NodeWatch | None = None
-    over: bool = False
-    has_end: bool = False
-    is_gone: bool = False  # its host has said so
-
-    @property
-    def away_since(self) -> float:
-        """Since when its host is away, by time.monotonic(); 0 if it is not."""
-        return self.watch.connection.lost_since if self.watch is not None else 0.0
-
-    def listen(self, watch: NodeWatch) -> None:
-        """Hear from now on what is watched for it."""
-        self.watch, self.over, self.is_gone = watch, False, False
-
-    def take(self, data: bytes) -> bool:
-        """Pass on whole lines."""
-        self.has_end = self.has_end or b'"k": "end"' in data
-        if self.follower.hear(self, data=data):
-            return True
-        asyncio.get_running_loop().call_soon(self.follower.when_room, self)
-        return False
-
-    def end(self, ending: dict[str, Any]) -> None:
-        """Pass on that nothing of the node is left."""
-        if not self.over:
-            self.over = True
-            self.is_gone = "silent" in ending
-            if self.watch is not None:
-                self.watch.connection.forget(self.watch)
-            self.follower.settle()
-            self.follower.hear(self, ending=ending)
-
-    def fail(self, error: MusterError) -> None:
-        """Pass on that the host can't be connected to."""
-        self.follower.hear(self, error=error)
+    async def _restart_node(self, node: int) -> None:
+        backoff = Backoff(0.2, LONGEST_DELAY)
+        while not self._nodes[0].over and not self._nodes[0].has_end:
+            try:
+                if await restart_node(self._jobs, self._handle, node):
+                    watch = self._nodes[node].watch
+                    assert watch is not None
+                    self._put(NodeBack(node=node))
+                    self._start_node(node, watch.offset)
+                return
+            except TRANSIENT:
+                await asyncio.sleep(backoff.next())
+            except Exception as error:  # also of a bug of ours: the run goes on without the node
+                return self._put(Note(node=node, text=f"node {node} can't be started again: {error}"))

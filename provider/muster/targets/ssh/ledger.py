@@ -40,6 +40,9 @@ T = TypeVar("T")
 class SshTiming(Timing):
     """Limits of waiting on hosts, in seconds."""
 
+    not_responding: float = 30.0  # without a host, after which the job counts as not responding
+    given_up: float = 60.0  # without a host, after which its node counts as lost, once other nodes of the job have ended
+    given_up_after_end: float = 10.0  # the same once the run's END has been read
     launch: float = 600.0  # for another launcher to come to an end, with environments to be built
 
 

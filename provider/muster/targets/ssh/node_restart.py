@@ -1,4 +1,4 @@
-"""Returns on hosts: the agent of a node that an elastic run has lost is started again where it was, for a run that lives on."""
+"""Starts the agent of a node that an elastic run has lost again where it was, if the run lives on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from muster.node.host.node_control import InspectNodes, RestartNode
 from muster.targets.ssh.jobs import SshJobs
 
 
-async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
-    """Have the steward of a lost node's host start it again; says whether it lives then, whoever has started it.
+async def restart_node(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
+    """Start a lost node on its host again; return whether it lives then, whoever has started it.
 
-    Not if the run has ended, is told to end, or belongs to another attempt by now.
+    Not if the run has ended, is being ended, or belongs to another attempt by now.
 
     :raises Unreachable: a host that has to be asked does not answer; it may again.
     """
@@ -20,8 +20,7 @@ async def start_again(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
     claim, entry = seen.claim, seen.entry
     assert claim is not None
     assert entry is not None
-    owns = claim.id == handle.id
-    if not owns or not seen.live or entry.state != LAUNCHED:
+    if claim.id != handle.id or not seen.live or entry.state != LAUNCHED:
         return False
     leader, lost = entry.allocations[0], entry.allocations[node]
     [status] = await jobs.connection(leader.host).ask(node_control.PART, InspectNodes(folders=(leader.folder,)))

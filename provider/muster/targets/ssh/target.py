@@ -23,10 +23,11 @@ from muster.targets.contract import Log, Session, Submission
 from muster.targets.hosts.background import Background, background
 from muster.targets.lifecycle import Lifecycle
 from muster.targets.ssh.check import check
+from muster.targets.ssh.feed import SshFeed
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.ledger import SshLedger, SshStanding, SshTiming
-from muster.targets.ssh.session import SshSession
+from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SshTarget:
 
     def session(self) -> Session:
         """Open a session; it shares the connections that there are."""
-        return SshSession(jobs=self._jobs, background=self._background)
+        return WatchSession(lambda: SshFeed(self._jobs, self.timing), self.timing)
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it, also one that waits; returns when nothing of it is left."""

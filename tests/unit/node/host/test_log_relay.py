@@ -50,3 +50,17 @@ def test_it_ends_when_nobody_is_left_to_write(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.read() == b"only\n"
         assert process.wait(60) == 1
+
+
+def test_a_line_that_is_too_long_ends_it_and_is_measured(tmp_path: Path) -> None:
+    born(tmp_path, os.getpid())
+    long = b"x" * 5_000_000 + b"\n"
+    (tmp_path / "events.jsonl").write_bytes(b"first\n" + long + LAST.encode())
+    for offset, pushed, skipped in ((0, b"first\n", len(long)), (6 + len(long), LAST.encode(), 0)):
+        argv = [sys.executable, "-I", "-S", start.__file__, "relay", str(tmp_path), str(offset)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(argv, **pipes) as process:  # type: ignore[call-overload]
+            assert process.stdout.read() == pushed
+            assert process.wait(60) == 0
+            errors = process.stderr.read()
+            assert (json.loads(errors)["skipped"] if errors else 0) == skipped

@@ -15,6 +15,7 @@ import pytest
 
 from muster.node import processes
 from muster.node.host import liveness
+from muster.node.host.log_stream import READ_SIZE, LogFile, LogPart
 from store_server import wait_until
 
 START = Path(__file__).parents[4] / "provider" / "muster" / "node" / "start.py"
@@ -222,3 +223,33 @@ def test_hundreds_of_idle_folders_cost_little(streamer: LogStreamer, tmp_path: P
     before, began = cpu(), time.monotonic()
     streamer.until(lambda: streamer.beats == 3)
     assert (cpu() - before) / (time.monotonic() - began) < 0.15
+
+
+def test_a_log_full_of_zeros_is_skipped_a_bounded_part_at_a_time(tmp_path: Path) -> None:
+    path, zeros = tmp_path / "events.jsonl", 20_000_000
+    with path.open("wb") as file:
+        file.write(b"before\n")
+        file.truncate(zeros)
+    log = LogFile(str(path), 0)
+    assert log.read() == LogPart(b"before\n", more=True)
+    parts = []
+    while (part := log.read()).more:
+        parts.append(part)
+    assert not any(part.size for part in parts), "what is too long is not held"
+    assert len(parts) >= zeros // READ_SIZE - 1
+    with path.open("ab") as file:
+        file.write(b"in it\nafter\n")
+    assert log.read() == LogPart(b"after\n", zeros - len(b"before\n") + len(b"in it\n"))
+
+
+def test_a_log_file_that_is_read_piece_by_piece_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    data = b"".join(b"%d %s\n" % (n, b"x" * (n * 37 % 5000)) for n in range(2000)) + b"y" * (READ_SIZE + 5) + b"\n"
+    path.write_bytes(data)
+    log, found, turns = LogFile(str(path), 0), b"", 0
+    while len(found) < len(data):
+        part = log.read()
+        assert not part.skipped
+        found, turns = found + part.lines, turns + 1
+        assert turns < 100
+    assert found == data

@@ -49,7 +49,7 @@ def write_hostile(node: SyncNode, count: int, seed: int = 1) -> None:
     chance = random.Random(seed)
     for i in range(count):
         text = "long " * 200_000 if i % 50 == 17 else chance.choice(TEXTS) * chance.randrange(1, 200)
-        data = Event(time=float(i), kind="line", node=node.node, data={"i": i, "text": text}).to_line().encode()
+        data = Event(time=float(i), kind="line", node=node.node, data={"i": i, "rank": 0, "text": text}).to_line().encode()
         cut = chance.randrange(len(data))
         node.log_bytes(data[:cut])
         node.log_bytes(data[cut:])
@@ -109,7 +109,7 @@ def test_a_crash_between_two_writes_leaves_a_log_that_goes_on(store: Store, make
     node = make_node()
     keys = LogKeys(run=node.keys, attempt=1, node=0)
     bucket = store.open().bucket
-    line = Event(time=0.0, kind="line", node=0, data={"text": "x" * 1000}).to_line().encode()
+    line = Event(time=0.0, kind="line", node=0, data={"rank": 0, "text": "x" * 1000}).to_line().encode()
     written = 0
     for _ in range(6):
         node.log_bytes(line * 300)
@@ -179,7 +179,7 @@ def test_half_a_line_waits_and_a_broken_one_becomes_a_note(node: SyncNode, store
 
 
 def test_a_log_can_be_adopted_from_another_node(node: SyncNode, store: Store, tmp_path: Path) -> None:
-    lines = [Event(time=float(i), kind="line", node=3, data={"i": i, "text": "☃"}).to_line() for i in range(1000)]
+    lines = [Event(time=float(i), kind="line", node=3, data={"i": i, "rank": 0, "text": "☃"}).to_line() for i in range(1000)]
     log = tmp_path / "events of node 3.jsonl"
     log.write_text("".join(lines), encoding="utf-8")
     assert node.ask("adopt", node=3, log=str(log), files_prefix=None) == {"re": "adopt", "ok": True}

@@ -14,10 +14,11 @@ import urllib3.exceptions
 from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
-from muster.targets.docker import outage
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import Unreachable, explained, unreachable
-from muster.targets.docker.session import DockerSession
+from muster.targets.docker.feed import DockerFeed
+from muster.targets.docker.ledger import DockerTiming
+from muster.targets.watch.session import WatchSession
 
 WHERE = "tcp://engine:2376"
 
@@ -80,8 +81,9 @@ class Moody:
 HANDLE = JobHandle(job_id="job", generation=1, attempt=1, target="docker", plan_digest="", store="")
 
 
-async def watched(engine: Any, told: list[Event]) -> None:
-    async for _, _, event in DockerSession(engine).watch({HANDLE: Cursor()}):
+async def watched(engine: Any, told: list[Event], timeout: float = 600.0) -> None:
+    timing = DockerTiming(engine=timeout)
+    async for _, _, event in WatchSession(lambda: DockerFeed(engine, timing), timing).watch({HANDLE: Cursor()}):
         told.append(event)
 
 
@@ -92,10 +94,9 @@ async def test_the_first_look_waits_for_an_engine_that_is_away() -> None:
     assert [event.data["text"] for event in told] == [f"the docker engine at {WHERE} does not answer; waiting for it"]
 
 
-async def test_the_first_look_gives_an_engine_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "PATIENCE", 0.2)
+async def test_the_first_look_gives_an_engine_up_in_the_end() -> None:
     with pytest.raises(Unreachable, match=r"no answer for 0\.2 s, the last try: .*Connection refused"):
-        await watched(Moody(away=10**6), [])
+        await watched(Moody(away=10**6), [], timeout=0.2)
 
 
 def test_a_client_over_ssh_that_failed_is_made_anew_and_no_other() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from muster.targets.docker.exec_stream import HEADER, KEEP_ALIVE, Stream
+from muster.targets.docker.exec_stream import HEADER, KEEP_ALIVE, ExecStream
 
 LIMIT = 60.0
 
@@ -60,7 +60,7 @@ def frame(output: int, data: bytes) -> bytes:
 
 def test_frames_come_whole_until_the_end(pair: tuple[Any, Any, socket.socket]) -> None:
     opened, theirs, _ = pair
-    stream = Stream(opened)
+    stream = ExecStream(opened)
     theirs.sendall(frame(1, b"line 1\n") + frame(2, b"oh"))
     theirs.sendall(frame(1, b"half a frame")[:-3])
     theirs.close()
@@ -70,7 +70,7 @@ def test_frames_come_whole_until_the_end(pair: tuple[Any, Any, socket.socket]) -
 
 def test_another_thread_ends_it(pair: tuple[Any, Any, socket.socket]) -> None:
     opened, theirs, _ = pair
-    stream, got = Stream(opened), threading.Event()
+    stream, got = ExecStream(opened), threading.Event()
 
     def read() -> None:
         for _ in stream.frames():
@@ -88,7 +88,7 @@ def test_another_thread_ends_it(pair: tuple[Any, Any, socket.socket]) -> None:
 
 def test_a_machine_that_vanishes_is_noticed(pair: tuple[Any, Any, socket.socket]) -> None:
     opened, _, below = pair
-    Stream(opened)
+    ExecStream(opened)
     if below.family == socket.AF_UNIX:
         return
     assert below.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

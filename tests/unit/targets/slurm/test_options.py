@@ -26,14 +26,15 @@ from muster.targets.hosts.ssh_login import SshLogin
 from muster.targets.options import Kind
 from muster.targets.slurm import query
 from muster.targets.slurm.batch_script import Batch
-from muster.targets.slurm.cluster import Away
-from muster.targets.slurm.feed import Lines, Silence
+from muster.targets.slurm.cluster import SlurmOutage
 from muster.targets.slurm.job_record import JobRecord
+from muster.targets.slurm.ledger import SlurmTiming
 from muster.targets.slurm.login_node import LoginNode
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.states import HOPELESS, STATES, state_of, waiting_for
 from muster.targets.slurm.watch import SlurmWatch
+from muster.targets.watch.news import Lines, NodeEnded
 
 CLAIM = Claim(
     job_id="job", generation=1, attempt=1, plan_digest="sha256:0", store="s3://b/p", nodes=2, submitted=0.0, first_started=0.0
@@ -149,15 +150,16 @@ def test_answers_of_slurm_are_read() -> None:
     line = "".join(
         text.ljust(width) for text, width in zip(("12", "PENDING", "1", "Resources", ""), query.COLUMNS.values(), strict=True)
     )
-    assert query.queued(line) == {"12": SlurmJobStatus(job="12", name="PENDING", restarts=1, reason="Resources")}
-    told = query.accounted("12|CANCELLED by 0|0:0|None assigned\n13|FAILED|7:0|node[1-2]\n")
+    assert query.parse_squeue(line) == {"12": SlurmJobStatus(job="12", name="PENDING", restarts=1, reason="Resources")}
+    told = query.parse_sacct("12|CANCELLED by 0|0:0|None assigned\n13|FAILED|7:0|node[1-2]\n")
     assert (told["12"].nodes, told["13"].nodes) == ("", "node[1-2]")
     assert (
-        query.lost_of("node2|down*|its power is gone\nnode2|down*|its power is gone\n") == "node2 is down (its power is gone)"
+        query.parse_nodes("node2|down*|its power is gone\nnode2|down*|its power is gone\n")
+        == "node2 is down (its power is gone)"
     )
-    partition = query.partition_of("batch*|2|1-infinite|1:00\nbatch*|1|1-infinite|1:00\nsmall|9|1|5:00\n", "")
+    partition = query.parse_partition("batch*|2|1-infinite|1:00\nbatch*|1|1-infinite|1:00\nsmall|9|1|5:00\n", "")
     assert partition is not None
-    assert (partition.takes(3), partition.takes(4)) == (True, False)
+    assert (partition.fits(3), partition.fits(4)) == (True, False)
 
 
 # -- a watch
@@ -172,7 +174,7 @@ def known(attempts: int = 1) -> JobRecord:
 
 
 def lines_of(attempt: int, node: int, *events: Event) -> Lines:
-    return Lines(attempt=attempt, node=node, data="".join(e.to_line() for e in events).encode(), read=lambda size: None)
+    return Lines(attempt=attempt, node=node, data="".join(e.to_line() for e in events).encode())
 
 
 def event(kind: str, node: int = 0, **data: object) -> Event:
@@ -183,8 +185,27 @@ def end(state: str, verdict: dict[str, object] | None = None) -> Event:
     return event(END, state=state, verdict=verdict, manifest=None, digest=None, uri="", metrics={}, files=0)
 
 
-def hear(watch: SlurmWatch, *news: object) -> list[Event]:
-    return [found for item in news for found in watch.hear(item)]  # type: ignore[arg-type]
+class NoLogs:
+    """A feed of nobody's logs."""
+
+    def follow(self, attempt: int, folders: list[str], offsets: list[int]) -> None:
+        """There are none."""
+
+    def finish(self) -> None:
+        """There are none."""
+
+
+def slurm_watch() -> SlurmWatch:
+    return SlurmWatch(HANDLE, Cursor(), known(), "/shared", timing=SlurmTiming(), feed=NoLogs())
+
+
+def last_event(watch: SlurmWatch, cancel: CancelRequest | None, output: str) -> Event:
+    watch.note_outside(cancel, output)
+    return list(watch.conclude())[-1]
+
+
+def take(watch: SlurmWatch, *news: object) -> list[Event]:
+    return [found for item in news for found in watch.take(item)]  # type: ignore[arg-type]
 
 
 def slurm(name: str, restarts: int = 0, reason: str = "") -> SlurmJobStatus:
@@ -197,9 +218,9 @@ def test_an_attempt_that_nobody_submitted_is_unknown() -> None:
 
 
 def test_what_a_job_waits_for_is_shown_once_per_change() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
+    watch = slurm_watch()
     pending = [slurm("PENDING", reason=reason) for reason in ("Priority", "Priority", "Resources", "Resources")]
-    shown = hear(watch, *pending, slurm("RUNNING"))
+    shown = take(watch, *pending, slurm("RUNNING"))
     assert [e.kind for e in shown] == [STATE, STATE]
     assert [e.data["reason"].rpartition("waits ")[2] for e in shown] == [
         "behind jobs of higher priority (Priority)",
@@ -208,60 +229,60 @@ def test_what_a_job_waits_for_is_shown_once_per_change() -> None:
 
 
 def test_an_end_of_the_ranks_own_does_not_wait_for_slurm() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
-    hear(watch, slurm("RUNNING"), lines_of(1, 0, end("Completed"), event(NODE_END)), lines_of(1, 1, event(NODE_END, 1)))
-    assert not watch.ended
-    hear(watch, Silence(attempt=1, node=0), Silence(attempt=1, node=1))
-    assert watch.ended
-    assert watch.conclusion(None, "").data["state"] == "Completed"
+    watch = slurm_watch()
+    take(watch, slurm("RUNNING"), lines_of(1, 0, end("Completed"), event(NODE_END)), lines_of(1, 1, event(NODE_END, 1)))
+    assert not watch.concluded
+    take(watch, NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    assert watch.concluded
+    assert last_event(watch, None, "").data["state"] == "Completed"
 
 
 def test_a_requeued_job_is_watched_on_and_only_its_last_end_counts() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
+    watch = slurm_watch()
     preempted = {"cause": "node", "detail": "Slurm job 12 was preempted and queued again"}
-    hear(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running"), end("Failed", preempted), event(NODE_END)))
-    hear(watch, lines_of(1, 1, event(NODE_END, 1)), Silence(attempt=1, node=0), Silence(attempt=1, node=1))
-    assert not watch.ended, "Slurm has the last word on an end that is not the ranks' own"
-    shown = hear(watch, slurm("COMPLETING", restarts=1), slurm("PENDING", restarts=1, reason="Resources"))
+    take(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running"), end("Failed", preempted), event(NODE_END)))
+    take(watch, lines_of(1, 1, event(NODE_END, 1)), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    assert not watch.concluded, "Slurm has the last word on an end that is not the ranks' own"
+    shown = take(watch, slurm("COMPLETING", restarts=1), slurm("PENDING", restarts=1, reason="Resources"))
     assert [e.kind for e in shown] == ["note", STATE]
     assert "preempted and queued again; Slurm starts job 12 again as attempt 2" in shown[0].data["text"]
-    hear(watch, lines_of(1, 0, event(STATE, state="late")), slurm("RUNNING", restarts=1))
-    shown = hear(watch, lines_of(2, 0, event(STATE, state="Running"), end("Completed"), event(NODE_END)))
+    take(watch, lines_of(1, 0, event(STATE, state="late")), slurm("RUNNING", restarts=1))
+    shown = take(watch, lines_of(2, 0, event(STATE, state="Running"), end("Completed"), event(NODE_END)))
     assert watch.cursor.attempt == 2
     assert [e.data["state"] for e in shown] == ["Running"]
-    hear(watch, Silence(attempt=2, node=0), Silence(attempt=2, node=1))
-    assert watch.ended
+    take(watch, NodeEnded(attempt=2, node=0), NodeEnded(attempt=2, node=1))
+    assert watch.concluded
 
 
 def test_a_lost_job_is_believed_when_it_is_seen_twice() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
-    hear(watch, slurm("RUNNING"), slurm("NODE_FAIL"), Silence(attempt=1, node=0), Silence(attempt=1, node=1))
-    assert not watch.ended
-    hear(watch, slurm("NODE_FAIL"))
-    assert watch.ended
-    data = watch.conclusion(None, "srun: error: Node failure on node2").data
+    watch = slurm_watch()
+    take(watch, slurm("RUNNING"), slurm("NODE_FAIL"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    assert not watch.concluded
+    take(watch, slurm("NODE_FAIL"))
+    assert watch.concluded
+    data = last_event(watch, None, "srun: error: Node failure on node2").data
     assert data["verdict"]["cause"] == "node"
     assert "node2" in data["verdict"]["detail"]
 
 
 def test_a_wish_comes_before_what_slurm_makes_of_it() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
-    hear(watch, slurm("CANCELLED"), Silence(attempt=1, node=0), Silence(attempt=1, node=1))
-    assert watch.ended
-    ended = watch.conclusion(CancelRequest(cause=Cause.CANCEL, reason="changed my mind"), "")
+    watch = slurm_watch()
+    take(watch, slurm("CANCELLED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    assert watch.concluded
+    ended = last_event(watch, CancelRequest(cause=Cause.CANCEL, reason="changed my mind"), "")
     assert (ended.data["state"], ended.data["verdict"]["detail"]) == (RunState.CANCELED.value, "changed my mind")
 
 
 def test_memory_that_slurm_ended_a_job_for_is_said() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
-    hear(watch, slurm("FAILED"), Silence(attempt=1, node=0), Silence(attempt=1, node=1))
-    assert watch.conclusion(None, "slurmstepd: error: Detected 1 oom-kill event(s)").data["verdict"]["out_of_memory"]
+    watch = slurm_watch()
+    take(watch, slurm("FAILED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    assert last_event(watch, None, "slurmstepd: error: Detected 1 oom-kill event(s)").data["verdict"]["out_of_memory"]
 
 
 def test_a_cluster_that_does_not_answer_is_shown_once_and_its_return_too() -> None:
-    watch = SlurmWatch(HANDLE, Cursor(), known(), "/shared")
-    hear(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running")))
-    away = [Away(since=time.monotonic() - seconds, reason="squeue failed") for seconds in (1, 31, 36)]
-    shown = hear(watch, *away, slurm("RUNNING"), slurm("RUNNING"))
+    watch = slurm_watch()
+    take(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running")))
+    away = [SlurmOutage(since=time.monotonic() - seconds, reason="squeue failed") for seconds in (1, 31, 36)]
+    shown = take(watch, *away, slurm("RUNNING"), slurm("RUNNING"))
     assert [e.data["state"] for e in shown] == ["NotResponding", "Running"]
     assert "squeue failed" in shown[0].data["reason"]

@@ -11,11 +11,13 @@ import pytest
 from muster.core.event import Cursor
 from muster.core.handle import JobHandle
 from muster.node.host.gang_scheduler import Allocation, QueueEntry
+from muster.targets.hosts.node_feed import NodeFeed
 from muster.targets.hosts.ssh_errors import Unreachable
-from muster.targets.ssh.feed import Follower, News, NodeSink
+from muster.targets.ssh.feed import SshJobFeed
 from muster.targets.ssh.jobs import SshJobs
-from muster.targets.ssh.ledger import SshLedger
+from muster.targets.ssh.ledger import SshLedger, SshTiming
 from muster.targets.ssh.queue_client import QueuedJob
+from muster.targets.watch.news import News, NodeEnded
 
 HANDLE = JobHandle(target="ssh", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
 ENTRY = QueueEntry(
@@ -29,11 +31,11 @@ class Away:
     """A watch, its link, and the settling room: hosts that have not been heard for an hour."""
 
     def __init__(self) -> None:
-        self.connection = self.waiting = self
+        self.client = self.waiting = self
         self.lost_since = time.monotonic() - 3600.0
 
-    def forget(self, watch: object) -> None:
-        """There is nothing to forget."""
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
     def settle(self, key: object) -> None:
         raise AssertionError("a host that has not answered keeps what is held on it")
@@ -43,7 +45,7 @@ class Inbox:
     def __init__(self) -> None:
         self.news: list[News] = []
 
-    def put(self, news: News) -> bool:
+    def put(self, job: JobHandle, news: News) -> bool:
         self.news.append(news)
         return True
 
@@ -54,11 +56,14 @@ class Inbox:
 def endings(over: float) -> list[str]:
     """Give how the nodes of a job were lost, whose hosts are all away."""
     inbox, away = Inbox(), cast(Any, Away())
-    follower = Follower(away, HANDLE, Cursor(), inbox)
-    follower._entry, follower._count = replace(ENTRY, over=over), 2
-    follower._nodes = [NodeSink(follower=follower, node=n, host=p.host, watch=away) for n, p in enumerate(ENTRY.allocations)]
-    follower._look_at_connections()
-    return [str(news.ending["how"]) for news in inbox.news if news.ending]
+    feed = SshJobFeed(away, HANDLE, Cursor(), cast(Any, inbox), SshTiming())
+    feed._entry = replace(ENTRY, over=over)
+    feed._nodes = [
+        NodeFeed(inbox=cast(Any, inbox), job=HANDLE, node=n, host=a.host, on_end=feed._settle, watch=away)
+        for n, a in enumerate(ENTRY.allocations)
+    ]
+    feed._check_hosts()
+    return [news.how for news in inbox.news if isinstance(news, NodeEnded)]
 
 
 def test_agents_that_may_live_are_waited_for() -> None:
