@@ -127,9 +127,9 @@ class _Nodes:
         code = self.folder / "code"  # a folder without anything: what the store and the nodes write is no part of the job
         code.mkdir(exist_ok=True)
         job = training_job({**wishes, "store": f"s3://{BUCKET}/runs"}, base=code)
-        planned = runner.plan(job, log=_quiet)
+        planned = runner.plan_job(job, log=_quiet)
         began = Began()
-        handle = runner.submit(
+        handle = runner.submit_plan(
             planned,
             target,
             runner.LaunchContext(job_id=runner.new_run_id("many"), access=self._access()),

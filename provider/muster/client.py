@@ -19,7 +19,7 @@ from muster.core.job import TrainingJob
 from muster.request import job_file
 from muster.request.training_job import training_job
 from muster.runner import LaunchContext, Outcome
-from muster.settings import load
+from muster.settings import load_settings
 from muster.store import expiring_credentials
 from muster.targets.contract import ComputeTarget, Log
 
@@ -71,8 +71,8 @@ def prepare(
         parameters, folder = dict(job), Path.cwd()
     else:
         path = Path(job)
-        parameters, folder = {"name": path.stem, **job_file.read(path)}, path.absolute().parent
-    settings = load(folder, os.environ)
+        parameters, folder = {"name": path.stem, **job_file.read_job_file(path)}, path.absolute().parent
+    settings = load_settings(folder, os.environ)
     own_targets = [parameters.pop(name, None) for name in TARGET_PARAMETERS]
     compute_target = targets.open_target(settings.choose_target(target, *own_targets), alone=True)
     parameters["store"] = settings.choose_store(store, parameters.get("store"))
@@ -101,9 +101,9 @@ class PreparedRun:
 
     def submit(self, log: Log) -> SubmittedRun:
         """Plan and launch the job; ``log`` receives the progress of snapshot and environment, line by line."""
-        planned = runner.plan(self.job, log=log)
+        planned = runner.plan_job(self.job, log=log)
         # a new run: the leader's agent checks the store before any rank starts, while the nodes gather
-        handle = runner.submit(planned, self.target, self.context, log=log, check_store=False)
+        handle = runner.submit_plan(planned, self.target, self.context, log=log, check_store=False)
         return SubmittedRun(target=self.target, handle=handle)
 
     def cancel_launched(self, reason: str) -> None:
@@ -152,7 +152,7 @@ class SubmittedRun:
 
     async def watch(self) -> AsyncGenerator[Event, None]:
         """Yield the run's events from its first, until END."""
-        async for _, event in runner.watch(self.target, self.handle):
+        async for _, event in runner.watch_run(self.target, self.handle):
             yield event
 
     async def wait(self, show: Callable[[Event], None] = lambda event: None) -> Outcome:

@@ -96,7 +96,7 @@ def new_run_id(name: str) -> str:
     return f"{readable}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{random.token_hex(2)}"
 
 
-def plan(job: TrainingJob, *, log: Log) -> Planned:
+def plan_job(job: TrainingJob, *, log: Log) -> Planned:
     """Turn a job into a plan: check its files, pack its code, resolve its packages, place its ranks.
 
     :raises RequestError: the request is wrong; nothing has been launched.
@@ -130,7 +130,7 @@ def plan(job: TrainingJob, *, log: Log) -> Planned:
     return Planned(job=job, plan=result, archive=packed.archive if packed else None)
 
 
-def environment(job: TrainingJob, *, log: Log) -> EnvironmentRef:
+def resolve_environment(job: TrainingJob, *, log: Log) -> EnvironmentRef:
     """Resolve a job's environment, as for its plan.
 
     :raises EnvironmentUnsolvable: its packages can't be resolved.
@@ -159,7 +159,7 @@ def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
     )
 
 
-def submit(planned: Planned, target: ComputeTarget, context: LaunchContext, *, log: Log, check_store: bool) -> JobHandle:
+def submit_plan(planned: Planned, target: ComputeTarget, context: LaunchContext, *, log: Log, check_store: bool) -> JobHandle:
     """Prepare the target and get or create the job there.
 
     ``check_store``: check the store from here first, and take the result of this generation if it is committed there
@@ -221,7 +221,9 @@ def _committed(store: RunStore, plan: JobPlan, target: ComputeTarget, context: L
     )
 
 
-async def watch(target: ComputeTarget, handle: JobHandle, cursor: Cursor | None = None) -> AsyncIterator[tuple[Cursor, Event]]:
+async def watch_run(
+    target: ComputeTarget, handle: JobHandle, cursor: Cursor | None = None
+) -> AsyncIterator[tuple[Cursor, Event]]:
     """Yield the events of a run, each with the cursor after it; the last is END."""
     async for _, position, event in target.session().watch({handle: cursor or Cursor()}):
         yield position, event
@@ -254,7 +256,7 @@ def release(target: ComputeTarget, handle: JobHandle) -> None:
         target.release(handle)
 
 
-def commit(target: ComputeTarget, job_id: str, access: StoreAccess) -> JobHandle:
+def commit_outputs(target: ComputeTarget, job_id: str, access: StoreAccess) -> JobHandle:
     """Start agents that store the outputs a completed run could not store; watch the handle for the outcome."""
     return target.commit(target.find(job_id), access)
 

@@ -93,7 +93,7 @@ class Settings:
         raise RequestError(f"unknown target {chosen!r}: known are {known}; add a table [targets.{chosen}] to {where}")
 
 
-def load(folder: Path, environ: Mapping[str, str]) -> Settings:
+def load_settings(folder: Path, environ: Mapping[str, str]) -> Settings:
     """Read environment and muster.toml as seen from a folder.
 
     :raises RequestError: muster.toml can't be read, or has an unknown setting.

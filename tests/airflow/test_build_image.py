@@ -78,7 +78,7 @@ def test_the_same_image_as_a_train_operator_asks_for(air: Air, build: Build, wor
     built = air.returned(build(**wishes), "build")["image"]
     workshop.made.add(built)
     rest = {"source_directory": str(air.source), "entry_script": "train.py", "store": "s3://b/p", "node_count": 1}
-    planned = runner.plan(training_job({**wishes, **rest}, base="/"), log=print)
+    planned = runner.plan_job(training_job({**wishes, **rest}, base="/"), log=print)
     assert image.image_name(planned.plan.environment, workshop.base) == built
 
 

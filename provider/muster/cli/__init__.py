@@ -80,9 +80,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "run":
         for number in SIGNALS:
             signal.signal(number, interrupt)
-        from muster.cli.run import run
+        from muster.cli.run import run_job_file
 
-        return run(arguments)
+        return run_job_file(arguments)
     if arguments.command in ("cancel", "commit"):
         from muster.cli import control
 

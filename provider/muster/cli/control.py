@@ -9,14 +9,14 @@ from pathlib import Path
 
 from muster import runner, targets
 from muster.cli import OK
-from muster.cli.watch import Screen, watch
+from muster.cli.watch import Screen, follow_run
 from muster.client import SubmittedRun
-from muster.settings import load
+from muster.settings import load_settings
 
 
-def cancel(arguments: argparse.Namespace) -> int:
+def cancel_run(arguments: argparse.Namespace) -> int:
     """Cancel a run and release its target; a run that has ended already is no error."""
-    target = targets.open_target(load(Path.cwd(), os.environ).choose_target(arguments.target), alone=True)
+    target = targets.open_target(load_settings(Path.cwd(), os.environ).choose_target(arguments.target), alone=True)
     run = SubmittedRun(target=target, handle=target.find(arguments.run))
     was_running = run.cancel("cancelled by muster cancel")
     run.release()
@@ -24,12 +24,12 @@ def cancel(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def commit(arguments: argparse.Namespace) -> int:
+def commit_run(arguments: argparse.Namespace) -> int:
     """Commit the outputs that could not be stored when the run ended, and wait for the end of it."""
-    settings = load(Path.cwd(), os.environ)
+    settings = load_settings(Path.cwd(), os.environ)
     target = targets.open_target(settings.choose_target(arguments.target), alone=True)
-    handle = runner.commit(target, arguments.run, settings.access)
-    return watch(SubmittedRun(target=target, handle=handle), Screen(as_json=False))
+    handle = runner.commit_outputs(target, arguments.run, settings.access)
+    return follow_run(SubmittedRun(target=target, handle=handle), Screen(as_json=False))
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"cancel": cancel, "commit": commit}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"cancel": cancel_run, "commit": commit_run}

@@ -16,7 +16,7 @@ from muster import doctor as checks
 from muster.cli import FAILED, OK
 from muster.core.codec import to_data
 from muster.core.errors import RequestError
-from muster.settings import Settings, load
+from muster.settings import Settings, load_settings
 
 # makes airflow search its database for connections too, as its own commands do, and not only the environment
 AIRFLOW_DATABASE = ("_AIRFLOW_PROCESS_CONTEXT", "server")
@@ -24,7 +24,7 @@ AIRFLOW_DATABASE = ("_AIRFLOW_PROCESS_CONTEXT", "server")
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print the findings about a target, and about the store if one is named anywhere."""
-    settings = load(Path.cwd(), os.environ)
+    settings = load_settings(Path.cwd(), os.environ)
     config = target_of(arguments.target, settings)
     uri = settings.choose_store(arguments.store) if arguments.store or settings.store else ""
     page = checks.examine(config, uri, settings.access)

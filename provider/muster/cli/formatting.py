@@ -46,7 +46,7 @@ def moment(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Return ``812 B``, ``3.1 MB``."""
     value, units = float(count), iter(("B", "KB", "MB", "GB", "TB"))
     unit = next(units)
@@ -93,7 +93,7 @@ def record_lines(record: Mapping[str, Any]) -> Iterable[str]:
         if value:
             yield f"  {name + ':':<13} {value}"
     yield from _nodes(record)
-    yield from (f"  file {f['path']}  {size(f['size'])}" for f in record.get("outputs") or ())
+    yield from (f"  file {f['path']}  {format_size(f['size'])}" for f in record.get("outputs") or ())
 
 
 def _lost(entry: Mapping[str, Any]) -> str:

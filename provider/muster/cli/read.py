@@ -16,7 +16,7 @@ from muster.core import event
 from muster.core.errors import RequestError, StoreError, StoreUnusable
 from muster.core.event import Event
 from muster.core.state import RunState
-from muster.settings import load
+from muster.settings import load_settings
 
 if TYPE_CHECKING:
     from muster.store.run_store import RunStore
@@ -31,7 +31,7 @@ def open_store(arguments: argparse.Namespace) -> RunStore:
     """Open the store that command line and settings name."""
     from muster.store.run_store import RunStore
 
-    settings = load(Path.cwd(), os.environ)
+    settings = load_settings(Path.cwd(), os.environ)
     return RunStore(settings.choose_store(arguments.store), settings.access)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from muster import client
 from muster.cli import CANCELLED, SIGNALS, Interrupted
-from muster.cli.watch import CANCEL_REASON, Screen, watch
+from muster.cli.watch import CANCEL_REASON, Screen, follow_run
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_job_file(arguments: argparse.Namespace) -> int:
     """Plan, submit, and wait for the end."""
     prepared = client.prepare(Path(arguments.job), target=arguments.target, store=arguments.store)
     screen = Screen(as_json=arguments.json)
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         screen.note(f"run {submitted.id}")
         if prepared.warning:
             screen.note(prepared.warning, level="warning")
-        return watch(submitted, screen)
+        return follow_run(submitted, screen)
     except Interrupted:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)

@@ -60,7 +60,7 @@ class Screen:
             drop_stdout()
 
 
-def exit_code(outcome: Outcome) -> int:
+def exit_code_of(outcome: Outcome) -> int:
     """Return the exit code of an outcome; a request that the nodes refused is a bad request."""
     if outcome.state is RunState.COMPLETED:
         return OK
@@ -70,15 +70,15 @@ def exit_code(outcome: Outcome) -> int:
     return BAD_REQUEST if refused else FAILED
 
 
-def watch(run: SubmittedRun, screen: Screen) -> int:
+def follow_run(run: SubmittedRun, screen: Screen) -> int:
     """Wait for the end of a run and return the exit code; a run cancelled from here counts as cancelled, whatever ended it."""
-    outcome, cancelled = asyncio.run(_watch(run, screen))
+    outcome, cancelled = asyncio.run(_follow(run, screen))
     screen.close(outcome)
     run.release()
-    return CANCELLED if cancelled and outcome.state is not RunState.COMPLETED else exit_code(outcome)
+    return CANCELLED if cancelled and outcome.state is not RunState.COMPLETED else exit_code_of(outcome)
 
 
-async def _watch(run: SubmittedRun, screen: Screen) -> tuple[Outcome, bool]:
+async def _follow(run: SubmittedRun, screen: Screen) -> tuple[Outcome, bool]:
     cancellation = _Cancellation(run, screen)
     loop = asyncio.get_running_loop()
     for number in SIGNALS:

@@ -10,7 +10,7 @@ from muster.core.attempt import AttemptId
 LONGEST_NAME = 255  # bytes of a file name
 
 
-def check_name(name: str) -> str:
+def check_file_name(name: str) -> str:
     """Return a name that may be a file's or a folder's in a folder of ours.
 
     :raises ValueError: it would lead elsewhere, be hidden, or be no file name.

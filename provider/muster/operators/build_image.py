@@ -43,7 +43,7 @@ class BuildTrainingImageOperator(EnvironmentParameters):
         """Build the image, or find it."""
         with airflow_errors(retry=False):
             job = training_job({**PLACEHOLDERS, **given_parameters(self)}, base=requested_folder(self))
-            ref = runner.environment(job, log=self._log_line)
+            ref = runner.resolve_environment(job, log=self._log_line)
             return self._build(self._open_target(), ref)
 
     def _open_target(self) -> ImageBuilder:

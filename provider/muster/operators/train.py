@@ -59,10 +59,10 @@ class TrainOperator(JobOperator):
             access, credentials_end = RunStoreHook(self.aws_conn_id).get_expiring_access()
             job = requested_job(self)
             target = self._open_target()
-            planned = runner.plan(job, log=self._log_info)
+            planned = runner.plan_job(job, log=self._log_info)
             secrets = resolve_secrets(planned.job.secrets)
             self._stop_if_unwanted()
-            handle = runner.submit(
+            handle = runner.submit_plan(
                 planned,
                 target,
                 runner.LaunchContext(

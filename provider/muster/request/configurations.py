@@ -71,7 +71,7 @@ KINDS: Mapping[str, type[Configuration]] = MappingProxyType(
 )
 
 
-def read(name: str, value: Any) -> Configuration:
+def read_configuration(name: str, value: Any) -> Configuration:
     """Return the configuration that a parameter holds, as an object or as plain data.
 
     :raises RequestError: it is of another type.

@@ -37,7 +37,7 @@ def distribution(given: Mapping[str, Any], framework: Framework) -> Distribution
     """
     if "distributed_training" in given:
         given = _spelled_out(given, framework)
-    given, least = elastic.spelled_out(given, framework)
+    given, least = elastic.expand_elastic(given, framework)
     nodes, processes = (coerce.whole(name, given.get(name, 1), least=1) for name in COUNTS)
     backend = _backend(given.get("distributed_backend"), framework)
     if backend is None and framework.needs_backend and nodes * processes > 1:
@@ -84,7 +84,7 @@ def _mpi_arguments(given: Mapping[str, Any], backend: str | None) -> tuple[str, 
 
 def _spelled_out(given: Mapping[str, Any], framework: Framework) -> dict[str, Any]:
     """Return the parameters with the object form replaced by its fields."""
-    configuration = configurations.read("distributed_training", given["distributed_training"])
+    configuration = configurations.read_configuration("distributed_training", given["distributed_training"])
     kind = type(configuration).__name__
     if not _fits(configuration, framework):
         raise RequestError(f"{kind} does not go with framework {framework.name!r}; set node_count and process_count_per_node")

@@ -12,7 +12,7 @@ from muster.request.frameworks import Framework
 EXAMPLE = "give for example (2, 4): at most 4 nodes, and the run goes on while 2 are left"
 
 
-def spelled_out(given: Mapping[str, Any], framework: Framework) -> tuple[dict[str, Any], int]:
+def expand_elastic(given: Mapping[str, Any], framework: Framework) -> tuple[dict[str, Any], int]:
     """Return the parameters with ``node_count`` set to the max of ``elastic``, and its min; 0 without ``elastic``.
 
     :raises RequestError: the bounds are wrong, don't go with the framework, or contradict ``node_count``.

@@ -36,7 +36,7 @@ class _Texts(yaml.constructor.SafeConstructor):
     yaml_constructors: ClassVar[dict[Any, Any]] = {}  # PyYAML's own way to say that no tag means anything
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_job_file(path: Path) -> dict[str, Any]:
     """Read a job file.
 
     :raises RequestError: it can't be read, is no YAML mapping, or names a parameter that only Airflow can serve.
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def secret_values(sources: Mapping[str, str], base: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Look up secrets, each ``env:VARIABLE`` or ``file:path`` (relative to ``base``, one line end at its end dropped).
+    """Return the values of secrets, each ``env:VARIABLE`` or ``file:path`` (relative to ``base``; a last line end is dropped).
 
     :raises RequestError: a source is of another kind, or does not exist.
     """

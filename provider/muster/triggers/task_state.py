@@ -40,7 +40,7 @@ class TaskKey:
         return asdict(self)
 
 
-def state_of(key: TaskKey) -> str | None:
+def look_up_state(key: TaskKey) -> str | None:
     """Return the state of a task instance in Airflow; None if it has none or does not exist.
 
     :raises Exception: Airflow is not reachable from here, or does not answer.
@@ -63,7 +63,9 @@ def is_wanted(state: str | None) -> bool:
     return state in WANTED
 
 
-def still_wanted(key: TaskKey, lookup: Callable[[TaskKey], str | None] = state_of, seconds: float = LOOKUP_SECONDS) -> bool:
+def still_wanted(
+    key: TaskKey, lookup: Callable[[TaskKey], str | None] = look_up_state, seconds: float = LOOKUP_SECONDS
+) -> bool:
     """Return whether the job should continue; no answer within ``seconds`` counts as yes.
 
     A late cancel takes hours of training from a task that Airflow will run again; an unwanted job ends by its deadline.

@@ -90,7 +90,7 @@ class TrainingTrigger(BaseTrigger):
         """Log the lines of the run; yield its last event."""
         log_filter = TaskLogFilter(handle.job_id)
         seen = 0
-        async for _, event in runner.watch(target, handle):
+        async for _, event in runner.watch_run(target, handle):
             seen += 1
             if seen % YIELD_EVERY == 0:
                 await asyncio.sleep(0)

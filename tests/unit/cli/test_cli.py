@@ -96,7 +96,7 @@ def test_durations(seconds: float, said: str) -> None:
     ("count", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (3_100_000, "3.1 MB"), (10**16, "10000.0 TB")]
 )
 def test_sizes(count: int, said: str) -> None:
-    assert formatting.size(count) == said
+    assert formatting.format_size(count) == said
 
 
 def test_a_record_reads_with_its_verdict_first() -> None:

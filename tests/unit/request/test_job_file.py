@@ -13,7 +13,7 @@ from muster.request import job_file
 def read(tmp_path: Path, text: str) -> dict[str, object]:
     file = tmp_path / "JOB.yaml"
     file.write_text(text, encoding="utf-8")
-    return job_file.read(file)
+    return job_file.read_job_file(file)
 
 
 def test_texts_stay_as_they_were_written(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_a_slip_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
-        job_file.read(tmp_path / "none.yaml")
+        job_file.read_job_file(tmp_path / "none.yaml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RequestError, match="can't be read"):
-        job_file.read(tmp_path / "binary")
+        job_file.read_job_file(tmp_path / "binary")
 
 
 def test_secrets_come_from_environment_or_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from muster.core.attempt import AttemptId
 from muster.core.codec import canonical, from_data
 from muster.core.event import Event
-from muster.core.paths import HostPaths, check_name
+from muster.core.paths import HostPaths, check_file_name
 from muster.node.host import gang_scheduler
 from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, STARTING, WAITING, HostCapacity, QueueEntry, ResourceRequest
 from muster.node.private_files import replace_file
@@ -71,7 +71,7 @@ class ReadQueued(Request[tuple[QueuedAttempt, ...]]):
 
     def __post_init__(self) -> None:
         for attempt in self.attempts:
-            check_name(attempt.job_id)
+            check_file_name(attempt.job_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class _OfAttempt:
     id: AttemptId
 
     def __post_init__(self) -> None:
-        check_name(self.id.job_id)
+        check_file_name(self.id.job_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class _OfJob:
     job_id: str
 
     def __post_init__(self) -> None:
-        check_name(self.job_id)
+        check_file_name(self.job_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from muster.core.codec import canonical, from_data
 from muster.core.event import Event
-from muster.core.paths import BatchPaths, JobPaths, NodePaths, check_name
+from muster.core.paths import BatchPaths, JobPaths, NodePaths, check_file_name
 from muster.node.assignment import Assignment
 from muster.node.cancel_request import CancelRequest
 from muster.node.event_log import read_end
@@ -79,7 +79,7 @@ class ReadJobs(Request[dict[str, JobFiles]]):
 
     def __post_init__(self) -> None:
         for job_id in self.jobs:
-            check_name(job_id)
+            check_file_name(job_id)
 
 
 # -- requests about one job
@@ -90,7 +90,7 @@ class _OfJob:
     job_id: str
 
     def __post_init__(self) -> None:
-        check_name(self.job_id)
+        check_file_name(self.job_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class SubmitJob(Request[SubmitReply], _OfJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.files:
-            check_name(name)
+            check_file_name(name)
 
 
 @dataclass(frozen=True, kw_only=True)
