@@ -46,7 +46,7 @@ def test_a_node_that_can_not_start_its_ranks_ends_the_run_by_its_name(lab: Lab, 
 
 def test_a_shim_that_dies_before_it_comes_to_the_agent_ends_the_run_by_its_rank(lab: Lab) -> None:
     plan = plan_of("print('never')", lab.store.uri)
-    shim = agent_pack.unpack_agent(lab.root).with_name("shim.py")
+    shim = agent_pack.unpack_agent(lab.root).with_name("ranks") / "shim.py"
     shim.write_text("raise SystemExit(3)\n")
     outcome, _ = lab.wait(lab.submit(plan))
     assert outcome.state is RunState.FAILED

@@ -23,7 +23,6 @@ from muster.core.codec import from_data, to_data
 from muster.core.paths import NodePaths
 from muster.node.event_log import EventLog
 from muster.node.ranks.commands import ServeRank
-from muster.node.ranks.metrics import RankMetrics
 
 MAX_LINE = 65536  # bytes of one line event; a longer line goes on in the next, marked as a part
 READ_SIZE = 1 << 18
@@ -69,6 +68,26 @@ class _ShimReport:
 
     started: int | None = None
     ended: ProcessExit | None = None
+
+
+class RankMetrics:
+    """Reads the rows that ``muster.tracking`` appends to a rank's metrics file; not those of an earlier process of the rank."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def read_new(self) -> list[dict[str, Any]]:
+        """Return the whole rows since the last call; none if the file can't be read, as a rank can do anything with it."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [row for row in map(_row, whole.splitlines()) if row]
 
 
 @dataclass(kw_only=True)
@@ -304,6 +323,15 @@ def _report_of(data: bytes) -> _ShimReport:
     if not data:
         raise ConnectionError("the shim is gone")
     return from_data(_ShimReport, json.loads(data))
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """Read one row; return {} for what is no metric."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) and isinstance(row.get("name"), str) else {}
 
 
 async def _readable(connection: socket.socket) -> None:
