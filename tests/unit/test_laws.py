@@ -62,7 +62,6 @@ NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say
 # folders, or files of none, whose docstrings begin otherwise; to be empty
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "node/host",
         "packaging",
         "registry",
         "store",
@@ -71,7 +70,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "targets/docker",
         "targets/hosts",
         "targets/local",
-        "targets/slurm",
         "targets/ssh",
     }
 )
@@ -83,13 +81,9 @@ ENTRY = "main"  # of each program
 NAMED_TWICE: frozenset[str] = frozenset(
     {
         "Attempt",
-        "Follower",
         "Framework",
         "Images",
-        "Jobs",
-        "Outage",
         "Step",
-        "Stream",
         "Unreachable",
         "check",
         "create",
@@ -98,7 +92,6 @@ NAMED_TWICE: frozenset[str] = frozenset(
         "locked",
         "look",
         "resolve",
-        "start_again",
         "store",
         "sweep",
         "unpack",
