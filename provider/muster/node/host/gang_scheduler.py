@@ -47,8 +47,8 @@ class QueueEntry:
 
     ``excluded``: hosts that failed, with the reason. ``launch``: how many launches were begun, ``launcher`` who runs the last
     one, ``until`` when that lease ends, ``refused`` who returned the allocations last. ``since``: when the attempt was queued,
-    ``seen``: when somebody last asked for it. Times are the queue server's, in seconds since the epoch, but for ``over``, the
-    launcher's: when no agent of the attempt can be alive any more.
+    ``granted``: when it got its hosts, ``seen``: when somebody last asked for it. Times are the queue server's, in seconds
+    since the epoch, but for ``over``, the launcher's: when no agent of the attempt can be alive any more.
     """
 
     number: int
@@ -65,6 +65,7 @@ class QueueEntry:
     excluded: dict[str, str] = field(default_factory=dict)
     since: float = 0.0
     seen: float = 0.0
+    granted: float = 0.0
     launch: int = 0
     launcher: str = ""
     until: float = 0.0
@@ -148,7 +149,7 @@ def schedule(entries: Sequence[QueueEntry], hosts: Sequence[HostCapacity], now: 
     scheduled: dict[int, QueueEntry] = {}
     for entry in sorted(entries, key=lambda entry: entry.number):
         if entry.state == WAITING and entry.is_wanted(now):
-            scheduled[entry.number] = _grant_or_hold(entry, hosts, capacity, closed)
+            scheduled[entry.number] = _grant_or_hold(entry, hosts, capacity, closed, now)
             closed.update(scheduled[entry.number].held)
     return tuple(scheduled.get(entry.number, entry) for entry in entries)
 
@@ -173,7 +174,9 @@ def _without_expired_grant(entry: QueueEntry, now: float) -> QueueEntry:
     return entry
 
 
-def _grant_or_hold(entry: QueueEntry, hosts: Sequence[HostCapacity], capacity: FreeCapacity, closed: set[str]) -> QueueEntry:
+def _grant_or_hold(
+    entry: QueueEntry, hosts: Sequence[HostCapacity], capacity: FreeCapacity, closed: set[str], now: float
+) -> QueueEntry:
     able = [host for host in possible_hosts(entry, hosts) if host not in closed]
     fit = [host for host in able if capacity.fits(host, entry)]
     if len(fit) >= entry.nodes:
@@ -182,7 +185,7 @@ def _grant_or_hold(entry: QueueEntry, hosts: Sequence[HostCapacity], capacity: F
         fit.sort(key=lambda host: capacity.free(host, entry), reverse=entry.nodes > 1)
         fit.sort(key=spares.__contains__)
         allocations = tuple(capacity.allocate(host, entry) for host in fit[: entry.nodes])
-        return replace(entry, state=GRANTED, allocations=allocations, held=())
+        return replace(entry, state=GRANTED, allocations=allocations, held=(), granted=now)
     kept = [host for host in entry.held if host in able]  # what it waits for stays closed, else others could take it in turn
     others = sorted((host for host in able if host not in kept), key=lambda host: capacity.free(host, entry), reverse=True)
     return replace(entry, held=tuple((kept + others)[: entry.nodes]))

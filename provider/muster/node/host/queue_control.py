@@ -288,6 +288,7 @@ class QueueServer:
             allocations=resources.allocations,
             since=self._now,
             seen=self._now,
+            granted=self._now if resources.state == GRANTED else 0.0,
         )
         self._queue = Queue(next=self._queue.next + 1, entries=(*self._queue.entries, entry))
         _write(self._paths.job(entry.job).claim, canonical(request.claim))

@@ -42,9 +42,9 @@ HOSTS = [host("a"), host("b"), host("c")]
 
 def test_a_gang_gets_all_its_hosts_or_none() -> None:
     first, second = gang(3, gpus=4), gang(2)
-    first, second = schedule([first, second], HOSTS, 0.0)
-    assert hosts_of(first) == ["a", "b", "c"]
-    assert (second.state, second.allocations) == (WAITING, ())
+    first, second = schedule([first, second], HOSTS, 7.0)
+    assert (hosts_of(first), first.granted) == (["a", "b", "c"], 7.0)
+    assert (second.state, second.allocations, second.granted) == (WAITING, (), 0.0)
     assert len(second.held) == 2
 
 
