@@ -118,13 +118,13 @@ class _Containers:
     @contextmanager
     def _context(self) -> Iterator[Path]:
         """Give the folder that the image was built from."""
-        from muster.packaging.image.build_context import Context, here
-        from muster.packaging.image.recipe import recipe
+        from muster.packaging.image.build_context import BuildContext, local_platform
+        from muster.packaging.image.recipe import recipe_of
 
-        wanted = recipe(self._ref(PACKAGES), self.base, "")
+        wanted = recipe_of(self._ref(PACKAGES), self.base, "")
         assert wanted is not None
         with tempfile.TemporaryDirectory(dir=self.ours.folder) as folder:
-            Context(folder=Path(folder), cache=self.ours.folder / HOME, platform=here(), log=_quiet).fill(wanted)
+            BuildContext(folder=Path(folder), cache=self.ours.folder / HOME, platform=local_platform(), log=_quiet).fill(wanted)
             yield Path(folder)
 
     # -- containers

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from muster.packaging.image import dockerfiles
+from muster.packaging.image.recipe import dockerfile_text
 from muster.targets import open_target
 
 REPOSITORY = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def stack() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dockerfile_stands_on_its_base_image_alone(name: str) -> None:
-    text = dockerfiles.text_of(name)
+    text = dockerfile_text(name)
     froms = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", text, re.MULTILINE)
     stages = {stage for _, stage in froms}
     assert {base for base, _ in froms} <= {"${BASE_IMAGE}", "scratch", *stages}

@@ -104,7 +104,7 @@ def plan_job(job: TrainingJob, *, log: Log) -> Planned:
     cache = Path(default_root()).expanduser()
     source.check(job)
     folder = Path(job.source_directory) if job.source_directory else None
-    packed = snapshot.take(folder, cache / "snapshots") if folder else None
+    packed = snapshot.pack(folder, cache / "snapshots") if folder else None
     launcher = launcher_of(job)
     result = JobPlan(
         name=job.name,

@@ -169,7 +169,7 @@ def test_what_the_engine_has_not_is_named(docker_lab: DockerLab) -> None:
     assert "at least 6MB" in str(refusal(docker_lab, dataclasses.replace(plan, needs=Needs(memory=1 << 20))))
     assert "from 0.01 to" in str(refusal(docker_lab, dataclasses.replace(plan, needs=Needs(cpus=4096))))
     missing = dataclasses.replace(plan, environment=EnvironmentRef(image="localhost:1/no/such:image"))
-    assert "localhost:1/no/such:image can't be had" in str(refusal(docker_lab, missing))
+    assert "localhost:1/no/such:image is not available" in str(refusal(docker_lab, missing))
     docker_lab.fields["networks"] = ["no-such-network"]
     assert "no network no-such-network" in str(refusal(docker_lab, plan))
 

@@ -8,7 +8,7 @@ import pytest
 
 from frameworks import Frameworks
 from muster.core.plan import EnvironmentRef
-from muster.packaging.image.recipe import framework_pins, recipe
+from muster.packaging.image.recipe import framework_pins, recipe_of
 from workshop import OWN, Workshop
 
 COMPILING = 1800  # seconds; a quiet machine of two cores takes four minutes
@@ -46,7 +46,7 @@ def locked(*lines: str, **fields: object) -> EnvironmentRef:
 
 
 def horovod_of(ref: EnvironmentRef, base: str = "base:1") -> str:
-    wanted = recipe(ref, base, "")
+    wanted = recipe_of(ref, base, "")
     assert wanted is not None
     return wanted.beside.name if wanted.beside else ""
 
@@ -72,7 +72,7 @@ def test_no_framework_no_backend_or_two_frameworks_have_none() -> None:
 
 
 def test_a_wish_for_horovod_itself_says_its_version() -> None:
-    wanted = recipe(locked("horovod==0.28.0", "torch==2.13.0"), "base:1", "")
+    wanted = recipe_of(locked("horovod==0.28.0", "torch==2.13.0"), "base:1", "")
     assert wanted is not None
     assert wanted.packages == "torch==2.13.0\n"
     assert wanted.beside is not None

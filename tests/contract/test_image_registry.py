@@ -1,4 +1,4 @@
-"""Images and a real registry: pushed once, pulled instead of built; the password is in nothing that stays."""
+"""EngineImages and a real registry: pushed once, pulled instead of built; the password is in nothing that stays."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_a_registry_that_does_not_take_it(
 
 
 def test_the_login_is_for_its_own_registry_alone(workshop: Workshop, registry: Registry) -> None:  # noqa: F811
-    from muster.packaging.image.registry import Images
+    from muster.packaging.image.registry import EngineImages
 
-    images = Images(client=workshop.engine.api, repository=f"{registry.host}/team/images", login=registry.login)
+    images = EngineImages(client=workshop.engine.api, repository=f"{registry.host}/team/images", login=registry.login)
     assert images._login_for(f"{registry.host}/other:1") == registry.login
     assert images._login_for("python:3.11-slim") is None
     elsewhere = dataclasses.replace(images, login={**registry.login, "server": "https://index.docker.io/v1/"})

@@ -145,7 +145,7 @@ def test_no_space_left(workshop: Workshop) -> None:
 
 def test_a_base_image_that_can_not_be_had(workshop: Workshop) -> None:
     said = workshop.refusal(EnvironmentRef(python=OWN, steps=("true",)), base="127.0.0.1:9/none/such:1")
-    assert said.startswith("image 127.0.0.1:9/none/such:1 can't be had: ")
+    assert said.startswith("image 127.0.0.1:9/none/such:1 is not available: ")
     assert "refused" in said
 
 

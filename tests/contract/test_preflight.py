@@ -93,7 +93,7 @@ def test_no_python(lab: Lab) -> None:
 def test_other_code(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "train.py").write_text("print('started')")
-    taken = snapshot.take(tmp_path / "code", tmp_path / "cache")
+    taken = snapshot.pack(tmp_path / "code", tmp_path / "cache")
     plan = dataclasses.replace(plan_of("print('started')", lab.store.uri, nodes=2), snapshot=taken.digest)
 
     unpack = snapshot.unpack

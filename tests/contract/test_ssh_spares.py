@@ -121,7 +121,7 @@ def test_a_host_with_other_code_is_replaced(lab: HostsLab, tmp_path: Path) -> No
     for name, text in (("ours", "print('ours')"), ("changed", "print('changed')")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.py").write_text(text)
-        taken.append(snapshot.take(tmp_path / name, tmp_path / "cache"))
+        taken.append(snapshot.pack(tmp_path / name, tmp_path / "cache"))
     ours, changed = taken
     there = lab.folder(lab.rack.hosts[1]) / "snapshots"
     there.mkdir(parents=True)

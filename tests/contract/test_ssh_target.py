@@ -24,7 +24,7 @@ def test_code_travels_to_every_host_once(hosts_lab: HostsLab, tmp_path: Path) ->
     source = tmp_path / "source"
     source.mkdir()
     (source / "train.txt").write_text("the code")
-    packed = snapshot.take(source, tmp_path / "cache" / "snapshots")
+    packed = snapshot.pack(source, tmp_path / "cache" / "snapshots")
     code = "import os, socket; print(open('train.txt').read(), 'of', os.environ['MUSTER_RANK'], 'on', socket.gethostname())"
     plan = replace(plan_of(code, hosts_lab.store.uri, nodes=3), snapshot=packed.digest)
     handle = hosts_lab.submit(plan, archive=packed.archive)

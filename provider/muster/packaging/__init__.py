@@ -1,1 +1,1 @@
-"""Code to a digest and an archive, packages to a lock, a lock to a cached environment; and the agent's own pack."""
+"""Packs code into a snapshot, packages into a lock and an environment or image, and the node agent itself."""

@@ -25,7 +25,7 @@ TRIMMING_VERSION = 1
 
 
 def agent_files() -> dict[str, bytes]:
-    """Give every travelling file by its path, ``muster/`` included."""
+    """Return every travelling file by its path, ``muster/`` included."""
     package = Path(muster.__file__).parent
     files: dict[str, bytes] = {}
     for name in TRAVELLING:
@@ -36,7 +36,7 @@ def agent_files() -> dict[str, bytes]:
 
 
 def agent_digest(files: dict[str, bytes]) -> str:
-    """Give the digest that names a packed agent."""
+    """Return the digest that names a packed agent."""
     seal = hashlib.sha256()
     for path, content in files.items():
         seal.update(f"{path}\0{len(content)}\0".encode())
@@ -45,13 +45,13 @@ def agent_digest(files: dict[str, bytes]) -> str:
 
 
 def library_versions() -> dict[str, bytes]:
-    """Give what tells one set of sync libraries from another, as a file to be part of a digest."""
+    """Return a file with the versions of the sync libraries, to be part of a digest."""
     versions = [f"{name} {importlib.metadata.version(DISTRIBUTIONS.get(name, name))}" for name in SYNC_LIBRARIES]
     return {f"{LIBRARIES}/VERSIONS": "\n".join([f"trimmed {TRIMMING_VERSION}", *versions, ""]).encode()}
 
 
 def library_files() -> dict[str, bytes]:
-    """Give every file of the sync libraries by its path, ``libraries/`` included; botocore trimmed to what S3 needs."""
+    """Return every file of the sync libraries by its path, ``libraries/`` included; botocore trimmed to what S3 needs."""
     files: dict[str, bytes] = {}
     for name in SYNC_LIBRARIES:
         for path, file in _files_of(name):
@@ -77,13 +77,13 @@ def _files_of(name: str) -> Iterator[tuple[str, Path]]:
 
 
 def _is_wanted(path: str) -> bool:
-    """Whether a file is of a service that we use, or of none."""
+    """Return whether a file belongs to a service that Muster uses, or to none."""
     parts = path.split("/")
     return parts[:2] != ["botocore", "data"] or len(parts) == 3 or parts[2] in SERVICES
 
 
 def _trim_endpoints(content: bytes) -> bytes:
-    """Leave the endpoints of the services that we use."""
+    """Return the endpoints of the services that Muster uses."""
     endpoints = json.loads(content)
     for partition in endpoints["partitions"]:
         partition["services"] = {name: partition["services"][name] for name in SERVICES & set(partition["services"])}
@@ -91,7 +91,7 @@ def _trim_endpoints(content: bytes) -> bytes:
 
 
 def unpack_agent(root: Path) -> Path:
-    """Put the agent below ``root/agents`` unless it is there; gives its entry, ``start.py``."""
+    """Unpack the agent below ``root/agents``, unless it is there; return its entry, ``start.py``."""
     files = agent_files()
     home = root / "agents" / agent_digest(files)
     if not home.exists():
@@ -100,12 +100,12 @@ def unpack_agent(root: Path) -> Path:
         for path, content in files.items():
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
             (scratch / path).write_bytes(content)
-        _settle(scratch, home)
+        _publish(scratch, home)
     return home / "muster" / "node" / "start.py"
 
 
-def _settle(scratch: Path, home: Path) -> None:
-    """Give the finished folder its name; whoever was first wins."""
+def _publish(scratch: Path, home: Path) -> None:
+    """Rename the finished folder, unless another process was first."""
     try:
         os.rename(scratch, home)
     except OSError:

@@ -1,4 +1,4 @@
-"""The mesh certificate: one key pair made for one job, shown and pinned by every agent of it."""
+"""The mesh certificate: one key pair per job, presented and pinned by each of its agents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_AFTER = datetime.datetime(9999, 12, 31, tzinfo=datetime.timezone.utc)
 
 
 def make_certificate() -> bytes:
-    """Give a new private key and its self-signed certificate as one PEM text."""
+    """Return a new private key and its self-signed certificate as one PEM text."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "muster job mesh")])
     builder = (

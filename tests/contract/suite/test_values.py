@@ -45,7 +45,7 @@ def test_unicode_names(lab: TargetLab) -> None:
         file = lab.folder / "code" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"of {name}", encoding="utf-8")
-    packed = snapshot.take(lab.folder / "code", lab.folder / "cache")
+    packed = snapshot.pack(lab.folder / "code", lab.folder / "cache")
     code = (
         "import json, os, pathlib, shutil\n"
         f"names = json.loads({json.dumps(NAMES)!r})\n"

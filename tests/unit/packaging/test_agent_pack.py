@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import muster
 from muster.packaging import agent_pack
 
 
@@ -29,6 +30,25 @@ def test_the_trimmed_libraries_make_a_client_without_any_other(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["http://somewhere:1/b/k", "https://s3.amazonaws.com/b/k", "True"], done.stderr
+
+
+def test_what_travels_is_whole_and_is_what_nodes_need(tmp_path: Path) -> None:
+    """Every module of it is imported with nothing else of Muster; what only checks a request stays behind."""
+    files = {**agent_pack.agent_files(), **agent_pack.library_files()}
+    unpack(files, tmp_path)
+    modules = sorted(path.removesuffix(".py").replace("/", ".") for path in files if path.startswith("muster/"))
+    assert {name.split(".")[1] for name in modules} == {"__init__", "tracking", "core", "node", "store"}
+    package = Path(muster.__file__).parent
+    for part in ("core", "node", "store"):
+        assert {str(path.relative_to(package.parent)) for path in (package / part).rglob("*.py")} <= set(files)
+    names = [name.removesuffix(".__init__") for name in modules if name != "muster.node.start"]
+    code = (
+        f"import importlib, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(tmp_path / agent_pack.LIBRARIES)!r}]\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(all(m.__file__.startswith(sys.path[0]) for n, m in sys.modules.items() if n.startswith('muster')))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_ranks_do_not_see_the_libraries() -> None:

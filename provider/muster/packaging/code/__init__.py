@@ -1,1 +1,1 @@
-"""A source tree as a digest and an archive."""
+"""Packs a source folder into a snapshot."""

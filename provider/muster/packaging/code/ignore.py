@@ -1,4 +1,4 @@
-"""IgnoreRules: which paths of a source folder stay out of its snapshot."""
+"""IgnoreRules: the paths of a source folder that stay out of its snapshot."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FILES = (".amlignore", ".gitignore")
 """The first of them that lies at the root is read, the other is not."""
 
 ANYWHERE = frozenset({".git", "__pycache__"})
-"""Git's own records, which change without the code; byte code, which every interpreter makes for itself."""
+"""Git's own records, which change without the code; byte code, which every interpreter compiles for itself."""
 
 AT_ROOT = frozenset({"outputs", "logs", "checkpoints"})
-"""What a run writes: every run begins with its own, so those of an earlier one must not travel into it."""
+"""What a run writes: a new run starts without the files of an earlier one."""
 
 
 @dataclass(kw_only=True)
 class IgnoreRules:
     """Rules of one source folder.
 
-    ``known`` holds what was decided before by the same rules, so that only new paths are matched: matching, and the import
+    ``known`` holds earlier decisions by the same rules, so that only new paths are matched: matching, and the import
     of the library that does it, cost more than all the rest of an unchanged snapshot.
     """
 
@@ -37,9 +37,9 @@ class IgnoreRules:
 
     @classmethod
     def read(cls, source: Path) -> IgnoreRules:
-        """Read the ignore file of a source folder, if it has one.
+        """Return the rules in the ignore file of a source folder; no rules if it has none.
 
-        :raises RequestError: there is one that can't be read.
+        :raises RequestError: the ignore file can't be read.
         """
         for name in FILES:
             try:
@@ -52,11 +52,11 @@ class IgnoreRules:
 
     @property
     def digest(self) -> str:
-        """Name these rules by their content."""
+        """Digest of the rules' content; "" if there are none."""
         return hashlib.sha256(self.text.encode()).hexdigest() if self.text else ""
 
     def leaves_out(self, path: str, *, folder: bool) -> bool:
-        """Say whether a path, relative and with ``/``, stays out; what is below a folder that does is never asked for."""
+        """Return whether a path, relative and with ``/``, stays out; paths below such a folder are never asked for."""
         name = path.rpartition("/")[2]
         if name in ANYWHERE or path in AT_ROOT:
             return True

@@ -34,27 +34,27 @@ class Snapshot:
     size: int
 
 
-def take(source: Path, cache: Path) -> Snapshot:
-    """Give the snapshot of a folder; unchanged files are not read again, an archive that is there is not made again.
+def pack(source: Path, cache: Path) -> Snapshot:
+    """Pack a folder; unchanged files are not read again, an existing archive is not written again.
 
     Left out are what ``.amlignore`` (else ``.gitignore``) at the root names, ``.git``, ``__pycache__``, ``outputs``, ``logs``
     and ``checkpoints`` at the root, and Muster's own folder: the one that ``cache`` is in.
 
-    :raises RequestError: the folder isn't there, something in it can't be read or can't travel, or it changes all the time.
+    :raises RequestError: there is no such folder, an entry can't be read or can't travel, or files change all the time.
     """
     if not source.is_dir():
         raise RequestError(f"source_directory {str(source)!r} is {'no folder' if source.exists() else 'not there'}; correct it")
     changed = ""
     for _ in range(ATTEMPTS):
         try:
-            return _take(source, cache)
+            return _pack_once(source, cache)
         except SourceChanged as change:
             changed = str(change)
     raise RequestError(f"{changed!r} changes while it is being packed; stop what writes it, or name it in .amlignore")
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Put the files of an archive into a folder, which may be there already."""
+    """Unpack an archive into a folder, which may exist already."""
     import tarfile
 
     # no filter in the first releases of Python 3.11; links that lead outside are refused when packing
@@ -63,22 +63,22 @@ def unpack(archive: Path, into: Path) -> None:
         packed.extractall(into, **safe)
 
 
-def _take(source: Path, cache: Path) -> Snapshot:
+def _pack_once(source: Path, cache: Path) -> Snapshot:
     rules, hashes = IgnoreRules.read(source), Hashes()
     memory = cache / "seen" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json"
-    remembered = _recall(memory, rules, hashes)
+    remembered = _load_memory(memory, rules, hashes)
     entries = walk(source, rules, hashes, skip=_own_folder(source, cache))
     digest = _digest(entries)
     archive = cache / f"{digest.removeprefix('sha256:')}.tar.gz"
     if not archive.exists():
-        _write(archive, lambda file: _pack(source, entries, file))
-    _remember(memory, rules, hashes, remembered)
+        _write(archive, lambda file: _write_archive(source, entries, file))
+    _save_memory(memory, rules, hashes, remembered)
     files = [entry for entry in entries if entry.kind == FILE]
     return Snapshot(digest=digest, archive=archive, files=len(files), size=sum(entry.size for entry in files))
 
 
 def _own_folder(source: Path, cache: Path) -> Path:
-    """Give the folder that ``cache`` is in, unless that is the source folder itself or holds it."""
+    """Return the folder that ``cache`` is in, or ``cache`` if that folder is the source folder or contains it."""
     return cache if source.resolve().is_relative_to(cache.resolve().parent) else cache.parent
 
 
@@ -90,8 +90,8 @@ def _digest(entries: Iterable[Entry]) -> str:
     return f"sha256:{seal.hexdigest()}"
 
 
-def _recall(memory: Path, rules: IgnoreRules, hashes: Hashes) -> bytes:
-    """Fill in what an earlier snapshot of the folder has found out; a memory that can't be read is none."""
+def _load_memory(memory: Path, rules: IgnoreRules, hashes: Hashes) -> bytes:
+    """Load the decisions and hashes of the folder's last snapshot; return the file's content, empty if it can't be read."""
     try:
         content = memory.read_bytes()
         data = json.loads(content)
@@ -104,7 +104,7 @@ def _recall(memory: Path, rules: IgnoreRules, hashes: Hashes) -> bytes:
     return content
 
 
-def _remember(memory: Path, rules: IgnoreRules, hashes: Hashes, before: bytes) -> None:
+def _save_memory(memory: Path, rules: IgnoreRules, hashes: Hashes, before: bytes) -> None:
     data = {"version": 1, "rules": rules.digest, "decided": rules.decided, "files": hashes.kept}
     content = json.dumps(data, separators=(",", ":")).encode()
     if content != before:
@@ -112,7 +112,7 @@ def _remember(memory: Path, rules: IgnoreRules, hashes: Hashes, before: bytes) -
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
@@ -124,7 +124,7 @@ def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def _pack(source: Path, entries: Iterable[Entry], file: IO[bytes]) -> None:
+def _write_archive(source: Path, entries: Iterable[Entry], file: IO[bytes]) -> None:
     import gzip
     import tarfile
 
@@ -152,14 +152,14 @@ def _pack_file(path: Path, entry: Entry, packed: tarfile.TarFile, info: tarfile.
         with path.open("rb") as content:
             read = _Hashing(content)
             packed.addfile(info, read)
-    except OSError as error:  # also what tarfile says of a file that has become shorter
+    except OSError as error:  # tarfile's error as well, for a file that has become shorter
         raise SourceChanged(str(path)) from error
     if read.seal.hexdigest() != entry.content:
         raise SourceChanged(str(path))
 
 
 class _Hashing:
-    """A file that is hashed while it is read."""
+    """Hashes a file while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

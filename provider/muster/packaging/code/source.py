@@ -1,4 +1,4 @@
-"""What is said of a job's source folder: whether its script can run at all, and which commit of which repository it is."""
+"""Checks a job's source folder and entry script, and describes the git commit that the folder is at."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 from muster.core.errors import RequestError
 from muster.core.job import TrainingJob
 
-GIT_PATIENCE = 5.0  # seconds; a repository that takes longer is not described
-INTERPRETER_PATIENCE = 10.0
+GIT_TIMEOUT = 5.0  # seconds; a repository that takes longer is not described
+INTERPRETER_TIMEOUT = 10.0
 
 _COMPILE = "import sys; compile(open(sys.argv[1], 'rb').read(), sys.argv[1], 'exec', dont_inherit=True)"
 
 
 def check(job: TrainingJob) -> None:
-    """Look whether the job's folder and script are there and the script compiles.
+    """Check that the job's folder and script exist and the script compiles.
 
-    :raises RequestError: it is not so.
+    :raises RequestError: one of them does not.
     """
     folder = Path(job.source_directory)
     if job.source_directory and not folder.is_dir():
@@ -32,7 +32,7 @@ def check(job: TrainingJob) -> None:
 
 
 def describe(source: Path) -> tuple[tuple[str, str], ...]:
-    """Give remote, branch, commit and dirty ("true", "false") of the git repository that a folder is in; () if it is in none.
+    """Return remote, branch, commit and dirty ("true", "false") of the git repository that a folder is in; () if it is in none.
 
     ``dirty`` speaks of the folder, not of the rest of the repository. Credentials in the remote's URL are left out.
     """
@@ -63,7 +63,7 @@ def _check_syntax(code: bytes, script: Path, job: TrainingJob) -> None:
             warnings.simplefilter("ignore")
             compile(code, job.entry_script, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
-        if _another_python_takes_it(script, job.environment.interpreter):
+        if _compiles_elsewhere(script, job.environment.interpreter):
             return
         raise RequestError(f"entry_script has a syntax error: {_where(error, job.entry_script)}") from error
 
@@ -76,17 +76,17 @@ def _where(error: SyntaxError | ValueError, script: str) -> str:
     return f"{script}{line}: {error.msg}{text}; correct it"
 
 
-def _another_python_takes_it(script: Path, interpreter: str) -> bool:
-    """Ask the ranks' interpreter, which may be newer than ours; one that isn't on this machine can't be asked."""
+def _compiles_elsewhere(script: Path, interpreter: str) -> bool:
+    """Return whether the ranks' interpreter, which may be newer, compiles the script, or is not on this machine."""
     if not interpreter or os.path.realpath(interpreter) == os.path.realpath(sys.executable):
         return False
     try:
-        asked = subprocess.run(
-            [interpreter, "-I", "-c", _COMPILE, str(script)], capture_output=True, check=False, timeout=INTERPRETER_PATIENCE
+        compiled = subprocess.run(
+            [interpreter, "-I", "-c", _COMPILE, str(script)], capture_output=True, check=False, timeout=INTERPRETER_TIMEOUT
         )
     except (OSError, subprocess.TimeoutExpired):
         return True
-    return asked.returncode == 0
+    return compiled.returncode == 0
 
 
 def _describe(source: Path) -> tuple[tuple[str, str], ...]:
@@ -118,12 +118,12 @@ def _start_git(source: Path, *arguments: str) -> subprocess.Popen[str] | None:
 
 
 def _answer(process: subprocess.Popen[str] | None) -> str | None:
-    """Give what git says, None if it fails or takes too long."""
+    """Return git's output, None if it fails or takes too long."""
     if process is None:
         return None
     with process:
         try:
-            output, _ = process.communicate(timeout=GIT_PATIENCE)
+            output, _ = process.communicate(timeout=GIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             return None
@@ -131,14 +131,14 @@ def _answer(process: subprocess.Popen[str] | None) -> str | None:
 
 
 def _remote(listing: str) -> str:
-    """Give the URL of ``origin``, else of the first remote, without credentials."""
+    """Return the URL of ``origin``, else of the first remote, without credentials."""
     urls = dict(line.split(" ", 1) for line in listing.splitlines() if " " in line)
     url = urls.get("remote.origin.url") or next(iter(urls.values()), "")
-    return without_credentials(url)
+    return public_url(url)
 
 
-def without_credentials(url: str) -> str:
-    """Take user and password out of a URL; ``git@host:path`` has none."""
+def public_url(url: str) -> str:
+    """Return a URL without user and password; ``git@host:path`` has none."""
     if "://" not in url:
         return url
     try:

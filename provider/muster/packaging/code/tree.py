@@ -1,4 +1,4 @@
-"""Walks a source folder: every entry that a snapshot has, with the hash of each file's content."""
+"""Walks a source folder: yields every entry of its snapshot, with the hash of each file's content."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Hashes:
     kept: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
 
     def of(self, file: str, path: str, status: os.stat_result) -> str:
-        """Give the hash of a file, read only if its stamp is new.
+        """Return the hash of a file, which is read only if its stamp is new.
 
-        :raises SourceChanged: it changed meanwhile.
+        :raises SourceChanged: the file changed meanwhile.
         """
         stamp = stamp_of(status)
         earlier = self.known.get(path)
@@ -61,12 +61,12 @@ class Hashes:
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Give what changes when a file's content does."""
+    """Return the attributes that change with a file's content."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def walk(source: Path, rules: IgnoreRules, hashes: Hashes, skip: Path) -> list[Entry]:
-    """Give every entry below ``source`` that the rules let in, sorted by path; ``skip`` is a folder left out as well.
+    """Return every entry below ``source`` that the rules let in, sorted by path; the folder ``skip`` is left out too.
 
     :raises RequestError: an entry can't be read or can't travel; the message names it.
     :raises SourceChanged: a file changed meanwhile.
@@ -111,7 +111,7 @@ def _entry(root: str, path: str, item: os.DirEntry[str], hashes: Hashes) -> Entr
 
 
 def _link_target(root: str, path: str) -> str:
-    """Give a link's target relative to the link, so that it holds on any node."""
+    """Return a link's target relative to the link, so that it is valid on any node."""
     place = os.path.join(root, path)
     target = os.readlink(place)
     goal = os.path.normpath(os.path.join(os.path.dirname(place), target))

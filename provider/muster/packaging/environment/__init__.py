@@ -1,1 +1,1 @@
-"""Packages as a lock and a cached environment."""
+"""Resolves packages into a lock, and builds the lock's environment."""

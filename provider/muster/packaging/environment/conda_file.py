@@ -1,4 +1,4 @@
-"""The conda file: what of it a Python environment without conda can have, which is its Python and its pip packages."""
+"""Reads a conda file: its Python and its pip packages, all that an environment without conda can have."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from muster.core.job import Environment
 from muster.request.environment import CONDA_FILE, REQUIREMENTS
 
 NAME = "conda_dependencies_file"
-IGNORED = ("name", "channels", "prefix")  # say where conda finds and puts things
+IGNORED = ("name", "channels", "prefix")  # sources and destination of conda's packages
 _PYTHON = re.compile(r"python\s*={1,2}\s*(?P<version>3\.[0-9]+)(?:\.[0-9]+|\.\*)?")
-_PIP = re.compile(r"(?:pip|setuptools|wheel)(?:[\s=<>!~].*)?")  # conda's own need; a resolved environment brings its own
+_PIP = re.compile(r"(?:pip|setuptools|wheel)(?:[\s=<>!~].*)?")  # conda needs them listed; a resolved environment has its own
 
 
 def spelled_out(environment: Environment) -> Environment:
-    """Give the environment with a conda file replaced by what it says; a patch version of Python is left out.
+    """Return the environment with its conda file replaced by Python and packages; a patch version of Python is dropped.
 
-    :raises RequestError: the file can't be read, is no conda file, or wants what only conda could install.
+    :raises RequestError: the file can't be read, is no conda file, or has packages that only conda could install.
     """
     if not (environment.packages and environment.packages[0].startswith(CONDA_FILE)):
         return environment
@@ -62,14 +62,14 @@ def _content(path: Path) -> dict[Any, Any]:
 
 
 def _python(path: Path, lines: list[str]) -> str:
-    """Give the version of Python, "" if the file doesn't say; every other conda package is refused."""
+    """Return the version of Python, "" if the file has none; every other conda package is refused."""
     found = ""
     for line in map(str.strip, lines):
         match = _PYTHON.fullmatch(line)
         if match:
             found = match["version"]
         elif line.startswith("python") and not line[6:7].isalnum() and line[6:7] not in ("-", "_", ""):
-            raise RequestError(f"{NAME} {path.name!r} has {line!r}; say the version exactly, such as python=3.11")
+            raise RequestError(f"{NAME} {path.name!r} has {line!r}; give the exact version, such as python=3.11")
         elif line != "python" and not _PIP.fullmatch(line):
             raise RequestError(
                 f"{NAME} {path.name!r} has the conda package {line!r}; conda packages come later: "

@@ -1,4 +1,4 @@
-"""The lock: every package that an environment has, with its exact version, resolved once for the same wishes."""
+"""The lock: every package of an environment with its exact version, resolved once for the same requirements."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ _UV_VARIABLES = (
 )
 _OTHER_FILE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|(?<=-[rc]))(?P<path>\S.*?)\s*(?:\s#.*)?")
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
-_NEVER = "python_version < '0'"  # the marker of a requirement that nobody has
+_NEVER = "python_version < '0'"  # the marker of a requirement that no Python has
 _VERSION = re.compile(r"3\.[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wishes:
-    """What is to be resolved: requirement lines, and files of them."""
+class _Requirements:
+    """The input of the resolver: requirement lines, and files of them."""
 
     lines: tuple[str, ...]
     files: tuple[Path, ...]
 
     @classmethod
-    def of(cls, packages: Sequence[str]) -> _Wishes:
+    def of(cls, packages: Sequence[str]) -> _Requirements:
         return cls(
             lines=tuple(line for line in packages if not line.startswith(REQUIREMENTS)),
             files=tuple(Path(line.removeprefix(REQUIREMENTS)) for line in packages if line.startswith(REQUIREMENTS)),
         )
 
     def overrides(self) -> tuple[str, ...]:
-        """Give what is left out whoever asks for it: Keras wants the large tensorflow even beside tensorflow-cpu, which is it.
+        """Return the packages to leave out: Keras requires the large tensorflow even beside tensorflow-cpu, which replaces it.
 
         :raises RequestError: a file can't be read.
         """
@@ -66,68 +66,68 @@ class _Wishes:
 
 
 def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> EnvironmentRef:
-    """Give the environment of ``packages``: requirement lines, and ``-r <absolute path>`` for a file of them.
+    """Resolve ``packages``: requirement lines, and ``-r <absolute path>`` for a file of them.
 
-    ``python`` is an interpreter's path, or its version such as ``3.12``. The lock is kept in ``cache``: the same wishes give
-    the same lock for ever, so that a retry asks for what the first try asked for.
+    ``python`` is an interpreter's path, or its version such as ``3.12``. The lock is kept in ``cache``: the same
+    requirements give the same lock for ever, so that a retry gets the packages of the first try.
 
     :raises EnvironmentUnsolvable: the resolver can't satisfy the packages; with its own reason.
     :raises RequestError: a file of requirements can't be read.
     """
-    version, wishes = _version(python), _Wishes.of(packages)
+    version, requirements = _version(python), _Requirements.of(packages)
     settings = PipSettings.read(os.environ)
-    kept = cache / "locks" / f"{_key(wishes, version, settings, os.environ)}.txt"
-    lock = _kept(kept)
+    file = cache / "locks" / f"{_key(requirements, version, settings, os.environ)}.txt"
+    lock = _read(file)
     if not packages:
         lock = ""
     if lock is None:
-        log(f"resolving {_count(len(wishes.lines), 'package')} for Python {version}")
-        lock = _resolve(wishes, python, settings, _made(kept.parent), log)
-        _keep(kept, lock)
+        log(f"resolving {_count(len(requirements.lines), 'package')} for Python {version}")
+        lock = _resolve(requirements, python, settings, _created(file.parent), log)
+        _write(file, lock)
     ref = EnvironmentRef(digest=digest({"lock": lock, "python": version}), lock=lock, python=version)
     log(f"environment {ref.digest[:19]}, Python {version}: {', '.join(lock.split()) or 'no packages'}")
     return ref
 
 
-def _resolve(wishes: _Wishes, python: str, settings: PipSettings, folder: Path, log: Log) -> str:
+def _resolve(requirements: _Requirements, python: str, settings: PipSettings, folder: Path, log: Log) -> str:
     arguments = ["pip", "compile", "--no-header", "--no-annotate", "--no-progress", *_for_python(python)]
-    sources = [*(["-"] if wishes.lines else []), *map(str, wishes.files)]
-    given = "".join(f"{line}\n" for line in wishes.lines)
-    said: list[str] = []  # only a failure is worth a reader's time
+    sources = [*(["-"] if requirements.lines else []), *map(str, requirements.files)]
+    given = "".join(f"{line}\n" for line in requirements.lines)
+    lines: list[str] = []  # logged only after success: a failure has its own sentence
     with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".txt", encoding="utf-8") as overrides:
-        if wishes.overrides():
-            overrides.writelines(f"{line}\n" for line in wishes.overrides())
+        if requirements.overrides():
+            overrides.writelines(f"{line}\n" for line in requirements.overrides())
             overrides.flush()
             arguments += ["--overrides", overrides.name]
         done = run_uv(
-            [*arguments, *sources], settings=settings, environ=os.environ, folder=folder, given=given, log=said.append
+            [*arguments, *sources], settings=settings, environ=os.environ, folder=folder, given=given, log=lines.append
         )
     if done.code:
-        raise EnvironmentUnsolvable(f"the packages {', '.join(_shown(wishes))} can't be resolved: {done.reason}")
-    for line in said:
+        raise EnvironmentUnsolvable(f"the packages {', '.join(_shown(requirements))} can't be resolved: {done.reason}")
+    for line in lines:
         log(line)
     return done.output
 
 
 def _for_python(python: str) -> list[str]:
-    """Give the flags for a Python: another version than ours need not be on this machine, its packages are only named."""
+    """Return the flags for a Python; another version than this one need not be on this machine, as nothing is installed."""
     if _VERSION.fullmatch(python) and python != _version(sys.executable):
         return ["--python-version", python]
     return ["--python", sys.executable if _VERSION.fullmatch(python) else python]
 
 
-def _shown(wishes: _Wishes) -> Iterator[str]:
-    yield from wishes.lines
-    yield from (file.name for file in wishes.files)
+def _shown(requirements: _Requirements) -> Iterator[str]:
+    yield from requirements.lines
+    yield from (file.name for file in requirements.files)
 
 
-def _key(wishes: _Wishes, version: str, settings: PipSettings, environ: Mapping[str, str]) -> str:
-    """Name a lock by everything that decides it."""
+def _key(requirements: _Requirements, version: str, settings: PipSettings, environ: Mapping[str, str]) -> str:
+    """Return the name of a lock: the digest of everything that decides it."""
     decisive = {
         "version": LOCK_VERSION,
-        "lines": wishes.lines,
-        "files": [list(_contents(file, frozenset())) for file in wishes.files],
-        "overrides": wishes.overrides(),
+        "lines": requirements.lines,
+        "files": [list(_contents(file, frozenset())) for file in requirements.files],
+        "overrides": requirements.overrides(),
         "python": version,
         "platform": [sys.platform, os.uname().machine],
         "options": {option: values for option, values in settings.options.items() if option != "cert"},
@@ -137,7 +137,7 @@ def _key(wishes: _Wishes, version: str, settings: PipSettings, environ: Mapping[
 
 
 def _contents(file: Path, above: frozenset[Path]) -> Iterator[str]:
-    """Give the text of a requirements file and of those that it names."""
+    """Yield the text of a requirements file and of those that it names."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -153,19 +153,19 @@ def _contents(file: Path, above: frozenset[Path]) -> Iterator[str]:
 
 
 def pinned(lock: str) -> dict[str, str]:
-    """Give the lines of a lock by the plain name of their package."""
+    """Return the lines of a lock by the plain name of their package."""
     lines = (line.split(" \\")[0].strip() for line in lock.splitlines())
     return {plain_name(line): line for line in lines if line and not line.startswith(("#", "-"))}
 
 
 def plain_name(requirement: str) -> str:
-    """Give the name that a requirement begins with, as indexes compare it."""
+    """Return the name that a requirement begins with, in the normal form of package indexes."""
     match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
 
 
 def _version(python: str) -> str:
-    """Give major and minor version; a patch must not make another environment of it."""
+    """Return major and minor version; a patch version is no other environment."""
     if _VERSION.fullmatch(python):
         return python
     if python == sys.executable:
@@ -180,22 +180,22 @@ def _version(python: str) -> str:
     return done.stdout.strip()
 
 
-def _kept(path: Path) -> str | None:
+def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
 
-def _keep(path: Path, lock: str) -> None:
-    """Keep a lock; whole or not at all."""
+def _write(path: Path, lock: str) -> None:
+    """Write a lock atomically."""
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(lock)
     os.replace(scratch, path)
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -1,4 +1,4 @@
-"""Runs uv, with its words passed on line by line, and puts its failures into one line."""
+"""Runs uv: logs its output line by line, and turns its failures into one line."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _NOISE = re.compile(r"^(warning:|Using |Resolved |Prepared |Installed |Audited |
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """How uv ended, what it gave and what it said."""
+class UvResult:
+    """Exit code, standard output, and lines of standard error of uv."""
 
     code: int
     output: str
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
 
     @property
     def reason(self) -> str:
-        """Give why it failed, in one line."""
-        return reason(self.said) or f"uv ended with code {self.code}"
+        """The failure in one line."""
+        return reason(self.messages) or f"uv ended with code {self.code}"
 
 
 def run_uv(
     arguments: Sequence[str], *, settings: PipSettings, environ: Mapping[str, str], folder: Path, given: str, log: Log
-) -> Done:
-    """Run uv in ``folder`` with ``given`` as its input; what it says goes to ``log`` at once.
+) -> UvResult:
+    """Run uv in ``folder`` with ``given`` as its input; its messages go to ``log`` at once.
 
     :raises EnvironmentUnsolvable: there is no uv.
     """
@@ -58,12 +58,12 @@ def run_uv(
     except OSError as error:
         raise EnvironmentUnsolvable(f"uv, which builds environments, can't be run: {error}; install the package uv") from error
     with process:
-        output, said = _converse(process, given, log)
-    return Done(code=process.returncode, output=output, said=said)
+        output, messages = _communicate(process, given, log)
+    return UvResult(code=process.returncode, output=output, messages=messages)
 
 
 def find_uv() -> str:
-    """Give the path of uv: the one installed with Muster, else the one on PATH."""
+    """Return the path of uv: the one installed with Muster, else the one on PATH."""
     try:
         import uv
 
@@ -72,10 +72,10 @@ def find_uv() -> str:
         return "uv"
 
 
-def reason(said: Sequence[str]) -> str:
-    """Give the reason among uv's lines as one, without ornaments, and without the sentence that says nothing."""
+def reason(messages: Sequence[str]) -> str:
+    """Return the reason in uv's messages as one line, without ornaments and empty phrases."""
     pieces: list[tuple[str, str]] = []
-    for line in map(_plain, said):
+    for line in map(_plain, messages):
         label = _PIECE.match(line)
         if label:
             pieces.append((label[1].lower(), line[label.end() :]))
@@ -90,12 +90,12 @@ def reason(said: Sequence[str]) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Give a text with users and passwords taken out of its URLs."""
+    """Return a text without users and passwords in its URLs."""
     return re.sub(r"(://)[^/\s]*@", r"\1", text)
 
 
 def _plain(line: str) -> str:
-    """Give a line of uv's without colours, drawing and progress; a branch of its tree begins a new cause."""
+    """Return a line of uv without colours, drawing and progress; a branch of its tree begins a new cause."""
     clean = _COLOURS.sub("", line).strip()
     if not clean or _NOISE.match(clean):
         return ""
@@ -110,7 +110,7 @@ def _environ(environ: Mapping[str, str], settings: PipSettings) -> dict[str, str
     return {**kept, **settings.variables(), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
 
 
-def _converse(process: subprocess.Popen[str], given: str, log: Log) -> tuple[str, tuple[str, ...]]:
+def _communicate(process: subprocess.Popen[str], given: str, log: Log) -> tuple[str, tuple[str, ...]]:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -120,12 +120,12 @@ def _converse(process: subprocess.Popen[str], given: str, log: Log) -> tuple[str
     try:
         process.stdin.write(given)
         process.stdin.close()
-    except BrokenPipeError:  # it failed before it read; it says why
+    except BrokenPipeError:  # it failed before it read, and its messages say why
         pass
-    said = []
+    messages = []
     for line in process.stderr:
-        said.append(without_credentials(line.rstrip()))
-        if said[-1]:
-            log(said[-1])
+        messages.append(without_credentials(line.rstrip()))
+        if messages[-1]:
+            log(messages[-1])
     reader.join()
-    return "".join(outputs), tuple(said)
+    return "".join(outputs), tuple(messages)

@@ -13,21 +13,23 @@ from pathlib import Path
 from muster.core.errors import EnvironmentUnsolvable
 from muster.core.plan import EnvironmentRef
 from muster.packaging.environment.pip_settings import PipSettings
-from muster.packaging.environment.uv import Done, Log, run_uv
+from muster.packaging.environment.uv import Log, UvResult, run_uv
 
 READY = ".ready"  # written last: a folder without it was left by a build that did not end
 LOCK = "muster.lock"
 
 
 def interpreter(ref: EnvironmentRef, root: Path) -> Path:
-    """Give the path that an environment's Python has below ``root``, built or not."""
+    """Return the path of an environment's Python below ``root``, built or not."""
     return _home(ref, root) / "bin" / "python"
 
 
 def ensure(ref: EnvironmentRef, root: Path, log: Log) -> Path:
-    """Build an environment below ``root/environments``, or find it; gives its Python. Two that build the same do it once.
+    """Build an environment below ``root/environments``, unless it is there; return its Python.
 
-    :raises EnvironmentUnsolvable: it can't be built; with the installer's own reason.
+    Of several processes that build the same environment one does it.
+
+    :raises EnvironmentUnsolvable: the environment can't be built; with the installer's own reason.
     """
     home = _home(ref, root)
     if not _is_ready(home):
@@ -63,25 +65,25 @@ def _build(ref: EnvironmentRef, home: Path, log: Log) -> None:
         raise
 
 
-def _uv(*arguments: str, home: Path, log: Log) -> Done:
+def _uv(*arguments: str, home: Path, log: Log) -> UvResult:
     settings = PipSettings.read(os.environ)
     return run_uv(arguments, settings=settings, environ=os.environ, folder=home.parent, given="", log=log)
 
 
-def _checked(done: Done, ref: EnvironmentRef) -> None:
-    if done.code:
-        raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built: {done.reason}")
+def _checked(result: UvResult, ref: EnvironmentRef) -> None:
+    if result.code:
+        raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built: {result.reason}")
 
 
 def _base(ref: EnvironmentRef) -> str:
-    """Give the Python that a venv is made of: our own if it is of that version, else one that uv finds."""
+    """Return the base Python of a venv: this one if it has the version, else the version for uv to find."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     return sys.executable if ref.python in ("", own) else ref.python
 
 
 @contextlib.contextmanager
 def _locked(path: Path, log: Log) -> Iterator[None]:
-    """Hold a lock that is let go of when its process ends, however it ends."""
+    """Hold a lock, which the kernel releases when its process ends."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

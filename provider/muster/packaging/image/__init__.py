@@ -1,1 +1,1 @@
-"""An environment as a container image named by content."""
+"""Builds environments as container images named by content."""

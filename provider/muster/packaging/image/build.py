@@ -1,4 +1,4 @@
-"""One build on an engine: its log line by line, its failure in one line with the reason, nothing left of it but the image."""
+"""Builds one image on an engine: logs line by line, explains a failure in one line, and removes all but the image."""
 
 from __future__ import annotations
 
@@ -15,49 +15,47 @@ from muster.packaging.image.recipe import Recipe, Step
 if TYPE_CHECKING:
     from docker import APIClient
 
-STAGE = "MUSTER_STAGE"  # argument of a build that a stage takes as its label of this name, so that it is found
+STAGE = "MUSTER_STAGE"  # build argument that becomes the label by which stages are found
 LAST_LINES = 8
 KILLED = 137  # exit code of what SIGKILL has ended
 _AT = re.compile(r"^Step (\d+)/\d+ : ")
 _CODE = re.compile(r"returned a non-zero code: (\d+)")
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _DRAWING = re.compile(r"^[\s│╰─>\u00d7]+")
-_SAYS_NOTHING = re.compile(
-    r"^$|note: |hint: |\[end of output\]|\[\d+ lines of output\]|error: subprocess-exited|exit code: \d+$"
-)
+_EMPTY = re.compile(r"^$|note: |hint: |\[end of output\]|\[\d+ lines of output\]|error: subprocess-exited|exit code: \d+$")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(kw_only=True)
-class Progress:
-    """How far a build has come: the step it is at, and what that has said."""
+class BuildProgress:
+    """The current step of a build, and that step's output."""
 
     recipe: Recipe
     log: Log
     step: Step = field(default_factory=lambda: Step(text=""))
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
-    def hear(self, text: str) -> None:
-        """Take in what the builder says."""
+    def feed(self, text: str) -> None:
+        """Process output of the builder."""
         for line in _COLOURS.sub("", text).splitlines():
             at = _AT.match(line)
             if at:
                 self.step = self._step(int(at[1]), line[at.end() :])
-                self.said = []
+                self.output = []
                 self.log(f"step {line.split(' : ')[0].removeprefix('Step ')}: {self.step.purpose or self.step.text}")
             elif line.strip() and not line.startswith((" --->", "Removing intermediate")):
-                self.said.append(line.rstrip())
+                self.output.append(line.rstrip())
                 self.log(line.rstrip())
 
     def _step(self, number: int, text: str) -> Step:
-        """Give the instruction of a number; after the last come the builder's own, for labels."""
+        """Return the instruction of a number; the builder adds its own after the last, for labels."""
         steps = self.recipe.steps
         return steps[number - 1] if number <= len(steps) else Step(text=text)
 
     def error(self, words: str) -> MusterError:
-        """Give the error for a build that ended with these words of the engine's."""
+        """Return the error of a build that the engine ended with these words."""
         last = self._last()
-        if _NO_SPACE.search(words) or any(_NO_SPACE.search(line) for line in self.said[-40:]):
+        if _NO_SPACE.search(words) or any(_NO_SPACE.search(line) for line in self.output[-40:]):
             return TargetError(
                 f"{self.recipe.what} can't be built: no space left on the engine's disk, while {self._doing()}; free some, for "
                 "example by `docker system prune`"
@@ -73,20 +71,20 @@ class Progress:
         return kind(f"{self.recipe.what} can't be built: {self._doing()} failed with {why}")
 
     def cut_off(self, error: object) -> TargetError:
-        """Give the error for a build whose engine went away meanwhile."""
+        """Return the error of a build whose engine became unreachable."""
         return TargetError(
-            f"{self.recipe.what} can't be built: the engine went away while {self._doing()}: {_one_line(str(error))}; try "
-            "again once it answers"
+            f"{self.recipe.what} can't be built: the engine became unreachable while {self._doing()}: {_one_line(str(error))}; "
+            "try again once it answers"
         )
 
     def _doing(self) -> str:
         return self.step.purpose or self.step.text or "sending the packages"
 
     def _last(self) -> str:
-        """Give what the step said last; errors of package installers without what they said before."""
-        lines = [line for line in (_DRAWING.sub("", line).strip() for line in self.said) if not _SAYS_NOTHING.match(line)]
+        """Return the last output of the step; of package installers only their errors."""
+        lines = [line for line in (_DRAWING.sub("", line).strip() for line in self.output) if not _EMPTY.match(line)]
         errors = [line for line in lines if line.startswith("E: ")]
-        text = " | ".join((errors or lines)[-LAST_LINES:]) or "it said nothing"
+        text = " | ".join((errors or lines)[-LAST_LINES:]) or "it had no output"
         return text if len(text) <= LONGEST_REASON else f"…{text[-LONGEST_REASON:]}"
 
 
@@ -99,22 +97,22 @@ def build(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], conte
     """
     import docker.errors
 
-    progress = Progress(recipe=recipe, log=log)
+    progress = BuildProgress(recipe=recipe, log=log)
     answer = _stream(client, recipe, arguments, context)
     try:
         for line in answer:
             if "error" in line:
                 raise progress.error(str(line["error"]))
-            progress.hear(str(line.get("stream", "")))
+            progress.feed(str(line.get("stream", "")))
     except docker.errors.APIError as error:
         raise progress.error(str(error.explanation or error)) from error
     except _cut_off() as error:
         raise progress.cut_off(error) from error
-    _clear(client, recipe)
+    _remove_stages(client, recipe)
 
 
-def failed(words: str, what: str) -> MusterError:
-    """Give the error for what an engine refused outside a build."""
+def engine_error(words: str, what: str) -> MusterError:
+    """Return the error for a refusal of the engine outside a build."""
     if _NO_SPACE.search(words):
         return TargetError(f"{what}: no space left on the engine's disk; free some, for example by `docker system prune`")
     return EnvironmentUnsolvable(f"{what}: {_one_line(words)}")
@@ -135,19 +133,19 @@ def _stream(client: APIClient, recipe: Recipe, arguments: Mapping[str, str], con
     return stream
 
 
-def _clear(client: APIClient, recipe: Recipe) -> None:
-    """Remove the stages that the image was made in; they are as large as itself."""
+def _remove_stages(client: APIClient, recipe: Recipe) -> None:
+    """Remove the stages of the build, which are as large as the image."""
     import docker.errors
 
     for image in client.images(filters={"dangling": True, "label": f"{STAGE.lower()}={recipe.name}"}, quiet=True):
         try:
             client.remove_image(image)
-        except docker.errors.APIError:  # another build stands on it
+        except docker.errors.APIError:  # another build uses it
             continue
 
 
 def _cut_off() -> tuple[type[Exception], ...]:
-    """Give the errors of an answer that does not come to its end."""
+    """Return the error types of a response that breaks off."""
     import docker.errors
     import requests.exceptions
     import urllib3.exceptions

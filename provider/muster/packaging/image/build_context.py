@@ -1,4 +1,4 @@
-"""What a build is given: packages downloaded on this machine, by pip and its settings here, for the Python of the image."""
+"""Fills a build's context: packages downloaded by this machine's pip and settings, for the Python of the image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from muster.packaging.environment.uv import LONGEST_REASON, Log, run_uv, without
 from muster.packaging.image.recipe import PIP_FILE, Recipe
 
 OLDEST_GLIBC = 5  # manylinux1
-_ALWAYS = ("setuptools", "wheel")  # what a source distribution is built with that does not say so
+_ALWAYS = ("setuptools", "wheel")  # build requirements of a source distribution that declares none
 _NOISE = re.compile(r"^(WARNING|DEPRECATION|\[notice\])|^\s*$|See above for output|not with pip\.$|^note: ")
 
-# an index's last chance was a timeout, or it gave a file up; what pip tried again may have come in the end
-_PASSING = re.compile(
+# an index's last chance was a timeout, or it gave a file up; pip may have succeeded in a retry after another message
+_TRANSIENT = re.compile(
     r"Retrying \(Retry\(total=0,.*(?:Read|Connect)TimeoutError|^ERROR: .*timed out|HTTP error 5\d\d"
     r"|too many 5\d\d error responses"
 )
@@ -33,15 +33,15 @@ _PASSING = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """A Python and what it runs on: ``3.11``, ``x86_64``, the minor version of its glibc (0: it has another C library)."""
+    """A Python and its platform: ``3.11``, ``x86_64``, the minor version of its glibc (0: another C library)."""
 
     python: str
     machine: str
     glibc: int
 
     def flags(self) -> list[str]:
-        """Give pip's flags for downloading for this platform; none where it takes what this machine would take."""
-        own = here()
+        """Return pip's flags for downloading for this platform; none where the files of this machine fit."""
+        own = local_platform()
         if (self.python, self.machine) == (own.python, own.machine) and self.glibc >= own.glibc > 0:
             return []
         tags = [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc, OLDEST_GLIBC - 1, -1)]
@@ -51,8 +51,8 @@ class Platform:
         return ["--python-version", self.python, "--implementation", "cp", *platforms]
 
 
-def here() -> Platform:
-    """Give the platform of the Python that runs this."""
+def local_platform() -> Platform:
+    """Return the platform of the running Python."""
     import platform
 
     name, version = platform.libc_ver()
@@ -64,7 +64,7 @@ def here() -> Platform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class BuildContext:
     """A build's files, in a folder of their own below the cache."""
 
     folder: Path
@@ -75,19 +75,19 @@ class Context:
     def fill(self, recipe: Recipe) -> None:
         """Download all that a recipe needs.
 
-        :raises EnvironmentUnsolvable: a package can't be had; with pip's own reason.
-        :raises TargetError: so it is, and an index did not answer; of an index that answers 5xx pip does not tell.
+        :raises EnvironmentUnsolvable: a package is not available; with pip's own reason.
+        :raises TargetError: as above, where an index did not answer; pip does not report an index that answers 5xx.
         """
         (self.folder / "Dockerfile").write_text(recipe.dockerfile, encoding="utf-8")
         if recipe.together:
-            wheels = self._made("wheels")
+            wheels = self._folder("wheels")
             self._download(wheels, recipe.together, "--only-binary", ":all:")
             self._download(wheels, recipe.sources, "--no-deps", "--no-binary", plain_name(recipe.sources[0]))
         if recipe.stage == "":
             self._fill_environment(recipe)
 
     def archive(self) -> IO[bytes]:
-        """Give the context as the engine wants it: an archive, in a file that is gone once it is closed."""
+        """Return the context as an archive, in a file that is deleted once it is closed."""
         import tempfile
 
         packed = tempfile.TemporaryFile(dir=self.folder.parent)  # noqa: SIM115 - the caller closes it
@@ -97,7 +97,7 @@ class Context:
         return packed
 
     def _fill_environment(self, recipe: Recipe) -> None:
-        packages, build = self._made("packages"), self._made("build")
+        packages, build = self._folder("packages"), self._folder("build")
         if recipe.packages:
             requirements = self.folder / "requirements.txt"
             requirements.write_text(recipe.packages, encoding="utf-8")
@@ -110,29 +110,31 @@ class Context:
             self._download(build, needs, "--only-binary", ":all:")
         shutil.copyfile(self._pip_wheel(), self.folder / PIP_FILE)
 
-    def _made(self, name: str) -> Path:
+    def _folder(self, name: str) -> Path:
         (self.folder / name).mkdir(exist_ok=True)
         return self.folder / name
 
     def _download(self, folder: Path, requirements: Sequence[str], *options: str) -> None:
-        said = _pip(["download", "--dest", str(folder), *options, *self.platform.flags(), *requirements], self.cache, self.log)
-        if said is not None:
+        output = _pip(
+            ["download", "--dest", str(folder), *options, *self.platform.flags(), *requirements], self.cache, self.log
+        )
+        if output is not None:
             what = ", ".join(requirements) or "the locked packages"
-            failed = f"{what} can't be downloaded for Python {self.platform.python}: {_reason(said)}"
-            if any(map(_PASSING.search, said)):
+            failed = f"{what} can't be downloaded for Python {self.platform.python}: {_reason(output)}"
+            if any(map(_TRANSIENT.search, output)):
                 raise TargetError(f"{failed}; an index did not answer, try again later")
             raise EnvironmentUnsolvable(failed)
 
     def _pip_wheel(self) -> Path:
-        """Give a wheel of pip, so that the image need not have it: the one that our Python carries, or one that is fetched."""
+        """Return a wheel of pip, which the image need not have: the one bundled with this Python, or a downloaded one."""
         folder = self.cache / "tools"
         try:
             import ensurepip
 
-            carried = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+            bundled = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
         except ImportError:
-            carried = []
-        found = carried or sorted(folder.glob("pip-*.whl"))
+            bundled = []
+        found = bundled or sorted(folder.glob("pip-*.whl"))
         if not found:
             folder.mkdir(parents=True, exist_ok=True)
             self._download(folder, ("pip",), "--no-deps")
@@ -141,19 +143,19 @@ class Context:
 
 
 def build_requirements(source: Path) -> list[str]:
-    """Give what a source distribution says it is built with."""
+    """Return the declared build requirements of a source distribution."""
     import tomllib
 
     text = _member(source, "pyproject.toml")
     try:
         requires = tomllib.loads(text).get("build-system", {}).get("requires", [])
-    except (tomllib.TOMLDecodeError, AttributeError):  # its build says what is wrong with it
+    except (tomllib.TOMLDecodeError, AttributeError):  # its build will report it
         return []
     return [requirement for requirement in requires if isinstance(requirement, str)]
 
 
 def _member(source: Path, name: str) -> str:
-    """Give the text of a file at the root of a packed source; "" if it has none."""
+    """Return the text of a file at the root of a packed source; "" if there is none."""
     if source.suffix == ".zip":
         with zipfile.ZipFile(source) as packed:
             found = [member for member in packed.namelist() if member.count("/") <= 1 and member.rsplit("/", 1)[-1] == name]
@@ -165,7 +167,7 @@ def _member(source: Path, name: str) -> str:
 
 
 def _pip(arguments: list[str], cache: Path, log: Log) -> list[str] | None:
-    """Run pip; gives None, or what it said if it failed."""
+    """Run pip; return None, or its output if it failed."""
     argv, environ = _own_pip(cache, log)
     flags = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     process = subprocess.Popen(
@@ -178,24 +180,24 @@ def _pip(arguments: list[str], cache: Path, log: Log) -> list[str] | None:
         errors="replace",
     )
     assert process.stdout is not None
-    said = []
+    output = []
     with process:
         for line in process.stdout:
-            said.append(line.rstrip())
-            if said[-1] and not _NOISE.search(said[-1]):
-                log(without_credentials(said[-1]))
-    return None if process.returncode == 0 else said
+            output.append(line.rstrip())
+            if output[-1] and not _NOISE.search(output[-1]):
+                log(without_credentials(output[-1]))
+    return None if process.returncode == 0 else output
 
 
-def _reason(said: list[str]) -> str:
-    """Give pip's error lines as one, else the last that it said."""
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    lines = errors or [line.strip() for line in said if not _NOISE.search(line)][-5:]
+def _reason(output: list[str]) -> str:
+    """Return pip's error lines as one, else the last lines of its output."""
+    errors = [line.removeprefix("ERROR: ") for line in output if line.startswith("ERROR: ")]
+    lines = errors or [line.strip() for line in output if not _NOISE.search(line)][-5:]
     return without_credentials(": ".join(dict.fromkeys(" ".join(line.split()) for line in lines)))[:LONGEST_REASON]
 
 
 def _own_pip(cache: Path, log: Log) -> tuple[list[str], dict[str, str]]:
-    """Give how pip is run: the one of this Python, else one that uv fetches into the cache."""
+    """Return command and environment of pip: the one of this Python, else one that uv installs into the cache."""
     from importlib.util import find_spec
 
     environ = {**os.environ, **for_pip(os.environ)}
@@ -209,12 +211,12 @@ def _own_pip(cache: Path, log: Log) -> tuple[list[str], dict[str, str]]:
         install = ["pip", "install", "--python", sys.executable, "--target", str(folder), "pip"]
         done = run_uv(install, settings=settings, environ=os.environ, folder=folder, given="", log=log)
         if done.code:
-            raise EnvironmentUnsolvable(f"pip, which downloads packages for images, can't be had: {done.reason}")
+            raise EnvironmentUnsolvable(f"pip, which downloads packages for images, is not available: {done.reason}")
     return argv, {**environ, "PYTHONPATH": str(folder)}
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Take owner and modes of this machine out; the engine's cache goes by content."""
+    """Remove owner and mode from an entry, as the engine's cache compares them too."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mode = 0o755 if entry.isdir() else 0o644

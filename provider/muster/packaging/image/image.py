@@ -1,4 +1,4 @@
-"""Environments as images: built once from a lock, found again by a name that says all that is in them."""
+"""Builds an environment's image once from its lock; its name is a digest of all that goes into it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError,
 from muster.core.plan import EnvironmentRef
 from muster.packaging.environment.uv import Log
 from muster.packaging.image import build
-from muster.packaging.image.build_context import Context, Platform, here
-from muster.packaging.image.recipe import Recipe, framework_pins, recipe
-from muster.packaging.image.registry import Images, is_passing
+from muster.packaging.image.build_context import BuildContext, Platform, local_platform
+from muster.packaging.image.recipe import Recipe, framework_pins, recipe_of
+from muster.packaging.image.registry import EngineImages, is_transient
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -32,20 +32,20 @@ _PROBE = (
 
 
 def base_image_of(ref: EnvironmentRef, *, base_image: str = "", gpu_base_image: str = "") -> str:
-    """Give the image that an environment stands on: its own wish, else the target's, else the public one of its Python.
+    """Return the base image of an environment: its own, else the target's, else the public one of its Python.
 
-    The public one serves GPUs as well: the wheels of PyTorch and TensorFlow bring CUDA, the engine brings the driver.
+    The public one is enough for GPUs: the wheels of PyTorch and TensorFlow contain CUDA, the engine adds the driver.
     """
-    own = here().python
+    own = local_platform().python
     return ref.base_image or (gpu_base_image if ref.gpu else "") or base_image or f"python:{ref.python or own}-slim"
 
 
 def image_name(ref: EnvironmentRef, base_image: str, repository: str = "") -> str:
-    """Give the name of an environment's image, by all that goes into it; nothing is looked up."""
+    """Return the name of an environment's image, from all that goes into it, without any request."""
     if ref.image:
         return ref.image
-    wanted = recipe(ref, base_image, repository)
-    return wanted.name if wanted else base_image
+    recipe = recipe_of(ref, base_image, repository)
+    return recipe.name if recipe else base_image
 
 
 def ensure(
@@ -58,70 +58,70 @@ def ensure(
     log: Log,
     cache: Path,
 ) -> str:
-    """Give the name of an environment's image, which is then in the engine: found, else pulled, else built and pushed.
+    """Provide an environment's image on the engine: found, else pulled, else built and pushed; return its name.
 
     ``login`` is ``{"username", "password"}``, with ``server`` where that is not the repository's registry. ``cache``:
-    Muster's folder on this machine, on which two that build the same at once do it once.
+    Muster's folder on this machine; of several processes that build the same image one does it.
 
-    :raises EnvironmentUnsolvable: it can't be built or pulled; with the failing part's own reason.
-    :raises RequestError: one of the user's steps fails, or base image and lock want different Pythons.
-    :raises TargetError: the engine's disk is full or the engine gone; a registry does not take the image, or does not answer.
+    :raises EnvironmentUnsolvable: the image can't be built or pulled; with the failing part's own reason.
+    :raises RequestError: one of the user's steps fails, or base image and lock have different Pythons.
+    :raises TargetError: the engine's disk is full or the engine gone; a registry refuses the image, or does not answer.
     """
-    images = Images(client=client, repository=repository, login=login)
-    wanted = None if ref.image else recipe(ref, base_image, repository)
-    if wanted is None:
-        _have(images, ref.image or base_image, log)
+    images = EngineImages(client=client, repository=repository, login=login)
+    recipe = None if ref.image else recipe_of(ref, base_image, repository)
+    if recipe is None:
+        _ensure_given(images, ref.image or base_image, log)
         return ref.image or base_image
-    if images.identity(wanted.name) is None:
+    if images.identity(recipe.name) is None:
         if ref.mpi and len(framework_pins(ref.lock)) > 1:
             log("horovod is left out: it is compiled for one framework, and the environment has torch and tensorflow")
-        _Builder(images=images, python=ref.python, cache=cache, log=log).make(wanted)
-    return wanted.name
+        _Builder(images=images, python=ref.python, cache=cache, log=log).make(recipe)
+    return recipe.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    images: Images
+    images: EngineImages
     python: str
     cache: Path
     log: Log
 
-    def make(self, wanted: Recipe) -> None:
-        """Pull or build an image and what it stands on, unless another process is quicker."""
-        with _turn(self.cache, wanted.name, self.log):
-            if self.images.identity(wanted.name) or (self.images.repository and self._is_pulled(wanted)):
+    def make(self, recipe: Recipe) -> None:
+        """Pull or build an image and its base images, unless another process does it first."""
+        with _build_lock(self.cache, recipe.name, self.log):
+            if self.images.identity(recipe.name) or (self.images.repository and self._is_pulled(recipe)):
                 return
-            self._build(wanted)
+            self._build(recipe)
             if self.images.repository:
-                self.images.push(wanted.name, self.log)
+                self.images.push(recipe.name, self.log)
 
-    def _is_pulled(self, wanted: Recipe) -> bool:
-        why = self.images.pull(wanted.name, self.log)
+    def _is_pulled(self, recipe: Recipe) -> bool:
+        why = self.images.pull(recipe.name, self.log)
         if why:
-            self.log(f"image {wanted.name} is not in its registry ({' '.join(why.split())}); building it")
+            self.log(f"image {recipe.name} is not in its registry ({' '.join(why.split())}); building it")
         return not why
 
-    def _build(self, wanted: Recipe) -> None:
-        _have(self.images, wanted.base, self.log)
-        platform = self._platform(wanted.base)
-        for other in filter(None, (wanted.below, wanted.beside)):
+    def _build(self, recipe: Recipe) -> None:
+        _ensure_given(self.images, recipe.base, self.log)
+        platform = self._platform(recipe.base)
+        for other in filter(None, (recipe.below, recipe.beside)):
             if self.images.identity(other.name) is None:
                 self.make(other)
-        self.log(f"building image {wanted.name}: {wanted.what} on {wanted.base}")
+        self.log(f"building image {recipe.name}: {recipe.what} on {recipe.base}")
         with _folder(self.cache) as folder:
-            context = Context(folder=folder, cache=self.cache, platform=platform, log=self.log)
-            context.fill(wanted)
+            context = BuildContext(folder=folder, cache=self.cache, platform=platform, log=self.log)
+            context.fill(recipe)
             with context.archive() as archive:
-                build.build(self.images.client, wanted, self._arguments(wanted), archive, self.log)
+                build.build(self.images.client, recipe, self._arguments(recipe), archive, self.log)
 
-    def _arguments(self, wanted: Recipe) -> dict[str, str]:
-        below = {"BASE_IMAGE": wanted.below.name if wanted.below else wanted.base}
-        beside = {"HOROVOD_IMAGE": wanted.beside.name} if wanted.beside else {}
-        own = {"BASE_USER": self.images.user(wanted.base)} if "ARG BASE_USER" in wanted.dockerfile else {}
-        return {**below, **beside, **own, **dict(wanted.arguments), build.STAGE: wanted.name}
+    def _arguments(self, recipe: Recipe) -> dict[str, str]:
+        below = {"BASE_IMAGE": recipe.below.name if recipe.below else recipe.base}
+        beside = {"HOROVOD_IMAGE": recipe.beside.name} if recipe.beside else {}
+        own = {"BASE_USER": self.images.user(recipe.base)} if "ARG BASE_USER" in recipe.dockerfile else {}
+        return {**below, **beside, **own, **dict(recipe.arguments), build.STAGE: recipe.name}
 
     def _platform(self, base: str) -> Platform:
-        """Give the platform of a base image, whose Python must be the lock's."""
+        """Return the platform of a base image, whose Python must be the lock's."""
         python, machine, name, version = json.loads(_probe(self.images.client, base))
         if self.python and python != self.python:
             raise RequestError(
@@ -131,46 +131,50 @@ class _Builder:
         return Platform(python=python, machine=machine, glibc=int(version.split(".")[1]) if name == "glibc" else 0)
 
 
-def _have(images: Images, name: str, log: Log) -> None:
-    """See to it that an image which is not of our making is there."""
+def _ensure_given(images: EngineImages, name: str, log: Log) -> None:
+    """Pull an image that Muster does not build, unless the engine has it."""
     if images.identity(name) is None:
         why = images.pull(name, log)
         if why:
-            missing = f"image {name} can't be had: it is not on the engine, and pulling it failed: {' '.join(why.split())}"
-            if is_passing(why):
+            missing = (
+                f"image {name} is not available: the engine does not have it, and pulling it failed: {' '.join(why.split())}"
+            )
+            if is_transient(why):
                 raise TargetError(f"{missing}; try again later, or load it into the engine")
             raise EnvironmentUnsolvable(f"{missing}; correct its name, or load it into the engine")
 
 
 def _probe(client: APIClient, base: str) -> str:
-    """Give what the Python of a base image says of itself."""
+    """Return what the Python of a base image reports of itself."""
     import docker.errors
 
-    missing = f"base image {base} has no python3 that runs; choose one that has it, such as python:{here().python}-slim"
+    missing = (
+        f"base image {base} has no python3 that runs; choose one that has it, such as python:{local_platform().python}-slim"
+    )
     config = client.create_host_config(network_mode="none")
-    made = client.create_container(base, ["-I", "-c", _PROBE], entrypoint=["python3"], host_config=config, user="0")
+    container = client.create_container(base, ["-I", "-c", _PROBE], entrypoint=["python3"], host_config=config, user="0")
     try:
-        client.start(made)
-        code = client.wait(made, timeout=PROBE_LIMIT)["StatusCode"]
-        said = client.logs(made, stdout=True, stderr=code != 0).decode(errors="replace")
+        client.start(container)
+        code = client.wait(container, timeout=PROBE_LIMIT)["StatusCode"]
+        output = client.logs(container, stdout=True, stderr=code != 0).decode(errors="replace")
     except docker.errors.APIError as error:
-        raise _unprobed(str(error.explanation or error), missing) from error
+        raise _probe_error(str(error.explanation or error), missing) from error
     finally:
-        client.remove_container(made, force=True, v=True)
+        client.remove_container(container, force=True, v=True)
     if code:
-        raise RequestError(f"{missing}: exit code {code}: {' '.join(said.split())[-300:]}")
-    return said
+        raise RequestError(f"{missing}: exit code {code}: {' '.join(output.split())[-300:]}")
+    return output
 
 
-def _unprobed(words: str, missing: str) -> MusterError:
+def _probe_error(words: str, missing: str) -> MusterError:
     if "python3" in words:
         return RequestError(missing)
-    return build.failed(words, "the base image can't be started")
+    return build.engine_error(words, "the base image can't be started")
 
 
 @contextmanager
-def _turn(cache: Path, name: str, log: Log) -> Iterator[None]:
-    """Hold the right to build an image on this machine; it is let go of when its process ends, however it ends."""
+def _build_lock(cache: Path, name: str, log: Log) -> Iterator[None]:
+    """Hold the lock of an image's build on this machine, which the kernel releases when its process ends."""
     folder = cache / "images"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock"
@@ -185,22 +189,22 @@ def _turn(cache: Path, name: str, log: Log) -> Iterator[None]:
 
 @contextmanager
 def _folder(cache: Path) -> Iterator[Path]:
-    """Give a folder for a build's context; what a build that was killed left is cleared by the next."""
+    """Yield a folder for a build's context; the next build removes what a killed one left."""
     folder = Path(tempfile.mkdtemp(dir=cache / "images", prefix="context-"))
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            _clear(folder.parent)
+            _remove_abandoned(folder.parent)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clear(images: Path) -> None:
+def _remove_abandoned(images: Path) -> None:
     for lock in images.glob("context-*/lock"):
         try:
             with lock.open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # its build goes on, or has just ended
+        except OSError:  # its build is running, or has just ended
             continue

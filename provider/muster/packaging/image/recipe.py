@@ -1,4 +1,4 @@
-"""Recipes: the Dockerfiles that images are built with, and the name that each image has by all that goes into it."""
+"""Recipes: the Dockerfiles of images, and the name of each image, a digest of all that goes into it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import muster
 from muster.core.codec import digest
 from muster.core.plan import EnvironmentRef
 from muster.packaging.environment.lock import pinned
-from muster.packaging.image import dockerfiles
 
 RECIPE_VERSION = 1
-OWN = "muster"  # the repository's first part for images that stay on their engine
+OWN = "muster"  # first part of the names of images that stay on their engine
 ENV = "/opt/muster/env"
-PYTHON = f"{ENV}/bin/python"  # what runs the ranks in an image that was built
+PYTHON = f"{ENV}/bin/python"  # the ranks' interpreter in a built image
 HOROVOD_VERSION = "0.28.1"
 HOROVOD_NEEDS = ("setuptools", "wheel", "packaging", "cloudpickle", "psutil", "pyyaml", "cffi")
 PIP_FILE = "pip.whl"  # in the context; runs without being installed
@@ -31,7 +32,7 @@ _PURPOSES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Framework:
-    """One that Horovod is compiled for: its distributions, the folder of its Dockerfile and the argument that takes its pin."""
+    """A framework that Horovod is compiled for: distributions, the folder of its Dockerfile and the argument for its pin."""
 
     distributions: tuple[str, ...]
     folder: str
@@ -50,7 +51,7 @@ HOROVOD_FRAMEWORKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One instruction of a Dockerfile, and in a person's words what it is for."""
+    """One instruction of a Dockerfile, and its purpose in words for people."""
 
     text: str
     purpose: str = ""
@@ -60,8 +61,8 @@ class Step:
 class Recipe:
     """One image to build: its name, Dockerfile, arguments, stage, and what is downloaded into its context.
 
-    ``packages`` are pinned and complete, ``together`` are resolved with all they need. ``below``: an image of ours that has to
-    be there first, ``beside`` another that this one copies from.
+    ``packages`` are pinned and complete, ``together`` are resolved with their dependencies. ``below`` is built first as the
+    base image, ``beside`` as an image that this one copies from.
     """
 
     name: str
@@ -78,12 +79,12 @@ class Recipe:
 
     @property
     def dockerfile(self) -> str:
-        """Its text."""
+        """The Dockerfile's text."""
         return "".join(f"{step.text}\n" for step in self.steps)
 
 
-def recipe(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
-    """Give how an environment's image is made; None if it is the base image itself. Nothing is looked up."""
+def recipe_of(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
+    """Return the recipe of an environment's image, without any request; None if it is the base image itself."""
     if not (ref.digest or ref.apt_packages or ref.steps or ref.mpi):
         return None
     mpi = _mpi(base, repository) if ref.mpi else None
@@ -110,7 +111,7 @@ def recipe(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
 
 
 def framework_pins(lock: str) -> dict[str, str]:
-    """Give the pinned requirement of each framework that Horovod could be compiled for, by the folder of its Dockerfile."""
+    """Return the pinned requirement of each framework that Horovod can be compiled for, by the folder of its Dockerfile."""
     pins = pinned(lock)
     found = ((framework, name) for framework in HOROVOD_FRAMEWORKS for name in framework.distributions if name in pins)
     return {framework.folder: pins[name] for framework, name in reversed(list(found))}
@@ -127,7 +128,7 @@ def _mpi(base: str, repository: str) -> Recipe:
 
 def _horovod(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
     pins = framework_pins(ref.lock)
-    if len(pins) != 1:  # two frameworks in one Horovod is nothing that anyone maintains
+    if len(pins) != 1:  # nobody maintains a Horovod for two frameworks
         return None
     ((folder, pin),) = pins.items()
     (framework,) = (framework for framework in HOROVOD_FRAMEWORKS if framework.folder == folder)
@@ -151,15 +152,24 @@ def _horovod(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
     )
 
 
+def dockerfile_text(folder: str) -> str:
+    """Return the text of a Dockerfile in docker/: of the installed package, or of its working tree."""
+    package = Path(muster.__file__).resolve().parent
+    shipped = package / "docker"
+    return ((shipped if shipped.is_dir() else package.parents[1] / "docker") / folder / "Dockerfile").read_text(
+        encoding="utf-8"
+    )
+
+
 def _shipped(folder: str) -> tuple[Step, ...]:
-    """Give the instructions of a Dockerfile in docker/, without its comments."""
-    text = dockerfiles.text_of(folder)
+    """Return the instructions of a Dockerfile in docker/, without its comments."""
+    text = dockerfile_text(folder)
     joined = re.sub(r"\\\n\s*", " ", "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#")))
     return tuple(Step(text=line, purpose=_purpose(line)) for line in joined.splitlines() if line.strip())
 
 
 def _purpose(instruction: str) -> str:
-    """Say in words what an instruction of docker/ does, as far as it can fail."""
+    """Return the purpose of an instruction of docker/ that may fail; "" for others."""
     return next((words for sign, words in _PURPOSES.items() if sign in instruction), "")
 
 
@@ -186,7 +196,7 @@ def _environment_steps(ref: EnvironmentRef, horovod: bool) -> list[Step]:
 
 
 def _builder(ref: EnvironmentRef, horovod: bool) -> list[Step]:
-    """Give the stage that installs: compilers only where there is a source distribution to compile."""
+    """Return the stage that installs; it has compilers only where there is a source distribution to compile."""
     compilers = "build-essential" + (" libopenmpi-dev" if ref.mpi else "")
     pip = f"{PYTHON} /muster/{PIP_FILE}/pip --disable-pip-version-check"
     install = f"{pip} install --no-cache-dir --no-index --no-deps --root-user-action=ignore"
@@ -236,7 +246,7 @@ def _run(line: str) -> str:
 
 
 def _packages(ref: EnvironmentRef, horovod: bool) -> str:
-    """Give the lines of the lock that are installed from it; Horovod comes compiled."""
+    """Return the lines of the lock to install; without Horovod, which is compiled before."""
     lines = pinned(ref.lock)
     return "".join(f"{line}\n" for name, line in lines.items() if not (horovod and name == "horovod"))
 

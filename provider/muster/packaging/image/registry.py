@@ -1,4 +1,4 @@
-"""Images of an engine: found, pulled and pushed, with the login that belongs to the registry and to no other."""
+"""Finds, pulls and pushes images of an engine, each with the login of its own registry only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 DEFAULT_REGISTRY = "docker.io"
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"toomanyrequests|too many requests|time-?out|timed out|deadline exceeded|HTTP (status: )?5\d\d\b"
     r"|unexpected status.*: 5\d\d\b|\b5\d\d (internal server error|bad gateway|service unavailable)",
     re.IGNORECASE,
@@ -22,20 +22,20 @@ _PASSING = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
-    """``login`` is ``{"username", "password"}`` for the registry that ``repository`` is on, or that its ``server`` names."""
+class EngineImages:
+    """Images of one engine; ``login`` is ``{"username", "password"}`` for the registry of ``repository``, or its ``server``."""
 
     client: APIClient
     repository: str = ""
     login: Mapping[str, str] | None = None
 
     def identity(self, name: str) -> str | None:
-        """Give the id (``sha256:…``) of an image of the engine; None if it has none of that name. One question."""
+        """Return the id (``sha256:…``) of an image of the engine; None if there is none of that name. One request."""
         found = self._inspect(name)
         return str(found["Id"]) if found else None
 
     def user(self, name: str) -> str:
-        """Give the user that an image's containers run as."""
+        """Return the user that an image's containers run as."""
         found = self._inspect(name) or {}
         return str((found.get("Config") or {}).get("User") or "root")
 
@@ -48,10 +48,10 @@ class Images:
             return None
 
     def pull(self, name: str, log: Log) -> str | None:
-        """Pull an image; gives None, or why it can't be had."""
+        """Pull an image; return None, or why it is not available."""
         import docker.errors
 
-        repository, tag = split(name)
+        repository, tag = split_name(name)
         log(f"pulling image {name}")
         try:
             stream = self.client.pull(repository, tag=tag, stream=True, decode=True, auth_config=self._login_for(name))
@@ -67,7 +67,7 @@ class Images:
         """
         import docker.errors
 
-        repository, tag = split(name)
+        repository, tag = split_name(name)
         log(f"pushing image {name}")
         try:
             error = _follow(
@@ -82,7 +82,7 @@ class Images:
             )
 
     def _login_for(self, name: str) -> dict[str, str] | None:
-        """Give the login for an image's registry; None lets the SDK look into the user's own docker configuration."""
+        """Return the login for an image's registry; with None the SDK reads the user's own docker configuration."""
         if not self.login or not self.login.get("username"):
             return None
         server = self.login.get("server") or registry_of(self.repository)
@@ -91,13 +91,13 @@ class Images:
         return {"username": self.login["username"], "password": self.login.get("password", "")}
 
 
-def is_passing(why: str) -> bool:
-    """Whether a registry has trouble of its own, by what is said of a pull: what it has may be had later."""
-    return bool(_PASSING.search(why))
+def is_transient(why: str) -> bool:
+    """Return whether the error of a pull is the registry's trouble, so that a later pull may succeed."""
+    return bool(_TRANSIENT.search(why))
 
 
-def split(name: str) -> tuple[str, str]:
-    """Give repository and tag, or digest; a name without either means its ``latest``."""
+def split_name(name: str) -> tuple[str, str]:
+    """Return repository and tag, or digest; a name without either means its ``latest``."""
     if "@" in name:
         repository, _, digest = name.partition("@")
         return repository, digest
@@ -107,14 +107,14 @@ def split(name: str) -> tuple[str, str]:
 
 
 def registry_of(name: str) -> str:
-    """Give the host of an image's registry."""
+    """Return the host of an image's registry."""
     first, slash, _ = name.removeprefix("https://").removeprefix("http://").partition("/")
     is_host = slash and ("." in first or ":" in first or first == "localhost")
     return first if is_host and first not in ("index.docker.io", "registry-1.docker.io") else DEFAULT_REGISTRY
 
 
 def _follow(stream: Iterable[dict[str, Any]], log: Log) -> str:
-    """Tell what is done, layer by layer without the moving bars; gives the error that it ended with, or ""."""
+    """Log progress layer by layer, without the moving bars; return the final error, or ""."""
     for line in stream:
         if "error" in line:
             return str(line["error"])

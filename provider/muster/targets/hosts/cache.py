@@ -146,14 +146,14 @@ async def _python_for(shell: Shell, seen: HostInfo, version: str) -> str:
 async def _download(folder: Path, seen: HostInfo, ref: EnvironmentRef, log: Log) -> None:
     """Download an environment's packages for a host into a folder."""
     from muster.packaging.environment.lock import pinned
-    from muster.packaging.image.build_context import Context, Platform
+    from muster.packaging.image.build_context import BuildContext, Platform
     from muster.packaging.image.recipe import Recipe, Step
 
     version = ref.python or seen.version
     platform = Platform(python=version, machine=seen.machine, glibc=seen.glibc)
     lines = "".join(f"{line}\n" for line in pinned(ref.lock).values())
     recipe = Recipe(name="host", what="environment", steps=(Step(text="FROM host"),), base="host", packages=lines)
-    context = Context(folder=folder, cache=Path(tempfile.gettempdir()) / "muster-tools", platform=platform, log=log)
+    context = BuildContext(folder=folder, cache=Path(tempfile.gettempdir()) / "muster-tools", platform=platform, log=log)
     await asyncio.to_thread(context.fill, recipe)
 
 

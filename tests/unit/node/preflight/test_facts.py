@@ -91,7 +91,7 @@ def test_the_code_that_lies_there_is_told_by_its_digest(tmp_path: Path) -> None:
     (source / "späße" / "run me.sh").write_text("#!/bin/sh\n")
     (source / "späße" / "run me.sh").chmod(0o755)
     (source / "link").symlink_to("train.py")
-    taken = snapshot.take(source, tmp_path / "cache")
+    taken = snapshot.pack(source, tmp_path / "cache")
     for folder in ("outputs", "logs", "checkpoints"):
         (work / folder).mkdir(parents=True)
     snapshot.unpack(taken.archive, work)

@@ -62,7 +62,7 @@ def unpacked(taken: snapshot.Snapshot, into: Path) -> dict[str, str]:
 
 def refusal(source: Path, cache: Path) -> str:
     with pytest.raises(RequestError) as caught:
-        snapshot.take(source, cache)
+        snapshot.pack(source, cache)
     assert "\n" not in str(caught.value)
     assert not list(cache.glob("*.tar.gz"))
     return str(caught.value)
@@ -73,7 +73,7 @@ def test_everything_is_there_again(source: Path, cache: Path, tmp_path: Path) ->
     (source / "run.sh").chmod(0o755)
     (source / "empty folder").mkdir()
     (source / "link").symlink_to("lib/model.py")
-    taken = snapshot.take(source, cache)
+    taken = snapshot.pack(source, cache)
     assert unpacked(taken, tmp_path / "there") == {
         "lib/model.py": "x = 1\n",
         "link": "x = 1\n",
@@ -90,15 +90,15 @@ def test_everything_is_there_again(source: Path, cache: Path, tmp_path: Path) ->
 
 def test_it_is_unpacked_into_a_folder_that_has_something(source: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "work" / "outputs").mkdir(parents=True)
-    snapshot.unpack(snapshot.take(source, cache).archive, tmp_path / "work")
+    snapshot.unpack(snapshot.pack(source, cache).archive, tmp_path / "work")
     assert {item.name for item in (tmp_path / "work").iterdir()} == {"outputs", "train.py", "lib"}
 
 
 def test_the_same_tree_has_the_same_digest_and_archive_wherever_it_is(source: Path, cache: Path, tmp_path: Path) -> None:
-    first = snapshot.take(source, cache)
+    first = snapshot.pack(source, cache)
     shutil.copytree(source, tmp_path / "copy")
     age(tmp_path / "copy")
-    second = snapshot.take(tmp_path / "copy", tmp_path / "other home" / "snapshots")
+    second = snapshot.pack(tmp_path / "copy", tmp_path / "other home" / "snapshots")
     assert first.digest == second.digest
     assert first.archive.read_bytes() == second.archive.read_bytes()
 
@@ -116,14 +116,14 @@ def test_the_same_tree_has_the_same_digest_and_archive_wherever_it_is(source: Pa
     ],
 )
 def test_a_change_of_the_tree_changes_the_digest(source: Path, cache: Path, change: object, at_once: None) -> None:
-    before = snapshot.take(source, cache).digest
+    before = snapshot.pack(source, cache).digest
     change(source)  # type: ignore[operator]
-    assert snapshot.take(source, cache).digest != before
+    assert snapshot.pack(source, cache).digest != before
 
 
 def test_names_that_trip_up_careless_code_travel(weird_tmp_path: Path, cache: Path, tmp_path: Path) -> None:
     fill(weird_tmp_path, {f"{weird_tmp_path.name}/{weird_tmp_path.name}": "x"})
-    found = unpacked(snapshot.take(weird_tmp_path, cache), tmp_path / "there")
+    found = unpacked(snapshot.pack(weird_tmp_path, cache), tmp_path / "there")
     assert found == {f"{weird_tmp_path.name}/{weird_tmp_path.name}": "x"}
 
 
@@ -131,7 +131,7 @@ def test_a_name_that_is_no_unicode_travels(source: Path, cache: Path, tmp_path: 
     name = b"\xff\xfe"
     (source / os.fsdecode(name)).write_text("x")
     for _ in range(2):
-        snapshot.unpack(snapshot.take(source, cache).archive, tmp_path / "there")
+        snapshot.unpack(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert (tmp_path / "there" / os.fsdecode(name)).read_text() == "x"
 
 
@@ -141,11 +141,11 @@ ALWAYS_OUT = [".git/config", "lib/.git", "__pycache__/x.pyc", "lib/__pycache__/x
 
 
 def test_what_always_stays_out(source: Path, cache: Path, tmp_path: Path) -> None:
-    before = snapshot.take(source, cache).digest
+    before = snapshot.pack(source, cache).digest
     fill(source, dict.fromkeys(ALWAYS_OUT, "x"))
-    assert snapshot.take(source, cache).digest == before
+    assert snapshot.pack(source, cache).digest == before
     fill(source, {"lib/outputs/x": "y"})
-    assert "lib/outputs/x" in unpacked(snapshot.take(source, cache), tmp_path / "there")
+    assert "lib/outputs/x" in unpacked(snapshot.pack(source, cache), tmp_path / "there")
 
 
 def test_ignored_files_stay_out_in_gits_own_syntax(source: Path, cache: Path, tmp_path: Path) -> None:
@@ -153,42 +153,42 @@ def test_ignored_files_stay_out_in_gits_own_syntax(source: Path, cache: Path, tm
         source, {"data/big.bin": "x", "data/keep.csv": "x", "a.log": "x", "lib/b.log": "x", "build/x": "x", "lib/build/x": "x"}
     )
     (source / ".gitignore").write_text("# no logs\n*.log\n!lib/b.log\n/build\ndata/*\n!data/keep.csv\n")
-    found = unpacked(snapshot.take(source, cache), tmp_path / "there")
+    found = unpacked(snapshot.pack(source, cache), tmp_path / "there")
     assert set(found) == {".gitignore", "train.py", "lib/model.py", "lib/b.log", "lib/build/x", "data/keep.csv"}
 
 
 def test_amlignore_wins_over_gitignore(source: Path, cache: Path, tmp_path: Path) -> None:
     fill(source, {".gitignore": "train.py\n", ".amlignore": "lib/\n"})
-    assert set(unpacked(snapshot.take(source, cache), tmp_path / "there")) == {".gitignore", ".amlignore", "train.py"}
+    assert set(unpacked(snapshot.pack(source, cache), tmp_path / "there")) == {".gitignore", ".amlignore", "train.py"}
 
 
 def test_only_the_ignore_file_of_the_root_counts(source: Path, cache: Path, tmp_path: Path) -> None:
     fill(source, {"lib/.gitignore": "*\n"})
-    assert "lib/model.py" in unpacked(snapshot.take(source, cache), tmp_path / "there")
+    assert "lib/model.py" in unpacked(snapshot.pack(source, cache), tmp_path / "there")
 
 
 def test_an_ignored_folder_is_not_even_looked_into(source: Path, cache: Path) -> None:
     fill(source, {".amlignore": "secret/\n", "secret/x": "x"})
     os.mkfifo(source / "secret" / "pipe")
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
 
 
 def test_changed_rules_are_obeyed_at_once(source: Path, cache: Path, tmp_path: Path) -> None:
     fill(source, {".amlignore": "lib/\n"})
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
     fill(source, {".amlignore": "train.py\n"})
-    assert set(unpacked(snapshot.take(source, cache), tmp_path / "there")) == {".amlignore", "lib/model.py"}
+    assert set(unpacked(snapshot.pack(source, cache), tmp_path / "there")) == {".amlignore", "lib/model.py"}
 
 
 def test_musters_own_folder_stays_out_of_a_source_that_holds_it(source: Path) -> None:
     home = source / ".muster"
     fill(home, {"jobs/x": "x"})
-    first = snapshot.take(source, home / "snapshots")
-    assert snapshot.take(source, home / "snapshots") == first
+    first = snapshot.pack(source, home / "snapshots")
+    assert snapshot.pack(source, home / "snapshots") == first
     assert first.files == 2
     shutil.rmtree(home)
     for _ in range(2):  # its parent is the source itself: only the cache stays out
-        assert snapshot.take(source, source / "cache").files == 2
+        assert snapshot.pack(source, source / "cache").files == 2
 
 
 # -- what is refused
@@ -216,7 +216,7 @@ def test_a_link_by_an_absolute_path_holds_on_any_node(source: Path, cache: Path,
     (source / "lib" / "first").symlink_to(source / "train.py")
     (source / "lib" / "second").symlink_to(tmp_path / "alias" / "train.py")
     (source / "lib" / "folder").symlink_to(source / "lib")
-    snapshot.unpack(snapshot.take(source, cache).archive, tmp_path / "there")
+    snapshot.unpack(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert {(tmp_path / "there" / "lib" / name).readlink() for name in ("first", "second")} == {Path("../train.py")}
     assert (tmp_path / "there" / "lib" / "folder" / "model.py").exists()
 
@@ -224,7 +224,7 @@ def test_a_link_by_an_absolute_path_holds_on_any_node(source: Path, cache: Path,
 def test_a_link_to_nothing_and_a_link_to_itself_travel(source: Path, cache: Path, tmp_path: Path) -> None:
     (source / "dangling").symlink_to("not there")
     (source / "loop").symlink_to("loop")
-    snapshot.unpack(snapshot.take(source, cache).archive, tmp_path / "there")
+    snapshot.unpack(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert (tmp_path / "there" / "loop").readlink() == Path("loop")
 
 
@@ -301,51 +301,51 @@ def test_a_file_that_changes_once_while_it_is_packed_is_read_again(
         return digest
 
     monkeypatch.setattr(tree, "_hash", changed_after)
-    assert unpacked(snapshot.take(source, cache), tmp_path / "there")["train.py"] == "print(2)\n"
+    assert unpacked(snapshot.pack(source, cache), tmp_path / "there")["train.py"] == "print(2)\n"
 
 
 # -- what it costs
 
 
 def test_unchanged_files_are_not_read_again(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
-    first = snapshot.take(source, cache)
+    first = snapshot.pack(source, cache)
     monkeypatch.setattr(tree, "_hash", lambda file, stamp: pytest.fail(f"{file} was read"))
-    assert snapshot.take(source, cache) == first
+    assert snapshot.pack(source, cache) == first
 
 
 def test_only_a_changed_file_is_read_again(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
     (source / "train.py").write_text("print(2)\n")
     read: list[str] = []
     hash_of = tree._hash
     monkeypatch.setattr(tree, "_hash", lambda file, stamp: (read.append(Path(file).name), hash_of(file, stamp))[1])
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
     assert read == ["train.py"]
 
 
 def test_a_file_changed_just_now_is_read_again(source: Path, cache: Path) -> None:
     """Its times could be the same after another change."""
-    before = snapshot.take(source, cache).digest
+    before = snapshot.pack(source, cache).digest
     status = (source / "train.py").stat()
     (source / "train.py").write_text("print(2)\n")
     os.utime(source / "train.py", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert snapshot.take(source, cache).digest != before
+    assert snapshot.pack(source, cache).digest != before
 
 
 def test_a_broken_memory_is_none(source: Path, cache: Path) -> None:
-    first = snapshot.take(source, cache)
+    first = snapshot.pack(source, cache)
     (memory,) = (cache / "seen").iterdir()
     for content in ("", "[]", '{"files": {"train.py": 1}}', '{"files": []}'):
         memory.write_text(content)
-        assert snapshot.take(source, cache) == first
+        assert snapshot.pack(source, cache) == first
 
 
 def test_an_unchanged_snapshot_needs_no_heavy_import(source: Path, cache: Path) -> None:
     (source / ".gitignore").write_text("*.pyc\n")
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
     code = (
         "import sys; from pathlib import Path; from muster.packaging.code import snapshot;"
-        "snapshot.take(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "snapshot.pack(Path(sys.argv[1]), Path(sys.argv[2]));"
         "print([name for name in ('pathspec', 'tarfile', 'gzip', 'subprocess', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, source, cache], capture_output=True, text=True, check=True)
@@ -353,11 +353,11 @@ def test_an_unchanged_snapshot_needs_no_heavy_import(source: Path, cache: Path) 
 
 
 def test_a_small_snapshot_takes_milliseconds(source: Path, cache: Path) -> None:
-    snapshot.take(source, cache)
+    snapshot.pack(source, cache)
 
     def once() -> float:
         start = time.thread_time()  # what others do on this machine does not count
-        snapshot.take(source, cache)
+        snapshot.pack(source, cache)
         return time.thread_time() - start
 
     assert min(once() for _ in range(10)) < 0.01
@@ -365,7 +365,7 @@ def test_a_small_snapshot_takes_milliseconds(source: Path, cache: Path) -> None:
 
 def test_many_at_once_leave_one_whole_archive(source: Path, cache: Path) -> None:
     taken: list[snapshot.Snapshot] = []
-    threads = [threading.Thread(target=lambda: taken.append(snapshot.take(source, cache))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: taken.append(snapshot.pack(source, cache))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

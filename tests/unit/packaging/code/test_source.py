@@ -155,4 +155,4 @@ def test_no_git_on_the_machine(repository: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_credentials_are_taken_out_of_urls(url: str, shown: str) -> None:
-    assert source.without_credentials(url) == shown
+    assert source.public_url(url) == shown

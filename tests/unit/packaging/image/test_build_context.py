@@ -10,15 +10,15 @@ import pytest
 from muster.packaging.environment.lock import pinned
 from muster.packaging.environment.pip_settings import for_pip
 from muster.packaging.environment.uv import without_credentials
-from muster.packaging.image.build_context import Context, Platform, build_requirements, here
-from muster.packaging.image.recipe import recipe
-from muster.packaging.image.registry import registry_of, split
+from muster.packaging.image.build_context import BuildContext, Platform, build_requirements, local_platform
+from muster.packaging.image.recipe import recipe_of
+from muster.packaging.image.registry import registry_of, split_name
 from packages import EXTENSION, make_source
 
 
 def test_our_own_platform_needs_no_flags() -> None:
-    assert here().flags() == []
-    assert dataclasses.replace(here(), glibc=here().glibc + 1).flags() == []
+    assert local_platform().flags() == []
+    assert dataclasses.replace(local_platform(), glibc=local_platform().glibc + 1).flags() == []
 
 
 def test_another_platform_is_spelled_out_down_to_the_oldest() -> None:
@@ -30,14 +30,18 @@ def test_another_platform_is_spelled_out_down_to_the_oldest() -> None:
 
 
 def test_an_older_c_library_takes_no_newer_wheels() -> None:
-    flags = dataclasses.replace(here(), glibc=here().glibc - 1).flags()
-    assert f"manylinux_2_{here().glibc}_{here().machine}" not in flags
-    assert f"manylinux_2_{here().glibc - 1}_{here().machine}" in flags
+    flags = dataclasses.replace(local_platform(), glibc=local_platform().glibc - 1).flags()
+    assert f"manylinux_2_{local_platform().glibc}_{local_platform().machine}" not in flags
+    assert f"manylinux_2_{local_platform().glibc - 1}_{local_platform().machine}" in flags
 
 
 def test_another_c_library_takes_its_own_wheels() -> None:
-    platforms = dataclasses.replace(here(), glibc=0).flags()[5::2]
-    assert platforms == [f"musllinux_1_2_{here().machine}", f"musllinux_1_1_{here().machine}", f"linux_{here().machine}"]
+    platforms = dataclasses.replace(local_platform(), glibc=0).flags()[5::2]
+    assert platforms == [
+        f"musllinux_1_2_{local_platform().machine}",
+        f"musllinux_1_1_{local_platform().machine}",
+        f"linux_{local_platform().machine}",
+    ]
 
 
 def test_what_a_source_is_built_with(tmp_path: Path) -> None:
@@ -82,20 +86,20 @@ def test_a_lock_by_its_names() -> None:
     ],
 )
 def test_names_of_images(name: str, repository: str, tag: str, registry: str) -> None:
-    assert split(name) == (repository, tag)
+    assert split_name(name) == (repository, tag)
     assert registry_of(name) == registry
 
 
 def test_a_context_is_the_same_wherever_it_was_made(tmp_path: Path, wheels: Path) -> None:
     from muster.core.plan import EnvironmentRef
 
-    wanted = recipe(EnvironmentRef(digest="sha256:0", lock="apple==1.0\n", python=here().python), "base:1", "")
+    wanted = recipe_of(EnvironmentRef(digest="sha256:0", lock="apple==1.0\n", python=local_platform().python), "base:1", "")
     assert wanted is not None
 
     def content(name: str) -> bytes:
         folder = tmp_path / name
         folder.mkdir(mode=0o700)
-        context = Context(folder=folder, cache=tmp_path / "home", platform=here(), log=lambda line: None)
+        context = BuildContext(folder=folder, cache=tmp_path / "home", platform=local_platform(), log=lambda line: None)
         context.fill(wanted)
         assert {path.name for path in (folder / "packages").iterdir()} == {"apple-1.0-py3-none-any.whl"}
         return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())

@@ -15,8 +15,8 @@ from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError,
 from muster.core.plan import EnvironmentRef
 from muster.packaging.image import build as image_build
 from muster.packaging.image import build_context, image
-from muster.packaging.image.build_context import Context, here
-from muster.packaging.image.recipe import Recipe, recipe
+from muster.packaging.image.build_context import BuildContext, local_platform
+from muster.packaging.image.recipe import Recipe, recipe_of
 
 
 def quiet(line: str) -> None:
@@ -51,7 +51,7 @@ class Registry:
     ],
 )
 def test_a_pull_that_fails(why: str, kind: type[MusterError]) -> None:
-    with pytest.raises(kind, match="image r/x:1 can't be had: it is not on the engine, and pulling it failed"):
+    with pytest.raises(kind, match="image r/x:1 is not available: the engine does not have it, and pulling it failed"):
         image._have(Registry(why), "r/x:1", quiet)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ class Engine:
 
 
 def wanted() -> Recipe:
-    made = recipe(EnvironmentRef(steps=("true",)), "base:1", "")
+    made = recipe_of(EnvironmentRef(steps=("true",)), "base:1", "")
     assert made is not None
     return made
 
@@ -113,6 +113,6 @@ def test_a_download_that_fails(
     said: list[str], kind: type[MusterError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_context, "_pip", lambda *_: said)
-    context = Context(folder=tmp_path, cache=tmp_path, platform=here(), log=quiet)
-    with pytest.raises(kind, match=rf"apple can't be downloaded for Python {here().python}: "):
+    context = BuildContext(folder=tmp_path, cache=tmp_path, platform=local_platform(), log=quiet)
+    with pytest.raises(kind, match=rf"apple can't be downloaded for Python {local_platform().python}: "):
         context._download(tmp_path, ("apple",))
