@@ -17,7 +17,7 @@ from muster.core.manifest import Manifest, ManifestFile
 from muster.core.model_version import ModelVersion
 from muster.core.store_access import StoreAccess
 from muster.registry import open_registry
-from muster.registry.lease import turn
+from muster.registry.lease import Lease
 from muster.registry.mlflow_registry import MlflowRegistry
 from muster.registry.mlflow_server import MlflowServer
 from muster.store.run_store import RunStore
@@ -149,7 +149,7 @@ def test_an_address_that_is_no_mlflow_server_is_said_to_be_none(store: Store, ml
 def test_a_dead_holder_keeps_its_turn_for_a_lease(store: Store) -> None:
     bucket = store.open().bucket
     bucket.put_json("turn.json", {"version": 1, "holder": "dead"})
-    with turn(bucket, "turn.json", lease=0.3):
+    with Lease(bucket, "turn.json", 0.3):
         assert bucket.get_json("turn.json")[0]["holder"] not in ("", "dead")  # type: ignore[index]
     assert bucket.get_json("turn.json")[0]["holder"] == ""  # type: ignore[index]
 
@@ -158,7 +158,7 @@ def test_one_at_a_time_has_the_turn(store: Store) -> None:
     inside: list[int] = []
 
     def enter(number: int) -> None:
-        with turn(store.open().bucket, "turn.json", lease=600.0):
+        with Lease(store.open().bucket, "turn.json", 600.0):
             inside.append(number)
             assert inside == [number]
             inside.remove(number)

@@ -1,4 +1,4 @@
-"""Where models are registered: the line of registries, by name."""
+"""The registries that models are registered in, by type."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ REGISTRIES: dict[str, Callable[[Mapping[str, Any], RunStore], ModelRegistry]] = 
 
 
 def open_registry(config: str | Mapping[str, Any], run_store: RunStore) -> ModelRegistry:
-    """Give a registry for models whose files lie in ``run_store``, by its type or by a configuration with a ``type``.
+    """Return a registry for models whose files lie in ``run_store``, by its type or by a configuration with a ``type``.
 
-    :raises RequestError: there is no such type, or the configuration is not one of it; nothing is asked or loaded yet.
+    No request is sent yet, and mlflow not imported.
+
+    :raises RequestError: there is no such type, or the configuration is malformed.
     """
     fields = {"type": config} if isinstance(config, str) else config
     kind = fields.get("type")

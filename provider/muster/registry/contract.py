@@ -1,4 +1,4 @@
-"""ModelRegistry: what every place that numbers models must offer; knows nothing of training."""
+"""ModelRegistry: the operations of every registry that numbers models; knows nothing of training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LATEST = "latest"
 
 
 class ModelRegistry(Protocol):
-    """Models by name, each with versions 1, 2, 3 … that never change. All methods may be called again.
+    """Models by name, each with versions 1, 2, 3 … that never change. All methods are idempotent.
 
-    :raises RequestError: a name is not one, or there is no such model or version; the message lists those there are.
+    :raises RequestError: a name is malformed, or there is no such model or version; the message lists those there are.
     :raises StoreUnavailable: the place where the models are kept is unreachable.
     :raises AccessDenied: that place refuses the credentials.
     """
@@ -31,40 +31,40 @@ class ModelRegistry(Protocol):
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
-        """Make the files below ``path`` of a committed run the next version of a model.
+        """Register the files below ``path`` of a committed run as the next version of a model.
 
-        A manifest that is registered under this name already keeps its version, as it was registered first; also when several
-        register it at once, and when an earlier call was cut off halfway. ``metrics`` are the run's unless given.
+        A manifest that is already registered under this name keeps its first version; also when several processes register it
+        at once, and when an earlier call was cut off halfway. ``metrics`` are the run's unless given.
 
         :raises RequestError: the manifest has no file below ``path``.
         """
         ...
 
     def get(self, name: str, version: int | str | None = None) -> ModelVersion:
-        """Give one version: by number (also as text), by alias, or the newest (``None`` or ``"latest"``)."""
+        """Return one version: by number (also as text), by alias, or the newest (``None`` or ``"latest"``)."""
         ...
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Give all versions of a model, oldest first."""
+        """Return all versions of a model, oldest first."""
         ...
 
     def names(self) -> list[str]:
-        """Give the names of all models, in order."""
+        """Return the names of all models, in order."""
         ...
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Let an alias (``production``) name a version, and no longer another."""
+        """Point an alias (``production``) at a version, and no longer at another."""
         ...
 
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
-        """Add tags to a version, or change them; others stay."""
+        """Add or change tags of a version; its other tags stay."""
         ...
 
 
 def check_name(name: str) -> str:
-    """Give a model's name back if it is one.
+    """Return a well-formed name of a model.
 
-    :raises RequestError: it is not.
+    :raises RequestError: the name is malformed.
     """
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise RequestError(f"a model's name has 1 to 200 letters, digits, '.', '_' or '-', got {name!r}")
@@ -72,9 +72,9 @@ def check_name(name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """Give an alias back if it is one, and can't be taken for a version.
+    """Return a well-formed alias, which is not mistakable for a version.
 
-    :raises RequestError: it is not.
+    :raises RequestError: the alias is malformed.
     """
     if not _NAME.fullmatch(alias) or alias.isdigit() or alias == LATEST:
         raise RequestError(f"an alias has letters, digits, '.', '_' or '-', and is no number and not {LATEST!r}, got {alias!r}")

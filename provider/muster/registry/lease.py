@@ -1,64 +1,61 @@
-"""A turn: of several processes, wherever they are, one at a time does something; kept by conditional writes in the store."""
+"""Lease: at most one of several processes, wherever they are, holds it; kept by conditional writes in the store."""
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from muster.core.errors import StoreError
+from muster.core.retry import Backoff
 from muster.store.s3.errors import NotFound, PreconditionFailed
 
 if TYPE_CHECKING:
     from muster.store.s3.bucket import Bucket
 
-LEASE = 15.0  # seconds without a change after which a holder counts as dead
-TURN_VERSION = 1
+DURATION = 15.0  # seconds without a change after which a holder counts as dead
+LEASE_VERSION = 1
 
 
-@contextmanager
-def turn(bucket: Bucket, key: str, lease: float = LEASE) -> Iterator[None]:
-    """Have the turn that the object ``key`` stands for inside the block.
+class Lease:
+    """The lease in the object ``key``, held inside the ``with`` block.
 
-    A holder that died keeps it for ``lease`` seconds, as seen by the clock of whoever waits; so does one that is only slow, and
-    then two have it: what is done in a turn must bear that.
+    A holder that died keeps it for ``duration`` seconds, by the clock of the process that waits; so does a holder that is only
+    slow, and then two hold it: work under a lease must bear that.
     """
-    etag = _take(bucket, key, lease)
-    try:
-        yield
-    finally:
-        _give_back(bucket, key, etag)
 
+    def __init__(self, bucket: Bucket, key: str, duration: float = DURATION) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._duration = duration
+        self._etag = ""
 
-def _take(bucket: Bucket, key: str, lease: float) -> str:
-    seen, since = "", time.monotonic()
-    while True:
-        holder, etag = _holder(bucket, key)
-        if etag != seen:
-            seen, since = etag, time.monotonic()
-        if not holder or time.monotonic() - since > lease:
-            try:
-                return bucket.put_json(key, _document(uuid.uuid4().hex), if_match=etag, if_absent=not etag)
-            except (PreconditionFailed, NotFound):
-                continue  # someone else was first
-        time.sleep(random.uniform(0.02, 0.1))
+    def __enter__(self) -> None:
+        seen, since, backoff = "", time.monotonic(), Backoff(0.06, 0.06, jitter=(0.3, 1.7))
+        while True:
+            holder, etag = self._read()
+            if etag != seen:
+                seen, since = etag, time.monotonic()
+            if not holder or time.monotonic() - since > self._duration:
+                try:
+                    self._etag = self._write(uuid.uuid4().hex, etag)
+                    return
+                except (PreconditionFailed, NotFound):
+                    continue  # another process was first
+            time.sleep(backoff.next())
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._write("", self._etag)
+        except StoreError:
+            pass  # another process took it for dead, or the store is unavailable: then the lease expires
 
-def _holder(bucket: Bucket, key: str) -> tuple[str, str]:
-    """Give who has it, "" if nobody, and the object's etag, "" if there is none."""
-    found = bucket.get_json(key)
-    return (str(found[0]["holder"]), found[1]) if found else ("", "")
+    def _read(self) -> tuple[str, str]:
+        """Return the holder, "" if there is none, and the object's etag, "" if there is no object."""
+        found = self._bucket.get_json(self._key)
+        return (str(found[0]["holder"]), found[1]) if found else ("", "")
 
-
-def _give_back(bucket: Bucket, key: str, etag: str) -> None:
-    try:
-        bucket.put_json(key, _document(""), if_match=etag)
-    except StoreError:
-        pass  # it was taken from a holder that seemed dead, or the store is away: it ends by itself
-
-
-def _document(holder: str) -> dict[str, object]:
-    return {"version": TURN_VERSION, "holder": holder}
+    def _write(self, holder: str, etag: str) -> str:
+        document = {"version": LEASE_VERSION, "holder": holder}
+        return self._bucket.put_json(self._key, document, if_match=etag, if_absent=not etag)

@@ -1,22 +1,22 @@
 """MlflowRegistry: models in an MLflow server; a version is made with its source and tags in one request, or not at all.
 
-MLflow can't create on a condition. So a manifest is looked for and registered in its turn, kept by conditional writes in the
-run store; should two have it, as one was slow beyond its lease, the lower version counts, and the maker of the higher one, who
-is sure to see the lower, deletes his. MLflow alone is asked which version a manifest has.
+MLflow has no conditional create. So a manifest is looked up and registered under a lease in the run store. If two processes
+hold it, as one was slower than the lease lasts, the lower version counts, and the creator of the higher one, which is sure to
+see the lower, deletes its own. Only MLflow is asked which version a manifest has.
 
 What a contract row becomes in MLflow:
 
-| here | there |
+| Muster | MLflow |
 | --- | --- |
 | ``uri`` | ``source``, exactly |
 | ``run``, ``manifest``, ``path`` | tags ``muster.run``, ``muster.manifest``, ``muster.path`` |
 | ``metrics`` | tag ``muster.metrics``, as JSON, to be read back exactly; and a run with them for MLflow's pages: it is in the
   experiment of the model's name, and the version names it |
-| ``tags`` | tags; names that begin with ``muster.`` are refused here, what else MLflow refuses is said as it says it |
+| ``tags`` | tags; names that begin with ``muster.`` are refused, and MLflow's other refusals are reported in its words |
 | ``aliases`` | aliases; MLflow refuses those with a dot and those like ``v1`` |
 | number | MLflow counts: a deleted version leaves a gap |
 
-Models and versions that others made in the server are seen too; what only Muster knows of a version is empty in them.
+Models and versions that others created in the server are listed too, without what only Muster records.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
 from muster.core.model_version import ModelVersion
 from muster.registry.contract import LATEST, check_alias, check_name
-from muster.registry.lease import LEASE, turn
+from muster.registry.lease import DURATION, Lease
 from muster.registry.mlflow_server import MlflowServer, load
-from muster.registry.new_version import wanted_version
+from muster.registry.new_version import new_version
 from muster.store.run_store import RunStore
 
 PREFIX = "muster."
@@ -51,12 +51,12 @@ NEWEST_FIRST = ("version_number DESC",)
 class MlflowRegistry:
     """Models of one MLflow server, their files in a run store. ``lease``: see :mod:`muster.registry.lease`."""
 
-    def __init__(self, server: MlflowServer, run_store: RunStore, lease: float = LEASE) -> None:
+    def __init__(self, server: MlflowServer, run_store: RunStore, lease: float = DURATION) -> None:
         self._server = server
         self._run_store = run_store
         self._lease = lease
         self._lock = threading.Lock()
-        self._made: Any = None
+        self._client: Any = None
 
     def register(
         self,
@@ -68,13 +68,13 @@ class MlflowRegistry:
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """See :class:`muster.registry.contract.ModelRegistry`."""
-        wanted = wanted_version(manifest, name, path, metrics, tags)
-        _check_tags(wanted.tags)
+        version = new_version(manifest, name, path, metrics, tags)
+        _check_tags(version.tags)
         with self._server.explained():
-            known = self._first(wanted)
+            known = self._registered(version)
             if known is None:
-                with turn(self._run_store.bucket, store_keys.registering(name, wanted.manifest), self._lease):
-                    known = self._first(wanted) or self._create(wanted, manifest)
+                with Lease(self._run_store.bucket, store_keys.registering(name, version.manifest), self._lease):
+                    known = self._registered(version) or self._create(version, manifest)
         return known
 
     def get(self, name: str, version: int | str | None = None) -> ModelVersion:
@@ -117,47 +117,49 @@ class MlflowRegistry:
             for key, value in tags.items():
                 self._store.set_model_version_tag(name, str(version), _tag(key, value))
 
-    # -- making versions
+    # -- creating versions
 
-    def _first(self, wanted: ModelVersion) -> ModelVersion | None:
-        """Give the version that counts for the manifest."""
-        versions = self._found(wanted.name, f"name='{wanted.name}' and tags.`{MANIFEST}`='{wanted.manifest}'")
+    def _registered(self, version: ModelVersion) -> ModelVersion | None:
+        """Return the version that counts for the manifest."""
+        versions = self._found(version.name, f"name='{version.name}' and tags.`{MANIFEST}`='{version.manifest}'")
         return versions[0] if versions else None
 
-    def _create(self, wanted: ModelVersion, manifest: Manifest) -> ModelVersion:
-        _but(THERE, lambda: self._store.create_registered_model(wanted.name))
-        tags = [_tag(key, value) for key, value in {**wanted.tags, **_our_tags(wanted, manifest)}.items()]
-        run, said = self._run_of(wanted), _description(manifest)
-        made = _from_mlflow(self._store.create_model_version(wanted.name, wanted.uri, run, tags, description=said), ())
-        first = self._first(wanted) or made
-        if first.version < made.version:  # another had the turn as well, and was first
-            self._store.delete_model_version(made.name, str(made.version))
+    def _create(self, version: ModelVersion, manifest: Manifest) -> ModelVersion:
+        _unless(THERE, lambda: self._store.create_registered_model(version.name))
+        tags = [_tag(key, value) for key, value in {**version.tags, **_muster_tags(version, manifest)}.items()]
+        run, description = self._run_of(version), _description(manifest)
+        created = _from_mlflow(
+            self._store.create_model_version(version.name, version.uri, run, tags, description=description), ()
+        )
+        first = self._registered(version) or created
+        if first.version < created.version:  # another process held the lease as well, and was first
+            self._store.delete_model_version(created.name, str(created.version))
         return first
 
-    def _run_of(self, wanted: ModelVersion) -> str:
-        """Make the run that shows a version's metrics, or find the one of a call that was cut off; give its id."""
+    def _run_of(self, version: ModelVersion) -> str:
+        """Create the run that shows a version's metrics, or find the one of a call that was cut off; return its id."""
         mlflow, tracking = load("mlflow.entities"), self._server.tracking_store()
-        experiment = self._experiment(wanted.name)
-        mine = f"tags.`{MANIFEST}` = '{wanted.manifest}'"
-        found = tracking.search_runs([experiment], mine, mlflow.ViewType.ACTIVE_ONLY, max_results=1)
-        began = int(wanted.created * 1000)
+        experiment = self._experiment(version.name)
+        same_manifest = f"tags.`{MANIFEST}` = '{version.manifest}'"
+        found = tracking.search_runs([experiment], same_manifest, mlflow.ViewType.ACTIVE_ONLY, max_results=1)
+        began = int(version.created * 1000)
         if found:
             run, began = found[0].info.run_id, found[0].info.start_time
         else:
-            tags = [mlflow.RunTag(MANIFEST, wanted.manifest), mlflow.RunTag(PREFIX + "run", wanted.run)]
-            run = tracking.create_run(experiment, "muster", began, tags, wanted.run).info.run_id
-        points = [mlflow.Metric(_metric_name(key), value, began, 0) for key, value in wanted.metrics.items()]
+            tags = [mlflow.RunTag(MANIFEST, version.manifest), mlflow.RunTag(PREFIX + "run", version.run)]
+            run = tracking.create_run(experiment, "muster", began, tags, version.run).info.run_id
+        points = [mlflow.Metric(_metric_name(key), value, began, 0) for key, value in version.metrics.items()]
         for start in range(0, len(points), METRICS_AT_ONCE):
             tracking.log_batch(run, points[start : start + METRICS_AT_ONCE], [], [])
         tracking.update_run_info(run, mlflow.RunStatus.FINISHED, began, None)
         return str(run)
 
     def _experiment(self, name: str) -> str:
-        """Give the id of the experiment that has the model's name; made if there is none."""
+        """Return the id of the experiment that has the model's name; create it if there is none."""
         tracking = self._server.tracking_store()
         found = tracking.get_experiment_by_name(name)
         if found is None:
-            _but(THERE, lambda: tracking.create_experiment(name))
+            _unless(THERE, lambda: tracking.create_experiment(name))
             found = tracking.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise RequestError(
@@ -166,39 +168,41 @@ class MlflowRegistry:
             )
         return str(found.experiment_id)
 
-    # -- asking
+    # -- reading
 
     @property
     def _store(self) -> Any:
-        """MLflow's client of the model registry; the server is tried once before its first use."""
+        """MLflow's client of the model registry; the server is checked before its first use."""
         with self._lock:
-            if self._made is None:
+            if self._client is None:
                 self._server.check()
-                self._made = self._server.model_store()
-            return self._made
+                self._client = self._server.model_store()
+            return self._client
 
-    def _found(self, name: str, wish: str) -> list[ModelVersion]:
-        """Give the versions of a model that fit, oldest first. What is searched for has no aliases, so the model is asked."""
-        found = sorted(self._search(wish), key=lambda version: int(version.version))
+    def _found(self, name: str, query: str) -> list[ModelVersion]:
+        """Return the versions of a model that match, oldest first; their aliases are the model's, as a search returns none."""
+        found = sorted(self._search(query), key=lambda version: int(version.version))
         if not found:
             return []
         aliases: dict[str, str] = self._store.get_registered_model(name).aliases
         return [_from_mlflow(f, [alias for alias, number in aliases.items() if int(number) == int(f.version)]) for f in found]
 
-    def _search(self, wish: str, order: tuple[str, ...] = (), most: int = PAGE) -> Iterator[Any]:
+    def _search(self, query: str, order: tuple[str, ...] = (), most: int = PAGE) -> Iterator[Any]:
         search = self._store.search_model_versions
-        return _pages(lambda token: search(wish, max_results=most, order_by=list(order), page_token=token))
+        return _pages(lambda token: search(query, max_results=most, order_by=list(order), page_token=token))
 
     def _newest(self, name: str) -> int | None:
         newest = next(self._search(f"name='{name}'", NEWEST_FIRST, 1), None)
         return None if newest is None else int(newest.version)
 
     def _read(self, name: str, version: int | str) -> Any:
-        """Give MLflow's version of that number or alias; None if there is none."""
+        """Return MLflow's version of that number or alias; None if there is none."""
         if isinstance(version, int) or version.isdigit():
             known = int(version) <= LARGEST
-            return _but(MISSING, lambda: self._store.get_model_version(name, str(int(version)))) if known else None
-        return _but((MISSING, WRONG), lambda: self._store.get_model_version_by_alias(name, version))  # it says both
+            return _unless(MISSING, lambda: self._store.get_model_version(name, str(int(version)))) if known else None
+        return _unless(
+            (MISSING, WRONG), lambda: self._store.get_model_version_by_alias(name, version)
+        )  # MLflow answers with either
 
     def _missing(self, name: str, version: int | str | None) -> RequestError:
         newest = self._newest(name)
@@ -212,7 +216,7 @@ class MlflowRegistry:
 
 
 def _pages(ask: Callable[[Any], Any]) -> Iterator[Any]:
-    """Yield what is found, page by page."""
+    """Yield the items of all pages."""
     token = None
     while True:
         page = ask(token)
@@ -222,8 +226,8 @@ def _pages(ask: Callable[[Any], Any]) -> Iterator[Any]:
             return
 
 
-def _but(codes: tuple[str, ...] | str, ask: Callable[[], Any]) -> Any:
-    """Give the answer; None if the server says such a code."""
+def _unless(codes: tuple[str, ...] | str, ask: Callable[[], Any]) -> Any:
+    """Return the answer; None if the server fails with one of the codes."""
     try:
         return ask()
     except load("mlflow.exceptions").MlflowException as error:
@@ -242,16 +246,16 @@ def _check_tags(tags: Mapping[str, str]) -> None:
         raise RequestError(f"tags: names that begin with {PREFIX!r} are Muster's own in MLflow, got {taken[0]!r}")
 
 
-def _our_tags(wanted: ModelVersion, manifest: Manifest) -> dict[str, str]:
+def _muster_tags(version: ModelVersion, manifest: Manifest) -> dict[str, str]:
     known = {
-        "run": wanted.run,
+        "run": version.run,
         "generation": str(manifest.generation),
         "attempt": str(manifest.attempt),
-        "manifest": wanted.manifest,
-        "path": wanted.path,
+        "manifest": version.manifest,
+        "path": version.path,
         "snapshot": manifest.snapshot,
         "environment": manifest.environment,
-        "metrics": json.dumps(wanted.metrics, sort_keys=True, ensure_ascii=False),
+        "metrics": json.dumps(version.metrics, sort_keys=True, ensure_ascii=False),
     }
     return {PREFIX + key: value for key, value in known.items() if value}
 
@@ -262,7 +266,7 @@ def _description(manifest: Manifest) -> str:
 
 
 def _metric_name(key: str) -> str:
-    """Give the name by which MLflow's run takes a metric: what it refuses becomes ``_``."""
+    """Return a metric's name as MLflow accepts it: what MLflow refuses becomes ``_``."""
     name = re.sub(r"[^\w.\- /]", "_", key)[:250]
     plain = posixpath.normpath(name) == name and not name.startswith(("/", ".")) and name.strip() == name
     return name if plain else re.sub(r"[^\w\-]", "_", name) or "_"

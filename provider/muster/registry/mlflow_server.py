@@ -1,7 +1,7 @@
 """MlflowServer: the address and credentials of an MLflow server, its two REST stores, and its errors as Muster's.
 
-MLflow's client takes credentials from the process's environment, which all threads and tasks of a worker share. Its REST stores
-take them from a function, so each registry has its own stores, and nothing is set outside of them.
+MLflow's client reads credentials from the process's environment, which all threads and tasks of a worker share. Its REST stores
+get them from a function, so each registry has its own stores, and changes nothing outside of them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ CONTACT_LIMIT = 10.0  # seconds for the server's first answer
 LONGEST_REASON = 500
 _SEARCH = "/api/2.0/mlflow/registered-models/search"
 _WRONG = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
-_HTTP_REFUSED = (401, 403)
+_DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+_HTTP_DENIED = (401, 403)
 _HTTP_BUSY = (408, 429)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowServer:
-    """Where an MLflow server is and how it is spoken to; either ``username`` and ``password`` or ``token``, or none of them.
+    """Address and credentials of an MLflow server: either ``username`` and ``password`` or ``token``, or none of them.
 
-    ``verify``: a file of certificates to trust, False for none to be asked for.
+    ``verify``: a file of CA certificates, or False to check none.
     """
 
     tracking_uri: str
@@ -42,9 +42,9 @@ class MlflowServer:
 
     @classmethod
     def from_fields(cls, given: Mapping[str, Any]) -> MlflowServer:
-        """Read a plain configuration.
+        """Return the server of a plain configuration.
 
-        :raises RequestError: a field that nobody knows, or no address of a server.
+        :raises RequestError: a field is unknown, or there is no address of a server.
         """
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(given) - known - {"type"})
@@ -59,17 +59,17 @@ class MlflowServer:
         return _without_userinfo(cls(**{**plain, "tracking_uri": uri.rstrip("/")}))
 
     def model_store(self) -> Any:
-        """Give MLflow's own client of the model registry, with these credentials."""
+        """Return MLflow's own client of the model registry, with these credentials."""
         return load("mlflow.store.model_registry.rest_store").RestStore(self._credentials)
 
     def tracking_store(self) -> Any:
-        """Give MLflow's own client of experiments and runs, with these credentials."""
+        """Return MLflow's own client of experiments and runs, with these credentials."""
         return load("mlflow.store.tracking.rest_store").RestStore(self._credentials)
 
     def check(self) -> None:
-        """Find out in a few seconds whether there is an MLflow server that lets us in.
+        """Check in a few seconds that there is an MLflow server that accepts the credentials.
 
-        :raises MusterError: there is none, or it does not; one line that says why and what to do.
+        :raises MusterError: there is none, or it refuses them; one line that says why and what to do.
         """
         ask = load("mlflow.utils.rest_utils").http_request
         options = {"max_retries": 1, "backoff_factor": 0, "timeout": CONTACT_LIMIT, "raise_on_status": False}
@@ -85,22 +85,22 @@ class MlflowServer:
         try:
             yield
         except load("mlflow.exceptions").MlflowException as error:
-            raise self._explain(error) from None
+            raise self._error_of(error) from None
 
-    def _explain(self, error: Any) -> MusterError:
-        said = self._plain(str(error))
+    def _error_of(self, error: Any) -> MusterError:
+        text = self._plain(str(error))
         if error.error_code in _WRONG:
-            return RequestError(f"mlflow server {self.tracking_uri} refuses the request: {said}")
-        if error.error_code in _REFUSED:
-            return self._refused(said)
+            return RequestError(f"mlflow server {self.tracking_uri} refuses the request: {text}")
+        if error.error_code in _DENIED:
+            return self._denied(text)
         cause = _first_cause(error)
         if cause:
-            said = f"{self._plain(cause)}; check that the server is up and its address right"
-        return StoreUnavailable(f"mlflow server {self.tracking_uri} could not do it: {said}")
+            text = f"{self._plain(cause)}; check that the server is up and its address right"
+        return StoreUnavailable(f"mlflow server {self.tracking_uri} could not do it: {text}")
 
     def _problem(self, status: int, text: str) -> MusterError | None:
-        if status in _HTTP_REFUSED:
-            return self._refused(f"status {status}")
+        if status in _HTTP_DENIED:
+            return self._denied(f"status {status}")
         if status in _HTTP_BUSY or status >= 500:
             return StoreUnavailable(f"mlflow server {self.tracking_uri} answers with status {status}: {self._plain(text)}")
         if status != 200 or not text.lstrip().startswith("{"):
@@ -110,9 +110,9 @@ class MlflowServer:
             )
         return None
 
-    def _refused(self, said: str) -> AccessDenied:
-        who = f"the user {self.username!r}" if self.username else "the token" if self.token else "us, who have no credentials"
-        return AccessDenied(f"mlflow server {self.tracking_uri} refuses {who}: {said}; check login and password, or the token")
+    def _denied(self, text: str) -> AccessDenied:
+        who = f"the user {self.username!r}" if self.username else "the token" if self.token else "requests without credentials"
+        return AccessDenied(f"mlflow server {self.tracking_uri} refuses {who}: {text}; check login and password, or the token")
 
     def _plain(self, text: str) -> str:
         line = " ".join(text.split())
@@ -132,7 +132,7 @@ class MlflowServer:
 
 
 def load(module: str) -> ModuleType:
-    """Give a module of mlflow's; the first one takes seconds.
+    """Import a module of mlflow; the first import takes seconds.
 
     :raises RequestError: mlflow is not installed.
     """
@@ -145,7 +145,7 @@ def load(module: str) -> ModuleType:
 
 
 def _without_userinfo(server: MlflowServer) -> MlflowServer:
-    """Take user and password out of the address, which errors and logs show."""
+    """Move user and password out of the address, which errors and logs show."""
     parts = urlsplit(server.tracking_uri)
     if parts.username is None:
         return server
@@ -162,7 +162,7 @@ def _bare(uri: str) -> str:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Give why a request got no answer, from beneath what MLflow and its libraries wrapped around it."""
+    """Return why a request got no answer: the innermost of the errors that MLflow and its libraries wrapped."""
     inner = error.__cause__ or error.__context__
     while inner is not None and inner.args and isinstance(inner.args[0], BaseException):
         reason = getattr(inner.args[0], "reason", None)

@@ -1,4 +1,4 @@
-"""What a manifest looks like as a version of a model, before it has its number; the same for every registry."""
+"""Makes the model version of a manifest, before a registry numbers it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from muster.core.model_version import ModelVersion
 from muster.registry.contract import check_name
 
 
-def wanted_version(
+def new_version(
     manifest: Manifest, name: str, path: str, metrics: Mapping[str, float] | None, tags: Mapping[str, str] | None
 ) -> ModelVersion:
-    """Give the version to register, its number still 0.
+    """Return the version to register, its number still 0.
 
-    :raises RequestError: the name is none, or the manifest has no file below ``path``.
+    :raises RequestError: the name is malformed, or the manifest has no file below ``path``.
     """
     check_name(name)
     kept = manifest.metrics if metrics is None else metrics
@@ -34,7 +34,7 @@ def wanted_version(
 
 
 def _existing(manifest: Manifest, path: str) -> str:
-    """Give the path below which the model's files lie, without slashes at its ends."""
+    """Return the path below which the model's files lie, without slashes at its ends."""
     plain = path.strip("/")
     if not any(file.path == plain or file.path.startswith(plain + "/") for file in manifest.files):
         there = [file.path for file in manifest.files]

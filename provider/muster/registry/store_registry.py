@@ -1,14 +1,12 @@
-"""StoreRegistry: models in the run store itself, with nothing to install; versions count up by conditional writes.
+"""StoreRegistry: models in the run store itself, with nothing to install; conditional writes number the versions.
 
-A version object is the truth; a digest object beside it says which version a manifest has. Whoever creates version n + 1
-first sees to it that version n has its digest object. So at most the newest version can lack one, whoever was cut off where,
-and a manifest is known to be new once the newest version was looked at and then, in this order, no digest object was found.
+A version object is the truth; a digest object beside it names the version of a manifest. A process that creates version n + 1
+first writes the digest object of version n, if it is missing. So at most the newest version lacks one, wherever a process was
+cut off, and a manifest is new if the newest version was read and then, in this order, no digest object was found.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +17,9 @@ from muster.core.codec import from_data, to_data
 from muster.core.errors import RequestError
 from muster.core.manifest import Manifest
 from muster.core.model_version import ModelVersion
+from muster.core.retry import Backoff, retry
 from muster.registry.contract import LATEST, check_alias, check_name
-from muster.registry.new_version import wanted_version
+from muster.registry.new_version import new_version
 from muster.store.run_store import RunStore
 from muster.store.s3.errors import NotFound, PreconditionFailed
 
@@ -45,8 +44,8 @@ class StoreRegistry:
         tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """See :class:`muster.registry.contract.ModelRegistry`."""
-        wanted = wanted_version(manifest, name, path, metrics, tags)
-        number = self._known(wanted) or self._number(wanted)
+        version = new_version(manifest, name, path, metrics, tags)
+        number = self._known(version) or self._number(version)
         return self.get(name, number)
 
     def get(self, name: str, version: int | str | None = None) -> ModelVersion:
@@ -91,26 +90,26 @@ class StoreRegistry:
 
     # -- numbering
 
-    def _known(self, wanted: ModelVersion) -> int:
-        """Give the version that the manifest's digest object names; 0 if there is none."""
-        found = self._store.bucket.get_json(store_keys.model_digest(wanted.name, wanted.manifest))
+    def _known(self, version: ModelVersion) -> int:
+        """Return the version that the manifest's digest object names; 0 if there is none."""
+        found = self._store.bucket.get_json(store_keys.model_digest(version.name, version.manifest))
         return int(found[0]["version"]) if found else 0
 
-    def _number(self, wanted: ModelVersion) -> int:
-        """Create the next version, or find that the manifest has one."""
-        last = max(self._numbers(wanted.name), default=0)
+    def _number(self, version: ModelVersion) -> int:
+        """Return the number of the manifest's version; create the next one if there is none."""
+        last = max(self._numbers(version.name), default=0)
         while True:
-            newest = self._read(wanted.name, last) if last else None
+            newest = self._read(version.name, last) if last else None
             if newest is not None:
                 self._write_digest(newest)
-                if newest.manifest == wanted.manifest:
+                if newest.manifest == version.manifest:
                     return newest.version
-            known = self._known(wanted)
+            known = self._known(version)
             if known:
                 return known
-            if self._create(replace(wanted, version=last + 1)):
+            if self._create(replace(version, version=last + 1)):
                 return last + 1
-            last += 1  # someone else was first with it: it is the newest now
+            last += 1  # another process created it first: it is the newest now
 
     def _create(self, version: ModelVersion) -> bool:
         document = {"layout": REGISTRY_VERSION, **to_data(version)}
@@ -126,7 +125,7 @@ class StoreRegistry:
         try:
             self._store.bucket.put_json(store_keys.model_digest(version.name, version.manifest), document, if_absent=True)
         except PreconditionFailed:
-            pass  # it is there, and says the same
+            pass  # it exists, and has the same content
 
     # -- reading
 
@@ -167,17 +166,17 @@ class StoreRegistry:
         return found if found else ({"layout": REGISTRY_VERSION, "aliases": {}, "tags": {}}, "")
 
     def _change_labels(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-        for _ in range(LABEL_TRIES):
+        def change_once() -> None:
             labels, etag = self._labels(name)
             change(labels)
-            try:
-                self._store.bucket.put_json(store_keys.model_labels(name), labels, if_match=etag, if_absent=not etag)
-                return
-            except (PreconditionFailed, NotFound):
-                time.sleep(random.uniform(0.0, 0.1))
-        raise PreconditionFailed(
-            f"store {self._store.uri}: the labels of model {name!r} are changed by others all the time; try again"
-        )
+            self._store.bucket.put_json(store_keys.model_labels(name), labels, if_match=etag, if_absent=not etag)
+
+        lost_race = (PreconditionFailed, NotFound)
+        try:
+            retry(change_once, lost_race, Backoff(0.05, 0.05, jitter=(0.0, 2.0)), tries=LABEL_TRIES)
+        except lost_race:
+            text = f"store {self._store.uri}: the labels of model {name!r} are changed by others all the time; try again"
+            raise PreconditionFailed(text) from None
 
 
 def _labelled(version: ModelVersion, labels: dict[str, Any]) -> ModelVersion:
