@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from muster.packaging.image.recipe import dockerfile_text
+from muster.packaging.image.dockerfiles import dockerfile_text
 from muster.targets import open_target
 
 REPOSITORY = Path(__file__).parents[1]

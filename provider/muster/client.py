@@ -20,7 +20,7 @@ from muster.request import job_file
 from muster.request.training_job import training_job
 from muster.runner import LaunchContext, Outcome
 from muster.settings import load_settings
-from muster.store import expiring_credentials
+from muster.store import credentials
 from muster.targets.contract import ComputeTarget, Log
 
 CANCEL_REASON = "cancelled by its caller"
@@ -97,7 +97,7 @@ class PreparedRun:
     @property
     def warning(self) -> str:
         """What the user should know beforehand; empty for nothing."""
-        return expiring_credentials.warning(self.context.access, self.context.job_id)
+        return credentials.expiry_warning(self.context.access, self.context.job_id)
 
     def submit(self, log: Log) -> SubmittedRun:
         """Plan and launch the job; ``log`` receives the progress of snapshot and environment, line by line."""

@@ -79,10 +79,10 @@ def _check_target(config: Mapping[str, Any] | str | None) -> tuple[Finding, ...]
 
 
 def _check_store(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
-    from muster.store.access_check import rights
+    from muster.store.access_check import check_permissions
 
     try:
-        return rights(uri, access)
+        return check_permissions(uri, access)
     except ValueError as error:
         return (Finding.refused("store", error),)
 

@@ -16,23 +16,23 @@ from muster.core.store_access import StoreAccess
 from muster.hooks.store import RunStoreHook
 from muster.links.outputs import outputs_url
 from muster.operators.train import TrainOperator
-from muster.store import expiring_credentials
+from muster.store import credentials
 
 LENT = StoreAccess(access_key="key", secret_key="secret", session_token="token")
 
 
 def test_lasting_credentials_are_nothing_to_warn_of() -> None:
-    assert expiring_credentials.warning(StoreAccess(access_key="key", secret_key="secret"), "run-1") == ""
+    assert credentials.expiry_warning(StoreAccess(access_key="key", secret_key="secret"), "run-1") == ""
 
 
 def test_temporary_ones_are_named_with_their_end_what_follows_and_what_to_do() -> None:
     ends = datetime(2030, 1, 2, 5, 4, tzinfo=timezone(timedelta(hours=2)))
-    said = expiring_credentials.warning(LENT, "run-1", ends)
+    said = credentials.expiry_warning(LENT, "run-1", ends)
     assert "end at 2030-01-02 03:04 UTC" in said
     assert "`muster commit run-1`" in said
     assert "their own role" in said
     assert "LENT" not in said
-    assert "end in a while" in expiring_credentials.warning(LENT, "run-1")
+    assert "end in a while" in credentials.expiry_warning(LENT, "run-1")
 
 
 def test_the_end_of_a_profiles_credentials_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_the_end_of_a_profiles_credentials_is_known(tmp_path: Path, monkeypatch:
 def test_a_launch_with_temporary_credentials_is_warned_of(air: Air, monkeypatch: pytest.MonkeyPatch) -> None:
     # the tests' store lends none, so its lasting ones are spoken of as if they were
     monkeypatch.setattr(
-        expiring_credentials, "warning", lambda access, job_id, ends: f"{access.access_key} of {job_id} ends {ends}"
+        credentials, "expiry_warning", lambda access, job_id, ends: f"{access.access_key} of {job_id} ends {ends}"
     )
     with DAG("lent_credentials", schedule=None) as dag:
         TrainOperator(task_id="train", entry_script=air.script("print('x')\n"), **air.parameters)

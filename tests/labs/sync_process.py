@@ -13,7 +13,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 import muster.node.start
 from muster.core.codec import to_data
@@ -21,8 +23,10 @@ from muster.core.event import Event
 from muster.core.paths import NodePaths
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import RunKeys
+from muster.node.rpc import CommandFailed, Request
 from store_server import Store
 
+A = TypeVar("A")
 REPLY_LIMIT = 120.0
 
 
@@ -41,6 +45,7 @@ class SyncNode:
     notes: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     _socket: socket.socket | None = None
+    _number: int = 0
     _replies: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
@@ -76,16 +81,26 @@ class SyncNode:
         threading.Thread(target=self._read, args=(ours, self._replies), daemon=True).start()
         return self
 
-    def send(self, do: str, **fields: Any) -> None:
+    def send(self, request: Request[Any], number: int = 0) -> None:
         assert self._socket is not None
-        self._socket.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
+        self._socket.sendall(json.dumps({"id": number, **request.encode()}).encode() + b"\n")
 
-    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Send a request and wait for its reply."""
-        self.send(do, **fields)
+    def call(self, request: Request[A]) -> A:
+        """Send a request and return its answer.
+
+        :raises CommandFailed: the process answers that it could not do it.
+        """
+        self._number += 1
+        self.send(request, self._number)
         reply = self._replies.get(timeout=REPLY_LIMIT)
-        assert reply["re"] == do, (reply, self.said())
-        return reply
+        assert reply["id"] == self._number, (reply, self.said())
+        return request.decode_reply(reply)
+
+    def failure(self, request: Request[Any]) -> str:
+        """Send a request that must fail, and return why it did."""
+        with pytest.raises(CommandFailed) as raised:
+            self.call(request)
+        return str(raised.value)
 
     def hang_up(self) -> None:
         """Close our end, as an agent does that dies."""

@@ -87,9 +87,9 @@ class NodePaths:
         return self.root / "restore"
 
     @property
-    def held(self) -> Path:
+    def pinned(self) -> Path:
         """Links (0700) to checkpoint files that are being stored."""
-        return self.root / "held"
+        return self.root / "pinned"
 
     @property
     def socket(self) -> Path:

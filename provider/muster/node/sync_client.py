@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from muster.node.rpc import CommandFailed, Reply, Request
+
+A = TypeVar("A")
 SYNC_GONE = "the sync process has ended; see agent.log in the node's folder"
 NICENESS = 10  # of the sync process while ranks run: its import of botocore alone would take a tenth from them for a while
 
 
 class SyncClient:
-    """Starts the sync process on the first request, or when told to, and carries requests to it one by one.
+    """Starts the sync process on the first request or by ``start()``, and sends requests to it.
 
-    ``on_note(text)`` is called when the store goes away or comes back.
+    ``on_note(text)`` is called when the store becomes unreachable or reachable again, ``on_start(pid)`` with the new process.
     """
 
     def __init__(self, python: str, folder: Path, on_note: Callable[[str], None], on_start: Callable[[int], None]) -> None:
@@ -29,13 +33,14 @@ class SyncClient:
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._replies: dict[int, asyncio.Future[Reply]] = {}
+        self._numbers = itertools.count()
         self._socket: socket.socket | None = None
         self._connecting: asyncio.Task[None] | None = None
         self.pid = 0
 
     def start(self) -> None:
-        """Start the process; it imports boto3 from now on, while the agents meet."""
+        """Start the process; it imports botocore while the agents meet."""
         if self.pid:
             return
         ours, theirs = socket.socketpair()
@@ -48,33 +53,39 @@ class SyncClient:
         self._on_start(self.pid)
 
     def start_behind_ranks(self) -> None:
-        """Start the process unless it is there, and let it have only the processor time that the ranks leave."""
+        """Start the process unless it is there, and give it only the processor time that the ranks leave."""
         self.start()
-        with contextlib.suppress(OSError):  # it has died, which the next request tells
+        with contextlib.suppress(OSError):  # it has died, which the next request reports
             os.setpriority(os.PRIO_PGRP, self.pid, NICENESS)  # the group is all its threads; it leads a session of its own
 
-    async def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Send a request and wait for its reply, which has at least ``ok``; a dead process answers ``ok: False``."""
+    async def call(self, request: Request[A]) -> A:
+        """Send a request and return its answer.
+
+        :raises CommandFailed: the store did not do it, or the sync process has ended.
+        """
         await self._connect()
+        number = next(self._numbers)
+        reply = self._replies[number] = asyncio.get_running_loop().create_future()
+        if not self._send({"id": number, **request.encode()}):
+            raise CommandFailed(SYNC_GONE)
+        return request.decode_reply(await reply)
+
+    async def notify(self, request: Request[None]) -> None:
+        """Send a request that has no reply; it is dropped if the process has ended."""
+        await self._connect()
+        self._send(request.encode())
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        """Write a message; return whether there is a process to read it."""
         assert self._writer is not None
         assert self._reading is not None
         if self._reading.done():
-            return {"ok": False, "error": SYNC_GONE}
-        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._replies[do] = reply
-        self._writer.write(json.dumps({"do": do, **fields}).encode() + b"\n")
-        return await reply
-
-    async def tell(self, do: str, **fields: Any) -> None:
-        """Send a request that has no reply."""
-        await self._connect()
-        assert self._writer is not None
-        assert self._reading is not None
-        if not self._reading.done():
-            self._writer.write(json.dumps({"do": do, **fields}).encode() + b"\n")
+            return False
+        self._writer.write(json.dumps(message).encode() + b"\n")
+        return True
 
     async def _connect(self) -> None:
-        """Open our end once; shielded, since a request that is given up halfway would take the socket with it."""
+        """Open our end once; shielded, since a cancelled request would close the socket."""
         self.start()
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._open())
@@ -88,15 +99,15 @@ class SyncClient:
         assert self._reader is not None
         try:
             while line := await self._reader.readline():
-                self._take(json.loads(line))
+                self._receive(json.loads(line))
         except (OSError, ValueError):
             pass
         for reply in self._replies.values():
             if not reply.done():
-                reply.set_result({"ok": False, "error": SYNC_GONE})
+                reply.set_result({"error": SYNC_GONE})
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         if "note" in message:
             self._on_note(message["note"])
-        elif "re" in message and (reply := self._replies.pop(message["re"], None)) is not None and not reply.done():
+        elif (reply := self._replies.pop(message["id"], None)) is not None and not reply.done():
             reply.set_result(message)

@@ -24,7 +24,7 @@ from muster.operators.inline import first_event
 from muster.operators.job import JobOperator
 from muster.operators.outcome import airflow_errors
 from muster.operators.request import requested_job, requested_target
-from muster.store import expiring_credentials
+from muster.store import credentials
 from muster.targets.contract import ComputeTarget
 from muster.triggers.cancellation import end_job
 from muster.triggers.task_state import TaskKey, still_wanted
@@ -78,7 +78,7 @@ class TrainOperator(JobOperator):
             self.launched = handle
             self._stop_if_unwanted()
             self._announce(context, handle, access)
-            self._warn_of(expiring_credentials.warning(access, handle.job_id, credentials_end))
+            self._warn_of(credentials.expiry_warning(access, handle.job_id, credentials_end))
             return self._wait(context, handle, target, access)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a store lets us do, tried one by one on an object of our own: list, put, conditional put, get, delete."""
+"""Checks permissions on a store, one by one, with an object of its own: list, get, put, conditional put, delete."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ LIMIT = 10.0  # seconds for all of it
 _USE_ANOTHER = "use a store that keeps conditional writes, as newer releases of most servers do"
 
 
-class _NotKept(StoreError):
-    """A condition was not kept."""
+class _ConditionIgnored(StoreError):
+    """A write was made though its condition did not hold."""
 
 
-def rights(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
-    """Try what Muster does with a store; one that can't be reached is the only finding."""
+def check_permissions(uri: str, access: StoreAccess) -> tuple[Finding, ...]:
+    """Try each operation that Muster needs; an unreachable store is the only finding."""
     bucket = Bucket(uri, lambda: access)
     late = f"store {uri}: {access.endpoint_url or 'AWS S3'} did not answer within {LIMIT:g} s; check endpoint_url"
     try:
-        found = call_within(lambda: tuple(_each(bucket)), LIMIT, late)
+        found = call_within(lambda: tuple(_findings(bucket)), LIMIT, late)
     except StoreError as error:
         return (Finding.refused("store", error),)
     same = len({(finding.text, finding.remedy) for finding in found}) == 1 and not found[0].fine
     return (replace(found[0], what="store"),) if same else found
 
 
-def _each(bucket: Bucket) -> Iterator[Finding]:
-    """Read first: some servers create a bucket that is written to, and a misspelt one must not be."""
+def _findings(bucket: Bucket) -> Iterator[Finding]:
+    """Yield a finding for each operation; reads come first, as some servers create a misspelt bucket at the first write."""
     key = f"{store_keys.PROBE}.{secrets.token_hex(4)}"
     reads: dict[str, Callable[[], object]] = {
         "list": lambda: next(bucket.keys(store_keys.INDEX), None),
@@ -46,13 +46,13 @@ def _each(bucket: Bucket) -> Iterator[Finding]:
         "conditional put": lambda: _conditions(bucket, key),
         "delete": lambda: bucket.delete(key),
     }
-    read = [_tried(f"store: {name}", bucket, work) for name, work in reads.items()]
+    read = [_try(f"store: {name}", bucket, work) for name, work in reads.items()]
     yield from read
     if any(finding.fine for finding in read):
-        yield from (_tried(f"store: {name}", bucket, work) for name, work in writes.items())
+        yield from (_try(f"store: {name}", bucket, work) for name, work in writes.items())
 
 
-def _tried(what: str, bucket: Bucket, work: Callable[[], object]) -> Finding:
+def _try(what: str, bucket: Bucket, work: Callable[[], object]) -> Finding:
     try:
         work()
     except StoreUnavailable:
@@ -63,9 +63,9 @@ def _tried(what: str, bucket: Bucket, work: Callable[[], object]) -> Finding:
 
 
 def _conditions(bucket: Bucket, key: str) -> None:
-    """See that a write whose condition does not hold is refused.
+    """Check that a write whose condition does not hold is refused.
 
-    :raises StoreError: it was not.
+    :raises StoreError: it was made.
     """
     conditions: dict[str, Callable[[], str]] = {
         "If-None-Match": lambda: bucket.put(key, b"{}", if_absent=True),
@@ -76,4 +76,4 @@ def _conditions(bucket: Bucket, key: str) -> None:
             write()
         except PreconditionFailed:
             continue
-        raise _NotKept(f"store {bucket.uri}: it took a write whose condition ({name}) did not hold; {_USE_ANOTHER}")
+        raise _ConditionIgnored(f"store {bucket.uri}: it took a write whose condition ({name}) did not hold; {_USE_ANOTHER}")

@@ -1,20 +1,22 @@
-"""Ships a node's event log: sealed segments of whole lines, named by byte offset, and one tail object that lists them.
+"""A node's event log in the store: sealed segments of whole lines, named by byte offset, and one tail object that lists them.
 
-A reader sees each line once because the tail is replaced in one write, names every segment before it, and holds all that
-follows them; a segment is there before any tail names it, and is never written twice.
+A reader sees each line once because the tail is replaced in one write, names every segment before it, and holds all lines
+after them; a segment exists before any tail names it, and is never written twice.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.core.errors import StoreError
+from muster.core.event import Event, read_lines
 from muster.core.store_keys import LAYOUT_VERSION, RunKeys
 from muster.store.s3.bucket import Bucket
-from muster.store.s3.errors import PreconditionFailed, StoreUnavailable
+from muster.store.s3.errors import NotFound, PreconditionFailed, StoreUnavailable
 
 SEAL_SIZE = 256 << 10  # bytes of whole lines from which a segment is sealed
 SEGMENT_LIMIT = 4 << 20  # bytes; a segment is longer only if a single line is
@@ -33,13 +35,13 @@ class LogKeys:
         return self.run.tail(self.attempt, self.node)
 
     def segment(self, start: int) -> str:
-        """Give the key of the segment that starts at a byte offset."""
+        """Return the key of the segment that starts at a byte offset."""
         return self.run.segment(self.attempt, self.node, start)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """What the tail object says: offsets of the sealed segments, where its own lines start, and the lines."""
+    """The tail object: offsets of the sealed segments, the offset of its own lines, and the lines."""
 
     segments: tuple[int, ...] = ()
     start: int = 0
@@ -52,13 +54,13 @@ class Tail:
         return self.start + len(self.lines)
 
     def to_body(self) -> bytes:
-        """Give the object's body: a header line, then the lines as they are."""
+        """Return the object's body: a header line, then the lines as they are."""
         head = {"version": LAYOUT_VERSION, "segments": self.segments, "start": self.start, "final": self.final}
         return json.dumps(head).encode() + b"\n" + self.lines
 
     @classmethod
     def from_body(cls, body: bytes) -> Tail:
-        """Read a body.
+        """Return the tail in an object's body.
 
         :raises StoreError: a newer release wrote it.
         """
@@ -69,8 +71,8 @@ class Tail:
         return cls(segments=tuple(data["segments"]), start=data["start"], final=data["final"], lines=lines)
 
 
-class EventShipper:
-    """Copies one event log that only grows. May be ended at any point: a new one goes on from what the store has."""
+class EventUploader:
+    """Uploads one event log that only grows; may be killed at any point, as a new one continues from what the store has."""
 
     def __init__(self, bucket: Bucket, keys: LogKeys, log: Path) -> None:
         self._bucket = bucket
@@ -79,10 +81,10 @@ class EventShipper:
         self._tail: Tail | None = None
         self._lock = threading.Lock()
 
-    def ship(self, final: bool = False) -> None:
-        """Bring the store up to the log's last whole line; ``final`` says in the tail that nothing will follow.
+    def upload(self, final: bool = False) -> None:
+        """Upload up to the log's last whole line; ``final`` marks in the tail that nothing will follow.
 
-        :raises StoreError: the store did not take everything; call again.
+        :raises StoreError: not everything could be stored; call again.
         """
         with self._lock:
             known = self._tail if self._tail is not None else self._recover()
@@ -100,7 +102,7 @@ class EventShipper:
         return Tail() if stored is None else Tail.from_body(stored.body)
 
     def _seal(self, known: Tail) -> Tail:
-        """Seal what is long enough; give the tail with the rest."""
+        """Seal what is long enough; return the tail with the rest."""
         segments, start = known.segments, known.start
         lines, cut = self._whole_lines(start)
         while lines and (cut or len(lines) >= SEAL_SIZE):
@@ -110,7 +112,7 @@ class EventShipper:
         return Tail(segments=segments, start=start, lines=lines)
 
     def _put_segment(self, start: int, lines: bytes) -> int:
-        """Store a segment and give its length: that of the one already there, if a process before us got that far."""
+        """Store a segment and return its length: that of the stored one, if an earlier process got that far."""
         key = self._keys.segment(start)
         try:
             self._bucket.put(key, lines, if_absent=True)
@@ -122,7 +124,7 @@ class EventShipper:
         return len(lines)
 
     def _whole_lines(self, start: int) -> tuple[bytes, bool]:
-        """Read whole lines from ``start``, about the segment limit of them but at least one; and whether there is more."""
+        """Return whole lines from ``start``, about the segment limit of them but at least one, and whether there is more."""
         if not self._log.exists():
             return b"", False
         with self._log.open("rb") as file:
@@ -137,3 +139,30 @@ class EventShipper:
             return self._log.stat().st_size
         except FileNotFoundError:
             return 0
+
+
+def read_events(bucket: Bucket, keys: LogKeys, offset: int) -> Iterator[tuple[int, Event]]:
+    """Yield the events from ``offset`` on, each with the offset after it, up to the end of the store's copy; lists nothing."""
+    stored = bucket.get(keys.tail)
+    if stored is None:
+        return
+    tail = Tail.from_body(stored.body)
+    time = 0.0
+    for lines in _chunks(bucket, keys, offset, tail):
+        for end, event in read_lines(lines, keys.node, time):
+            time = event.time
+            yield offset + end, event
+        offset += len(lines)
+
+
+def _chunks(bucket: Bucket, keys: LogKeys, offset: int, tail: Tail) -> Iterator[bytes]:
+    """Yield the bytes of whole lines from ``offset`` on, one object at a time."""
+    for start, end in zip(tail.segments, (*tail.segments[1:], tail.start), strict=False):
+        if end > offset:
+            key = keys.segment(start)
+            stored = bucket.get(key, start=max(0, offset - start))
+            if stored is None:
+                raise NotFound(f"store {bucket.uri}: {key} is missing, though the tail lists it; the event log has a gap")
+            yield stored.body
+    if tail.end > offset:
+        yield tail.lines[max(0, offset - tail.start) :]

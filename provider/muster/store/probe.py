@@ -1,4 +1,4 @@
-"""Finds out whether a store can be used, and what every run writes first: its code and its newest generation."""
+"""Probes a store with a read and a write, and writes what every run stores first: its code and its newest generation."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ GENERATION_TRIES = 20
 def probe(bucket: Bucket, timeout: float) -> None:
     """Read and write a small object; retry for ``timeout`` seconds while the store is unreachable.
 
-    :raises StoreError: it could not be done.
+    :raises StoreError: the store can't be used.
     """
     retry(lambda: _probe_once(bucket), StoreUnavailable, store_backoff(), timeout=timeout)
 
 
 def _probe_once(bucket: Bucket) -> None:
-    """Reading comes first, as some servers create a bucket that is written to."""
+    """Read, then write: some servers create a misspelt bucket at the first write."""
     bucket.get(store_keys.PROBE)
     bucket.put_json(store_keys.PROBE, {"version": store_keys.LAYOUT_VERSION})
 
 
 def put_snapshot(bucket: Bucket, digest: str, archive: Path) -> None:
-    """Store packed code under its digest, unless it is there."""
+    """Store packed code under its digest, unless the store has it."""
     key = store_keys.snapshot(digest)
     if bucket.sha256_of(key) is None:
         Uploader(bucket).put(key, archive, content_of(archive, archive.stat().st_size))
 
 
 def raise_generation(bucket: Bucket, job_id: str, generation: int) -> None:
-    """Make this generation the run's newest, unless a newer one is; always writes, so it shows that writing works.
+    """Make this generation the run's newest, unless a newer one exists; always writes, as a check that writing works.
 
-    :raises StoreError: it could not be done.
+    :raises StoreError: the store does not take it.
     """
     key = store_keys.latest_generation(job_id)
     for _ in range(GENERATION_TRIES):

@@ -1,4 +1,4 @@
-"""RunStore: the record of all runs in S3-compatible storage, as the command line, Airflow and the registry read it."""
+"""RunStore: the record of all runs in S3-compatible storage, for the command line, Airflow and the registry."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import fnmatch
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core import store_keys
-from muster.core.codec import from_data
+from muster.core.codec import from_data, to_data
 from muster.core.errors import StoreError, StoreUnusable, UnknownRun
 from muster.core.event import Event
 from muster.core.manifest import Manifest, ManifestFile
+from muster.core.retry import Backoff, retry
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import RunKeys
-from muster.store.s3.errors import StoreUnavailable
+from muster.store.s3.errors import PreconditionFailed, StoreUnavailable
 
 if TYPE_CHECKING:
     from muster.store.s3.bucket import Bucket
 
 TRIES = 3
 CHECK_LIMIT = 6.0  # seconds
-CHECK_PATIENCE = 4.0  # seconds of them in which a store that is away is asked again
+CHECK_TIMEOUT = 4.0  # seconds of them in which an unavailable store is retried
 AT_ONCE = 8
 
 
 class RunStore:
-    """A store by its address ``s3://bucket/prefix``; nothing is loaded or asked before the first use.
+    """The store at ``s3://bucket/prefix``; loads botocore and sends requests only at the first use.
 
-    :raises StoreUnusable: the address is not one.
-    :raises StoreError: (all methods) the store could not do what was asked.
+    :raises StoreUnusable: the address has another form.
+    :raises StoreError: (all methods) a request failed.
     """
 
     def __init__(self, uri: str, access: StoreAccess) -> None:
@@ -43,23 +45,23 @@ class RunStore:
         self.uri = uri.rstrip("/")
         self._access = access
         self._lock = threading.Lock()
-        self._made: Bucket | None = None
+        self._opened: Bucket | None = None
 
     @property
     def bucket(self) -> Bucket:
-        """The operations beneath; made, and botocore loaded, at first use."""
+        """The bucket, opened at first use."""
         from muster.store.s3.bucket import Bucket
 
         with self._lock:
-            if self._made is None:
-                self._made = Bucket(self.uri, lambda: self._access, tries=TRIES)
-            return self._made
+            if self._opened is None:
+                self._opened = Bucket(self.uri, lambda: self._access, tries=TRIES)
+            return self._opened
 
     def check(self) -> None:
-        """Find out whether the store can be reached, read and written, in a few seconds.
+        """Check in a few seconds that the store can be reached, read and written.
 
-        :raises StoreUnusable: it refuses, or is none; one line that says why and what to do.
-        :raises StoreError: it is away, which may pass.
+        :raises StoreUnusable: the store denies access, or there is none; one line that says why and what to do.
+        :raises StoreUnavailable: the store is unreachable or overloaded, which may pass.
         """
         from muster.store.probe import probe
         from muster.store.s3.bucket import Bucket
@@ -68,14 +70,14 @@ class RunStore:
         endpoint = self._access.endpoint_url or "AWS S3"
         late = f"store {self.uri}: {endpoint} did not answer within {CHECK_LIMIT:g} s; check endpoint_url"
         try:
-            call_within(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_PATIENCE), CHECK_LIMIT, late)
+            call_within(lambda: probe(Bucket(self.uri, lambda: self._access), CHECK_TIMEOUT), CHECK_LIMIT, late)
         except StoreUnavailable:
             raise
         except StoreError as error:
             raise StoreUnusable(str(error)) from None
 
     def put_snapshot(self, digest: str, archive: Path) -> None:
-        """Store packed code under its digest, unless it is there."""
+        """Store packed code under its digest, unless the store has it."""
         from muster.store.probe import put_snapshot
 
         put_snapshot(self.bucket, digest, archive)
@@ -83,13 +85,13 @@ class RunStore:
     # -- runs
 
     def runs(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Give the records of the newest runs, newest first."""
-        newest = list(islice(_once_each(store_keys.run_of_index(key) for key in self.bucket.keys(store_keys.INDEX)), limit))
+        """Return the records of the newest runs, newest first."""
+        newest = list(islice(_unique(store_keys.run_of_index(key) for key in self.bucket.keys(store_keys.INDEX)), limit))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return [record for record in pool.map(self._record_or_none, newest) if record is not None]
 
     def generation(self, job_id: str) -> int:
-        """Give a run's newest generation.
+        """Return a run's newest generation.
 
         :raises UnknownRun: no such run in this store.
         """
@@ -99,9 +101,9 @@ class RunStore:
         return int(found[0]["generation"])
 
     def record(self, job_id: str, generation: int | None = None) -> dict[str, Any]:
-        """Give the state document of a run, of its newest generation unless one is named.
+        """Return the state document of a run, of its newest generation unless one is given.
 
-        :raises UnknownRun: no such run, or it has not come so far as to have a record.
+        :raises UnknownRun: no such run, or it has no record yet.
         """
         keys = self._keys(job_id, generation)
         found = self.bucket.get_json(keys.record)
@@ -110,28 +112,25 @@ class RunStore:
         return found[0]
 
     def manifest(self, job_id: str, generation: int | None = None) -> Manifest | None:
-        """Give what a run committed; None if it did not."""
+        """Return the manifest of a run; None if it did not commit."""
         found = self.bucket.get_json(self._keys(job_id, generation).manifest)
         return None if found is None else from_data(Manifest, found[0])
 
     def manifest_uri(self, job_id: str, generation: int) -> str:
-        """Give the address of what a run commits."""
+        """Return the address of a run's manifest."""
         return self.bucket.uri_of(self._keys(job_id, generation).manifest)
 
     def commit(self, manifest: Manifest, key: str = "") -> None:
-        """Write a run's manifest; the same one again is fine.
+        """Commit a run; see :func:`commit_manifest`.
 
-        :raises PreconditionFailed: another one is there.
+        :raises PreconditionFailed: the run is committed with another manifest.
         """
-        from muster.store.manifest_commit import commit
-
         keys = RunKeys(job_id=manifest.run, generation=manifest.generation)
-        commit(self.bucket, key or keys.manifest, manifest)
+        commit_manifest(self.bucket, key or keys.manifest, manifest)
 
     def events(self, job_id: str, generation: int, attempt: int, node: int, offset: int = 0) -> Iterator[tuple[int, Event]]:
-        """Yield a node's events from a byte offset on, each with the offset after it, as far as the store has them now."""
-        from muster.store.event_reader import read_events
-        from muster.store.event_segments import LogKeys
+        """Yield a node's events from a byte offset on, each with the offset after it, up to the end of the store's copy."""
+        from muster.store.event_segments import LogKeys, read_events
 
         run = RunKeys(job_id=job_id, generation=generation)
         return read_events(self.bucket, LogKeys(run=run, attempt=attempt, node=node), offset)
@@ -139,50 +138,34 @@ class RunStore:
     # -- files
 
     def files(self, job_id: str, generation: int | None = None) -> tuple[ManifestFile, ...]:
-        """Give the files of a run: of its manifest, or of its record if it did not commit."""
+        """Return the files of a run: of its manifest, or of its record if it did not commit."""
         manifest = self.manifest(job_id, generation)
         if manifest is not None:
             return manifest.files
         return tuple(from_data(ManifestFile, file) for file in self.record(job_id, generation).get("outputs", ()))
 
-    def read_file(self, job_id: str, path: str, generation: int | None = None) -> Iterator[bytes]:
-        """Yield the content of one file, piece by piece, unverified.
-
-        :raises UnknownRun: the run has no such file.
-        """
-        files = self.files(job_id, generation)
-        for file in files:
-            if file.path == path:
-                return self.bucket.chunks(file.key)
-        raise UnknownRun(f"run {job_id!r} has no file {path!r}; it has {[file.path for file in files]}")
-
     def download(self, job_id: str, pattern: str, dest: Path, generation: int | None = None) -> list[Path]:
-        """Bring files of a run to a folder, below their own paths, verified by sha256.
+        """Download files of a run to a folder, below their own paths, verified by sha256.
 
         ``pattern`` is a path, a folder (``outputs``) or a pattern of paths (``outputs/*.pt``).
 
-        :raises UnknownRun: no file fits.
+        :raises UnknownRun: no file matches.
         """
         files = self.files(job_id, generation)
-        wanted = [file for file in files if fits(file.path, pattern)]
-        if not wanted:
-            raise UnknownRun(f"run {job_id!r} has no file that fits {pattern!r}; it has {[file.path for file in files]}")
+        matching = [file for file in files if matches(file.path, pattern)]
+        if not matching:
+            raise UnknownRun(f"run {job_id!r} has no file that matches {pattern!r}; it has {[file.path for file in files]}")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda file: self._fetch(file, dest), wanted))
+            return list(pool.map(lambda file: self._download(file, dest), matching))
 
-    def _fetch(self, file: ManifestFile, dest: Path) -> Path:
-        from muster.store.s3.download import fetch, safe
+    def _download(self, file: ManifestFile, dest: Path) -> Path:
+        from muster.store.s3.download import checked_path, download_object
         from muster.store.s3.upload import Content
 
-        target = dest / safe(file.path)
+        target = dest / checked_path(file.path)
         content = Content(size=file.size, sha256=file.sha256)
-        for _ in range(TRIES - 1):
-            try:
-                fetch(self.bucket, file.key, target, content)
-                return target
-            except StoreUnavailable:
-                continue
-        fetch(self.bucket, file.key, target, content)
+        fetch = partial(download_object, self.bucket, file.key, target, content)
+        retry(fetch, StoreUnavailable, Backoff(0.0, 0.0), tries=TRIES)
         return target
 
     def _record_or_none(self, job_id: str) -> dict[str, Any] | None:
@@ -195,7 +178,7 @@ class RunStore:
         return RunKeys(job_id=job_id, generation=self.generation(job_id) if generation is None else generation)
 
 
-def _once_each(names: Iterable[str]) -> Iterator[str]:
+def _unique(names: Iterable[str]) -> Iterator[str]:
     seen: set[str] = set()
     for name in names:
         if name not in seen:
@@ -203,7 +186,26 @@ def _once_each(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def fits(path: str, pattern: str) -> bool:
-    """Say whether a file is meant by a pattern: its path, a folder above it, or a shell pattern."""
+def matches(path: str, pattern: str) -> bool:
+    """Return whether a pattern matches a file: its path, a folder above it, or a shell pattern."""
     plain = pattern.strip("/")
     return plain == "" or path == pattern or path.startswith(plain + "/") or fnmatch.fnmatchcase(path, pattern)
+
+
+def commit_manifest(bucket: Bucket, key: str, manifest: Manifest) -> None:
+    """Write a manifest if there is none; the same one again is fine.
+
+    :raises PreconditionFailed: there is another one.
+    """
+    try:
+        bucket.put_json(key, to_data(manifest), if_absent=True)
+    except PreconditionFailed:
+        found = bucket.get_json(key)
+        if found is None:
+            raise
+        stored = from_data(Manifest, found[0]).digest()
+        if stored != manifest.digest():
+            raise PreconditionFailed(
+                f"{bucket.uri_of(key)} is already committed with {stored}, not {manifest.digest()}; a commit is never "
+                "replaced: clear the task, or run under another name, to train anew"
+            ) from None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from muster.node.sync_commands import CheckStore
 from store_server import Store
 from sync_process import SyncNode
 
@@ -33,5 +34,5 @@ def make_node(store: Store, tmp_path: Path) -> Iterator[MakeNode]:
 def node(make_node: MakeNode) -> SyncNode:
     """Give a node whose sync process runs and has checked the store."""
     made = make_node().start()
-    assert made.ask("check", snapshot="", archive=None) == {"re": "check", "ok": True}
+    made.call(CheckStore())
     return made

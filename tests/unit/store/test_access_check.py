@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from muster.store import access_check as tried
-from muster.store.access_check import rights
+from muster.store.access_check import check_permissions
 from muster.store.s3.bucket import Bucket
 from store_server import Store
 
@@ -15,7 +15,7 @@ NAMES = ["list", "get", "put", "conditional put", "delete"]
 
 
 def test_a_store_with_all_rights_keeps_nothing_of_it(store: Store) -> None:
-    found = rights(store.uri, store.access)
+    found = check_permissions(store.uri, store.access)
     assert [finding.what for finding in found] == [f"store: {name}" for name in NAMES]
     assert all(finding.fine for finding in found), found
     assert list(Bucket(store.uri, lambda: store.access).keys("")) == []
@@ -30,7 +30,7 @@ def test_a_store_with_all_rights_keeps_nothing_of_it(store: Store) -> None:
     ],
 )
 def test_one_reason_for_all_is_one_finding(store: Store, changes: dict[str, str], text: str, remedy: str) -> None:
-    [found] = rights(store.uri, dataclasses.replace(store.access, **changes))
+    [found] = check_permissions(store.uri, dataclasses.replace(store.access, **changes))
     assert (found.what, found.fine, found.remedy) == ("store", False, remedy)
     assert text in found.text
 
@@ -41,13 +41,13 @@ def test_a_store_that_takes_every_write_is_unfit(store: Store, monkeypatch: pyte
             return super().put(key, body)
 
     monkeypatch.setattr(tried, "Bucket", Careless)
-    unfit = [finding for finding in rights(store.uri, store.access) if not finding.fine]
+    unfit = [finding for finding in check_permissions(store.uri, store.access) if not finding.fine]
     assert [finding.what for finding in unfit] == ["store: conditional put"]
     assert "took a write whose condition (If-None-Match) did not hold" in unfit[0].text
     assert unfit[0].remedy.startswith("use a store that keeps conditional writes")
 
 
 def test_a_store_that_does_not_exist(store: Store) -> None:
-    [found] = rights("s3://no-such-bucket-here/x", store.access)
+    [found] = check_permissions("s3://no-such-bucket-here/x", store.access)
     assert (found.what, found.fine) == ("store", False)
     assert "no-such-bucket-here" in found.text

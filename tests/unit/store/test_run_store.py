@@ -70,7 +70,7 @@ def test_download_of_a_run_that_did_not_commit_goes_by_its_record(store: Store, 
     bucket.put_json("runs/failed/latest.json", {"generation": 2})
     bucket.put_json("runs/failed/g2/run.json", {"run": "failed", "outputs": [to_data(file)]})
     assert store.open().download("failed", "outputs", tmp_path) == [tmp_path / "outputs/x"]
-    assert b"".join(store.open().read_file("failed", "outputs/x")) == b"x"
+    assert (tmp_path / "outputs/x").read_bytes() == b"x"
 
 
 def test_a_path_out_of_the_folder_is_refused(store: Store, tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_what_is_not_there_is_named(committed: Manifest, store: Store, tmp_path:
     run_store = store.open()
     with pytest.raises(UnknownRun, match="there is no run 'nobody' in store s3://"):
         run_store.record("nobody")
-    with pytest.raises(UnknownRun, match=r"no file that fits '\*\.onnx'; it has \['outputs/model\.pt'"):
+    with pytest.raises(UnknownRun, match=r"no file that matches '\*\.onnx'; it has \['outputs/model\.pt'"):
         run_store.download("run-1", "*.onnx", tmp_path)
-    with pytest.raises(UnknownRun, match="has no file 'outputs/nope'"):
-        run_store.read_file("run-1", "outputs/nope")
+    with pytest.raises(UnknownRun, match="has no file that matches 'outputs/nope'"):
+        run_store.download("run-1", "outputs/nope", tmp_path)
     assert run_store.manifest("run-1", generation=7) is None
     assert run_store.runs() == []
 

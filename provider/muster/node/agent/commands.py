@@ -9,6 +9,7 @@ from muster.core.verdict import Verdict
 from muster.node.preflight.facts import Facts
 from muster.node.ranks.diagnosis import RankExit
 from muster.node.rpc import Request
+from muster.node.sync_commands import OutputName
 
 # -- answers
 
@@ -113,14 +114,6 @@ class StoreFiles(Request[FilesStored]):
     """Store every kept file of the node; ``timeout`` in seconds."""
 
     timeout: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputName:
-    """The key under which the store is to have a file of the node."""
-
-    path: str
-    key: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from muster.node.mesh import PeerLost
 from muster.node.preflight import network, rules
 from muster.node.preflight.probe import FindPorts
 from muster.node.rpc import one_line
+from muster.node.sync_commands import PutRecord
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
@@ -185,7 +186,7 @@ class ElasticMembership(FixedMembership):
             self._due = False
             try:
                 await self._stop_and_start(self._network)
-                await self._executor.syncer.tell("record", record=self._record.data)
+                await self._executor.syncer.notify(PutRecord(record=self._record.data))
             except PeerLost:
                 continue  # recorded where the loss is noticed, which requests the next round
             except NodeFailed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster.core import event
-from muster.core.codec import from_data, to_data
+from muster.core.codec import to_data
 from muster.core.paths import NodePaths
 from muster.core.placeholder import Bindings
 from muster.node import processes
@@ -43,8 +44,9 @@ from muster.node.ranks.diagnosis import RankExit, count_kernel_kills, diagnose
 from muster.node.ranks.environment import rank_spec
 from muster.node.ranks.supervisor import SPAWNER, RankProcess, RankSupervisor
 from muster.node.ranks.termination import Terminator
-from muster.node.rpc import Handler, Request
+from muster.node.rpc import CommandFailed, Handler, Request
 from muster.node.sync_client import SyncClient
+from muster.node.sync_commands import Finish, RestoreCheckpoints, UploadFiles, UploadObjects
 
 if TYPE_CHECKING:
     from muster.node.ranks.remote_exec import Ask
@@ -137,14 +139,11 @@ class NodeExecutor:
 
     async def _restore(self, request: Restore) -> Restored:
         nodes = len(self.assignment.plan.nodes)
-        answer = await self._ask_store(
-            "restore", run=request.run, generation=request.generation, nodes=nodes, newest=request.newest
-        )
-        return from_data(Restored, answer)
-
-    async def _ask_store(self, do: str, **fields: Any) -> dict[str, Any]:
-        answer = await self.syncer.ask(do, **fields)
-        return answer if answer["ok"] else {"error": answer["error"]}
+        restore = RestoreCheckpoints(run=request.run, generation=request.generation, nodes=nodes, newest=request.newest)
+        try:
+            return Restored(files=await self.syncer.call(restore))
+        except CommandFailed as error:
+            return Restored(error=str(error))
 
     def _start(self, request: StartRanks) -> None:
         a = self.assignment
@@ -258,8 +257,10 @@ class NodeExecutor:
         """Store every kept file of this node."""
         if not self.syncer.pid and not self._has_files():
             return FilesStored()
-        answer = await self._ask_store("files", patience=timeout)
-        return from_data(FilesStored, answer)
+        try:
+            return FilesStored(files=await self.syncer.call(UploadFiles(timeout=timeout)))
+        except CommandFailed as error:
+            return FilesStored(error=str(error))
 
     def _has_files(self) -> bool:
         kept = (self.paths.outputs, self.paths.logs, self.paths.checkpoints, self.paths.ranks)
@@ -270,14 +271,18 @@ class NodeExecutor:
         )
 
     async def _store_under_names(self, request: StoreUnderNames) -> StoreResult:
-        answer = await self._ask_store("place", files=to_data(request.files), patience=request.timeout)
-        return from_data(StoreResult, answer)
+        try:
+            await self.syncer.call(UploadObjects(files=request.files, timeout=request.timeout))
+        except CommandFailed as error:
+            return StoreResult(error=str(error))
+        return StoreResult()
 
     async def finish_log(self, timeout: float) -> str:
         """Store the rest of this node's event log; without a sync process return the whole log, for the leader to store."""
         if not self.syncer.pid:
             return self.paths.events.read_text(encoding="utf-8")
-        await self.syncer.ask("finish", patience=timeout)
+        with contextlib.suppress(CommandFailed):  # the log in the node's folder has what the store lacks
+            await self.syncer.call(Finish(timeout=timeout))
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from muster.node.agent.output_names import OutputNames, assign_names
 from muster.node.agent.run_record import RunRecord
 from muster.node.assignment import Assignment
 from muster.node.mesh import PeerLost
+from muster.node.rpc import CommandFailed
+from muster.node.sync_commands import CommitManifest, PutRecord, StoreEventLog
 
 FAILED_PATIENCE = 30.0  # seconds that a run which failed anyway waits for the store
 LAST_PATIENCE = 10.0  # seconds for the last lines of the record
@@ -50,7 +53,7 @@ class Finalizer:
         timeout = 0.0 if is_refused else LAST_PATIENCE
         await self._finish_logs(timeout)
         self._gang.membership.run_ended()
-        await self._executor.syncer.tell("record", record=self._record.data)
+        await self._executor.syncer.notify(PutRecord(record=self._record.data))
         self._executor.log.add(event.END, **self._end_data())
         await self._executor.finish_log(timeout)
         self._gang.push(Leave())
@@ -124,10 +127,11 @@ class Finalizer:
             missing=missing,
         )
         self._is_committing = True
-        answer = await self._executor.syncer.ask("commit", manifest=to_data(manifest), patience=timeout)
-        if not answer["ok"]:
-            raise OutputsNotStored(answer["error"])
-        self._record.data.update(manifest=answer["uri"], digest=manifest.digest())
+        try:
+            uri = await self._executor.syncer.call(CommitManifest(manifest=manifest, timeout=timeout))
+        except CommandFailed as error:
+            raise OutputsNotStored(str(error)) from None
+        self._record.data.update(manifest=uri, digest=manifest.digest())
 
     async def _finish_logs(self, timeout: float) -> None:
         """Finish the log of every other node; those that never needed a sync process have theirs stored by ours."""
@@ -141,7 +145,8 @@ class Finalizer:
                 except OSError as error:
                     self._executor.log.report_full(error)
                     continue
-                await self._executor.syncer.ask("adopt", node=node, log=str(path), files_prefix=None, patience=timeout)
+                with contextlib.suppress(CommandFailed):  # the file stays beside the node's own log
+                    await self._executor.syncer.call(StoreEventLog(node=node, path=str(path), timeout=timeout))
 
     def _end_data(self) -> dict[str, Any]:
         data = self._record.data

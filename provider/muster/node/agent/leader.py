@@ -22,6 +22,8 @@ from muster.node.assignment import Assignment
 from muster.node.mesh import PeerLost
 from muster.node.preflight import facts, network
 from muster.node.preflight.preflight import PreflightFailed
+from muster.node.rpc import CommandFailed
+from muster.node.sync_commands import CheckStore, PutRecord
 
 STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
@@ -107,9 +109,10 @@ class Leader:
             await self._restore()
 
     async def _check_store(self) -> None:
-        answer = await self._executor.syncer.ask("check", snapshot=self._a.plan.snapshot, archive=self._a.archive or None)
-        if not answer["ok"]:
-            raise Stopped(self._unusable(answer["error"]))
+        try:
+            await self._executor.syncer.call(CheckStore(snapshot=self._a.plan.snapshot, archive=self._a.archive or None))
+        except CommandFailed as error:
+            raise Stopped(self._unusable(str(error))) from None
         await self._save()
 
     def _unusable(self, error: str) -> Verdict:
@@ -186,7 +189,7 @@ class Leader:
             self._record.rank_ended(end)
 
     async def _save(self) -> None:
-        await self._executor.syncer.tell("record", record=self._record.data)
+        await self._executor.syncer.notify(PutRecord(record=self._record.data))
 
 
 _NO_REASON = Verdict(cause=Cause.NODE, detail="the run was stopped")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from muster.core.manifest import ManifestFile
-from muster.node.agent.commands import OutputName
+from muster.node.sync_commands import OutputName
 
 
 @dataclass(frozen=True, kw_only=True)

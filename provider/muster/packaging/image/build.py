@@ -73,7 +73,7 @@ class BuildProgress:
     def cut_off(self, error: object) -> TargetError:
         """Return the error of a build whose engine became unreachable."""
         return TargetError(
-            f"{self.recipe.what} can't be built: the engine became unreachable while {self._doing()}: {_one_line(str(error))}; "
+            f"{self.recipe.what} can't be built: the engine was lost while {self._doing()}: {_one_line(str(error))}; "
             "try again once it answers"
         )
 

@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import muster
 from muster.core.codec import digest
 from muster.core.plan import EnvironmentRef
 from muster.packaging.environment.lock import pinned
+from muster.packaging.image.dockerfiles import dockerfile_text
 
 RECIPE_VERSION = 1
 OWN = "muster"  # first part of the names of images that stay on their engine
@@ -149,15 +148,6 @@ def _horovod(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
         stage="horovod",
         together=(pin, "numpy", *HOROVOD_NEEDS),
         sources=(source,),
-    )
-
-
-def dockerfile_text(folder: str) -> str:
-    """Return the text of a Dockerfile in docker/: of the installed package, or of its working tree."""
-    package = Path(muster.__file__).resolve().parent
-    shipped = package / "docker"
-    return ((shipped if shipped.is_dir() else package.parents[1] / "docker") / folder / "Dockerfile").read_text(
-        encoding="utf-8"
     )
 
 

@@ -1,4 +1,4 @@
-"""Bucket: the few S3 operations that Muster needs on one bucket and prefix, with clear errors.
+"""Bucket: the few S3 operations that Muster needs on one bucket and prefix.
 
 botocore's own client is used, as importing boto3 on top of it adds to every launch and nothing to these operations.
 """
@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from muster.core.retry import Backoff, retry
 from muster.core.store_access import StoreAccess
 from muster.core.store_keys import split_uri
-from muster.store.s3.error_mapping import Where, explain
+from muster.store.s3.error_mapping import StoreContext, store_error
 from muster.store.s3.errors import NotFound, StoreUnavailable
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ class Stored:
 class Bucket:
     """One bucket and prefix; keys are relative to the prefix. Safe to use from several threads.
 
-    ``access()`` is asked before each request, so that renewed credentials are taken up. ``tries``: how often a request is made
-    while the store is away.
+    ``access()`` is called before each request, so that renewed credentials are used. ``tries``: how often a request is made
+    while the store is unavailable.
 
     :raises StoreError: (all methods) one of the kinds in :mod:`muster.store.s3.errors`.
     """
@@ -52,14 +52,14 @@ class Bucket:
         self._access = access
         self._tries = tries
         self._lock = threading.Lock()
-        self._made: tuple[StoreAccess, Any] | None = None
+        self._cached: tuple[StoreAccess, Any] | None = None
 
     def uri_of(self, key: str) -> str:
-        """Give the full ``s3://`` address of a key."""
+        """Return the full ``s3://`` address of a key."""
         return f"s3://{self.name}/{self._full(key)}"
 
     def get(self, key: str, start: int = 0) -> Stored | None:
-        """Give an object, from byte ``start``; None if there is none."""
+        """Return an object, from byte ``start``; None if there is none."""
         span = {"Range": f"bytes={start}-"} if start else {}
 
         def work(client: Any) -> Stored:
@@ -69,7 +69,7 @@ class Bucket:
         return self._or_none(work)
 
     def get_json(self, key: str) -> tuple[dict[str, Any], str] | None:
-        """Give a JSON document and its etag."""
+        """Return a JSON document and its etag; None if there is none."""
         stored = self.get(key)
         return None if stored is None else (json.loads(stored.body), stored.etag)
 
@@ -83,12 +83,12 @@ class Bucket:
             yield chunk
 
     def sha256_of(self, key: str) -> str | None:
-        """Give the sha256 that an object was stored with; None if there is no object, "" if it has none."""
+        """Return the sha256 that an object was stored with; None if there is no object, "" if it has none."""
         head = self._or_none(lambda client: client.head_object(**self.at(key)))
         return None if head is None else str(head["Metadata"].get("sha256", ""))
 
     def put(self, key: str, body: bytes, *, if_match: str = "", if_absent: bool = False, sha256: str = "") -> str:
-        """Write an object and give its etag; with ``sha256`` (hex) the store checks the content and keeps the digest with it.
+        """Write an object and return its etag; with ``sha256`` (hex) the store checks the content and keeps the digest with it.
 
         :raises PreconditionFailed: the condition does not hold.
         """
@@ -103,12 +103,12 @@ class Bucket:
         return str(self.do(lambda client: client.put_object(**self.at(key), Body=body, **fields))["ETag"])
 
     def put_json(self, key: str, document: Any, *, if_match: str = "", if_absent: bool = False) -> str:
-        """Write a JSON document and give its etag."""
+        """Write a JSON document and return its etag."""
         body = json.dumps(document, ensure_ascii=False, sort_keys=True).encode("utf-8", errors="replace")
         return self.put(key, body, if_match=if_match, if_absent=if_absent)
 
     def delete(self, key: str) -> None:
-        """Delete an object; none there is fine."""
+        """Delete an object, if there is one."""
         self.do(lambda client: client.delete_object(**self.at(key)))
 
     def keys(self, prefix: str, *, folders: bool = False) -> Iterator[str]:
@@ -126,17 +126,17 @@ class Bucket:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def do(self, work: Callable[[Any], T]) -> T:
-        """Do something with the botocore client, its errors made clear, again while the store is away."""
+        """Call ``work`` with the botocore client; retry while the store is unavailable."""
         return retry(lambda: self._once(work), StoreUnavailable, Backoff(0.4, 0.4, jitter=(0.5, 1.5)), tries=self._tries)
 
     def _once(self, work: Callable[[Any], T]) -> T:
         try:
             return work(self._client())
         except (BotoCoreError, ClientError, OSError, ValueError) as error:
-            raise explain(error, Where(uri=self.uri, bucket=self.name, access=self._access())) from None
+            raise store_error(error, StoreContext(uri=self.uri, bucket=self.name, access=self._access())) from None
 
     def at(self, key: str) -> dict[str, str]:
-        """Give the fields that name an object in a request."""
+        """Return the fields that name an object in a request."""
         return {"Bucket": self.name, "Key": self._full(key)}
 
     def _or_none(self, work: Callable[[Any], T]) -> T | None:
@@ -151,9 +151,9 @@ class Bucket:
     def _client(self) -> Any:
         access = self._access()
         with self._lock:
-            if self._made is None or self._made[0] != access:
-                self._made = (access, make_client(access))
-            return self._made[1]
+            if self._cached is None or self._cached[0] != access:
+                self._cached = (access, make_client(access))
+            return self._cached[1]
 
 
 def _list(query: dict[str, Any], client: Any) -> dict[str, Any]:
@@ -162,9 +162,9 @@ def _list(query: dict[str, Any], client: Any) -> dict[str, Any]:
 
 
 def make_client(access: StoreAccess) -> Any:
-    """Make a botocore client.
+    """Return a botocore client.
 
-    With an endpoint of one's own, checksums that only newer servers know are left out; what is stored is guarded by sha256.
+    At an ``endpoint_url``, checksums that only newer servers know are left out; sha256 guards what is stored.
     """
     own: dict[str, Any] = {}
     if access.endpoint_url:

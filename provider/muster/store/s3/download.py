@@ -1,4 +1,4 @@
-"""Brings objects to files: verified by sha256, written beside the target and renamed."""
+"""Downloads objects to files: verified by sha256, written beside the target and renamed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from muster.store.s3.bucket import Bucket
 from muster.store.s3.upload import Content
 
 
-def fetch(bucket: Bucket, key: str, target: Path, content: Content) -> None:
-    """Write an object to ``target``, which appears only if the content is what was promised.
+def download_object(bucket: Bucket, key: str, target: Path, content: Content) -> None:
+    """Write an object to ``target``, which appears only if the object has that content.
 
-    :raises StoreError: it is not, or could not be had.
+    :raises StoreError: the object has another content, or is not available.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
@@ -40,10 +40,10 @@ def _copy(chunks: Iterator[bytes], target: Path) -> Content:
     return Content(size=size, sha256=hasher.hexdigest())
 
 
-def safe(path: str) -> str:
-    """Give a relative path back if it stays below the folder it is put into.
+def checked_path(path: str) -> str:
+    """Return a relative path that stays below its folder.
 
-    :raises StoreError: it does not.
+    :raises StoreError: the path leads out of it.
     """
     pure = PurePosixPath(path)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts:

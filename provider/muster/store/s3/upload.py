@@ -1,4 +1,4 @@
-"""Stores files so that an object never holds anything but the content it was announced with."""
+"""Uploads files so that an object never has another content than the one announced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READ_SIZE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What tells that a file may have been changed, without reading it."""
+    """Shows without reading a file that it may have changed."""
 
     size: int
     mtime_ns: int
@@ -34,7 +34,7 @@ class Signature:
 
     @classmethod
     def of(cls, path: Path) -> Signature:
-        """Look at a file, links followed."""
+        """Return the signature of a file, links followed."""
         stat = path.stat()
         return cls(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
@@ -48,7 +48,7 @@ class Content:
 
 
 def content_of(path: Path, size: int) -> Content:
-    """Hash the first ``size`` bytes of a file: of a file that grows, what it was when it was looked at.
+    """Hash the first ``size`` bytes of a file: of a file that grows, its content at the time of the scan.
 
     :raises FileChanged: the file is shorter.
     """
@@ -59,14 +59,14 @@ def content_of(path: Path, size: int) -> Content:
 
 
 class Uploader:
-    """Stores files; a large one in parts, several at once, but only one large file at a time, so memory stays bounded."""
+    """Uploads files; a large one in parts, several at once, but only one large file at a time, so memory stays bounded."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._large = threading.Lock()
 
     def put(self, key: str, path: Path, content: Content) -> None:
-        """Make an object of a file's content.
+        """Upload a file.
 
         :raises FileChanged: the file no longer has that content; the object is what it was before.
         """
@@ -116,7 +116,7 @@ class Uploader:
         try:
             self._bucket.do(lambda client: client.abort_multipart_upload(**upload))
         except StoreError:
-            pass  # the store is away: it drops unfinished uploads by its own rule
+            pass  # the store is unavailable; it deletes unfinished uploads by its own rule
 
 
 def _read(path: Path, size: int, chunk: int) -> Iterator[bytes]:

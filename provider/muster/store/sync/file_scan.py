@@ -1,4 +1,4 @@
-"""Finds the files of a folder: links inside it are followed, links out of it and what is no file are reported."""
+"""Scans a folder for files: follows links inside it, and reports links out of it and what is no regular file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ KEY_LIMIT = 900  # bytes of a path; S3 keys have at most 1,024 with the prefix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A file to be kept: ``path`` as people know it (``outputs/a.pt``), where it is, and its signature."""
+class ScannedFile:
+    """A file to be stored: ``path`` as people know it (``outputs/a.pt``), where it is, and its signature."""
 
     path: str
     file: Path
@@ -24,9 +24,9 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a look at a folder found: files in order of their paths, and why each left out is."""
+    """The files of a folder in order of their paths, and a sentence on each that is left out."""
 
-    files: tuple[Found, ...] = ()
+    files: tuple[ScannedFile, ...] = ()
     left_out: tuple[str, ...] = ()
 
     def __add__(self, other: Scan) -> Scan:
@@ -34,22 +34,22 @@ class Scan:
 
 
 def scan(folder: Path, prefix: str) -> Scan:
-    """Look through a folder; paths get ``prefix`` in front. A folder that isn't there is empty."""
+    """Return the files of a folder, ``prefix`` before their paths; a folder that does not exist is empty."""
     if not folder.is_dir():
         return Scan()
     root = Path(os.path.realpath(folder))
-    files: list[Found] = []
+    files: list[ScannedFile] = []
     left_out: list[str] = []
     for path, entry in _walk(folder, prefix, root, (str(root),)):
         if isinstance(entry, str):
             left_out.append(f"{_readable(path)} {entry}; it is not stored")
         else:
-            files.append(Found(path=path, file=folder / path.removeprefix(prefix + "/"), signature=entry))
-    return Scan(files=tuple(sorted(files, key=lambda found: found.path)), left_out=tuple(left_out))
+            files.append(ScannedFile(path=path, file=folder / path.removeprefix(prefix + "/"), signature=entry))
+    return Scan(files=tuple(sorted(files, key=lambda file: file.path)), left_out=tuple(left_out))
 
 
 def _walk(folder: Path, prefix: str, root: Path, above: tuple[str, ...]) -> Iterator[tuple[str, Signature | str]]:
-    """Yield every path with its file's signature, or with the reason why it is left out."""
+    """Yield every path with its file's signature, or with the reason to leave it out."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -58,18 +58,20 @@ def _walk(folder: Path, prefix: str, root: Path, above: tuple[str, ...]) -> Iter
     for entry in entries:
         path = f"{prefix}/{entry.name}"
         try:
-            yield from _look(entry, path, root, above)
+            yield from _scan_entry(entry, path, root, above)
         except FileNotFoundError:
-            continue  # gone since the folder was read
+            continue  # deleted since the folder was read
         except OSError as error:
             yield path, _cannot_be_read(error)
 
 
-def _look(entry: os.DirEntry[str], path: str, root: Path, above: tuple[str, ...]) -> Iterator[tuple[str, Signature | str]]:
+def _scan_entry(
+    entry: os.DirEntry[str], path: str, root: Path, above: tuple[str, ...]
+) -> Iterator[tuple[str, Signature | str]]:
     if entry.is_symlink():
         target = os.path.realpath(entry.path)
         if not os.path.exists(target):
-            yield path, f"is a link to {target}, which isn't there"
+            yield path, f"is a link to {target}, which does not exist"
             return
         if not Path(target).is_relative_to(root):
             yield path, f"is a link out of its folder, to {target}"
@@ -81,11 +83,11 @@ def _look(entry: os.DirEntry[str], path: str, root: Path, above: tuple[str, ...]
             return
         yield from _walk(Path(entry.path), path, root, (*above, real))
         return
-    yield path, _judge(path, Path(entry.path))
+    yield path, _signature_or_reason(path, Path(entry.path))
 
 
-def _judge(path: str, file: Path) -> Signature | str:
-    """Give the signature of a file that can be kept, else why it can't."""
+def _signature_or_reason(path: str, file: Path) -> Signature | str:
+    """Return the signature of a file that can be stored, else the reason why it can't."""
     if not stat.S_ISREG(file.stat().st_mode):
         return "is no regular file"
     if not os.access(file, os.R_OK):

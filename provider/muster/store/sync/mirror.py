@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from muster.core.errors import StoreError
+from muster.core.manifest import ManifestFile
 from muster.core.paths import NodePaths
 from muster.core.store_keys import RunKeys
+from muster.node.sync_commands import OutputName
 from muster.store.s3.bucket import Bucket
 from muster.store.s3.errors import FileChanged, StoreUnavailable
 from muster.store.s3.upload import Content, Signature, Uploader, content_of
-from muster.store.sync.file_scan import Found, Scan, scan
+from muster.store.sync.file_scan import Scan, ScannedFile, scan
+from muster.store.sync.quiescence import QuiescenceTracker
 
 QUIET = 1.0  # seconds without a change after which a file is stored
 OVERDUE = 15.0  # seconds after which a file that is never quiet is stored as it is
@@ -24,42 +26,25 @@ UPLOADS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class StoredFile:
     """A file as the store has it."""
 
     signature: Signature
     content: Content
 
 
-class Quietness:
-    """Tells which files have not been changed for a moment; a clock of another host (NFS) does no harm."""
+class FolderMirror:
+    """One node's ``outputs``, ``logs`` and ``ranks``; ``report(text)`` is called once with each problem."""
 
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[Signature, float]] = {}
-
-    def holds(self, found: Found) -> bool:
-        """Say whether a file is quiet; to be asked at each scan."""
-        now = time.monotonic()
-        signature, since = self._seen.get(found.path, (None, now))
-        if signature != found.signature:
-            self._seen[found.path] = (found.signature, now)
-            since = now
-        age = time.time() - found.signature.mtime_ns / 1e9
-        return now - since >= QUIET or age >= QUIET
-
-
-class FolderSync:
-    """One node's ``outputs``, ``logs`` and ``ranks``. ``tell`` is given what a person should know, each text once."""
-
-    def __init__(self, bucket: Bucket, keys: RunKeys, paths: NodePaths, tell: Callable[[str], None]) -> None:
+    def __init__(self, bucket: Bucket, keys: RunKeys, paths: NodePaths, report: Callable[[str], None]) -> None:
         self._bucket = bucket
         self._keys = keys
         self._paths = paths
-        self._tell = tell
-        self._told: set[str] = set()
+        self._report = report
+        self._reported: set[str] = set()
         self._uploader = Uploader(bucket)
-        self._quiet = Quietness()
-        self._kept: dict[str, Kept] = {}
+        self._quiescence = QuiescenceTracker()
+        self._stored: dict[str, StoredFile] = {}
         self._tried: dict[str, float] = {}
         self._present: tuple[str, ...] = ()
         self._ranks_at = time.monotonic()
@@ -67,25 +52,29 @@ class FolderSync:
     def sync(self, final: bool) -> None:
         """Store what is new or changed; with ``final`` also what is not quiet.
 
-        :raises StoreError: something could not be stored; all the rest was tried.
+        :raises StoreError: a file could not be stored; all others were tried.
         """
-        seen = self._scan(final)
-        self.report(seen)
-        due = [found for found in seen.files if self._is_due(found, final)]
-        keep_each(due, self._keep, final)
+        found = self._scan(final)
+        self.report_left_out(found)
+        self._quiescence.update(found.files)
+        store_each([file for file in found.files if self._is_due(file, final)], self._store, final)
         if final:
-            self._present = tuple(found.path for found in seen.files)
+            self._present = tuple(file.path for file in found.files)
 
-    def files(self, node: int) -> list[dict[str, Any]]:
-        """Give what the last final pass found, as the agent wants it."""
-        kept = ((path, self._kept[path].content) for path in self._present)
-        return [entry(path, content, self._keys.file(path), node) for path, content in kept]
+    def files(self, node: int) -> list[ManifestFile]:
+        """Return the files of the last final pass."""
+        stored = ((path, self._stored[path].content) for path in self._present)
+        return [
+            ManifestFile(path=path, size=content.size, sha256=content.sha256, key=self._keys.file(path), node=node)
+            for path, content in stored
+        ]
 
-    def place(self, path: str, key: str) -> None:
-        """Make sure that the object ``key`` has the content of the local file ``path``.
+    def store_object(self, name: OutputName) -> None:
+        """Make sure that an object has the content of its local file.
 
-        :raises StoreError: it could not be done.
+        :raises StoreError: the file can't be read, or the store does not take it.
         """
+        path, key = name.path, name.key
         file = self._file(path)
         try:
             content = content_of(file, file.stat().st_size)
@@ -94,79 +83,73 @@ class FolderSync:
         except OSError as error:
             raise StoreError(f"{path} can't be stored under {key}: {(error.strerror or str(error)).lower()}") from None
 
-    def report(self, seen: Scan) -> None:
-        """Tell what a scan left out, once."""
-        for text in seen.left_out:
-            if text not in self._told:
-                self._told.add(text)
-                self._tell(text)
+    def report_left_out(self, found: Scan) -> None:
+        """Report each file that a scan left out, once."""
+        for text in found.left_out:
+            if text not in self._reported:
+                self._reported.add(text)
+                self._report(text)
 
     def _file(self, path: str) -> Path:
         return (self._paths.root if path.startswith("ranks/") else self._paths.work) / path
 
     def _scan(self, final: bool) -> Scan:
-        seen = scan(self._paths.outputs, "outputs") + scan(self._paths.logs, "logs")
+        found = scan(self._paths.outputs, "outputs") + scan(self._paths.logs, "logs")
         if final or time.monotonic() - self._ranks_at >= RANKS_INTERVAL:
             self._ranks_at = time.monotonic()
             ranks = scan(self._paths.ranks, "ranks")
-            seen += Scan(files=tuple(f for f in ranks.files if f.signature.size), left_out=ranks.left_out)
-        return seen
+            found += Scan(files=tuple(file for file in ranks.files if file.signature.size), left_out=ranks.left_out)
+        return found
 
-    def _is_due(self, found: Found, final: bool) -> bool:
-        kept = self._kept.get(found.path)
-        quiet = self._quiet.holds(found)
-        if kept is not None and kept.signature == found.signature:
+    def _is_due(self, file: ScannedFile, final: bool) -> bool:
+        stored = self._stored.get(file.path)
+        if stored is not None and stored.signature == file.signature:
             return False
         now = time.monotonic()
-        overdue = now - self._tried.setdefault(found.path, now) >= OVERDUE
-        due = final or quiet or overdue or found.path.startswith("ranks/")
+        overdue = now - self._tried.setdefault(file.path, now) >= OVERDUE
+        due = final or overdue or file.path.startswith("ranks/") or self._quiescence.is_quiet(file, QUIET)
         if due:
-            self._tried[found.path] = now
+            self._tried[file.path] = now
         return due
 
-    def _keep(self, found: Found) -> None:
-        content = content_of(found.file, found.signature.size)
-        kept = self._kept.get(found.path)
-        if kept is None or kept.content != content:
-            self._uploader.put(self._keys.file(found.path), found.file, content)
-        self._kept[found.path] = Kept(signature=found.signature, content=content)
-        if Signature.of(found.file) != found.signature:
-            raise FileChanged(f"{found.path} is being changed")
+    def _store(self, file: ScannedFile) -> None:
+        content = content_of(file.file, file.signature.size)
+        stored = self._stored.get(file.path)
+        if stored is None or stored.content != content:
+            self._uploader.put(self._keys.file(file.path), file.file, content)
+        self._stored[file.path] = StoredFile(signature=file.signature, content=content)
+        if Signature.of(file.file) != file.signature:
+            raise FileChanged(f"{file.path} is being changed")
 
 
-def entry(path: str, content: Content, key: str, node: int) -> dict[str, Any]:
-    """Give a stored file as plain data."""
-    return {"path": path, "size": content.size, "sha256": content.sha256, "key": key, "node": node}
-
-
-def keep_each(due: Iterable[Found], keep: Callable[[Found], None], final: bool) -> None:
+def store_each(due: Iterable[ScannedFile], store: Callable[[ScannedFile], None], final: bool) -> None:
     """Store several files at once.
 
     A file that changes meanwhile is left to the next scan, unless the pass is ``final``.
 
-    :raises StoreError: the first that failed; once the store is away, the rest is not tried.
+    :raises StoreError: the first failure; once the store is unavailable, the rest is not tried.
     """
     errors: list[StoreError] = []
 
-    def attempt(found: Found) -> None:
+    def attempt(file: ScannedFile) -> None:
         if not any(isinstance(error, StoreUnavailable) for error in errors):
-            errors.extend(_attempt(found, keep))
+            errors.extend(_attempt(file, store))
 
-    wanted = sorted(due, key=lambda found: -found.signature.size)
-    if wanted:
-        with ThreadPoolExecutor(min(UPLOADS_AT_ONCE, len(wanted))) as pool:
-            list(pool.map(attempt, wanted))
+    largest_first = sorted(due, key=lambda file: -file.signature.size)
+    if largest_first:
+        with ThreadPoolExecutor(min(UPLOADS_AT_ONCE, len(largest_first))) as pool:
+            list(pool.map(attempt, largest_first))
     serious = [error for error in errors if final or not isinstance(error, FileChanged)]
     if serious:
         raise serious[0]
 
 
-def _attempt(found: Found, keep: Callable[[Found], None]) -> Iterator[StoreError]:
+def _attempt(file: ScannedFile, store: Callable[[ScannedFile], None]) -> Iterator[StoreError]:
     try:
-        keep(found)
+        store(file)
     except StoreError as error:
         yield error
     except FileNotFoundError:
-        yield FileChanged(f"{found.path} has been removed meanwhile")
+        yield FileChanged(f"{file.path} has been removed meanwhile")
     except OSError as error:
-        yield StoreError(f"{found.path} can't be read: {(error.strerror or str(error)).lower()}")
+        yield StoreError(f"{file.path} can't be read: {(error.strerror or str(error)).lower()}")

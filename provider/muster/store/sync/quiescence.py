@@ -1,31 +1,46 @@
-"""Rest: since when the files of a folder are as they are, and which one alone does not rest."""
+"""Tracks how long each file of a folder has been unchanged."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from muster.store.s3.upload import Signature
-from muster.store.sync.file_scan import Found
+from muster.store.sync.file_scan import ScannedFile
 
 
-class Rest:
-    """What was seen of a folder, by our own clock: times of files say nothing of when they were put in place."""
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    signature: Signature
+    first_seen: float
+    changed: float  # when the signature was first seen
+
+
+class QuiescenceTracker:
+    """What scans saw of a folder's files, by this machine's clock; files' own times are another host's, on NFS."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Signature, float, float]] = {}  # when first seen, and when first seen like this
+        self._files: dict[str, _History] = {}
 
-    def look(self, files: Iterable[Found]) -> None:
-        """Take what a scan found; to be called at each."""
+    def update(self, files: Iterable[ScannedFile]) -> None:
+        """Record the files of a scan; to be called after each."""
         now = time.monotonic()
-        self._known = {found.path: self._judge(found, now) for found in files}
+        self._files = {file.path: self._next(file, now) for file in files}
 
-    def restless_alone(self, seconds: float) -> str:
-        """Give the path of the one file that was changed within so many seconds, and was there before; "" if it isn't so."""
+    def is_quiet(self, file: ScannedFile, seconds: float) -> bool:
+        """Return whether a scanned file has been unchanged for so long: seen so, or last modified before that."""
+        seen = time.monotonic() - self._files[file.path].changed
+        return max(seen, time.time() - file.signature.mtime_ns / 1e9) >= seconds
+
+    def only_active_file(self, seconds: float) -> str:
+        """Return the one file that changed within so many seconds, and existed before them; "" unless exactly one did."""
         since = time.monotonic() - seconds
-        restless = [(path, first) for path, (_, first, changed) in self._known.items() if changed > since]
-        return restless[0][0] if len(restless) == 1 and restless[0][1] <= since else ""
+        active = [(path, file.first_seen) for path, file in self._files.items() if file.changed > since]
+        return active[0][0] if len(active) == 1 and active[0][1] <= since else ""
 
-    def _judge(self, found: Found, now: float) -> tuple[Signature, float, float]:
-        signature, first, changed = self._known.get(found.path, (found.signature, now, now))
-        return found.signature, first, changed if signature == found.signature else now
+    def _next(self, file: ScannedFile, now: float) -> _History:
+        known = self._files.get(file.path)
+        if known is not None and known.signature == file.signature:
+            return known
+        return _History(signature=file.signature, first_seen=known.first_seen if known else now, changed=now)

@@ -1,4 +1,4 @@
-"""The sync process of a node: takes the agent's requests, a JSON object a line, over an inherited socket, and answers them."""
+"""The sync process of a node: answers the agent's requests over an inherited socket, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.core.errors import StoreError
+from muster.node.rpc import Commands
+from muster.node.sync_commands import CheckStore, Finish, PutRecord
 
 if TYPE_CHECKING:
     from muster.store.sync.node_sync import NodeSync
@@ -23,7 +23,7 @@ BEGIN_LATEST = 1.0  # seconds; background work begins after the check, or after 
 
 
 class Channel:
-    """Our end of the socket to the agent."""
+    """The socket to the agent."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
@@ -33,7 +33,7 @@ class Channel:
         self.closed = False
 
     def receive(self) -> dict[str, Any] | None:
-        """Wait for the next message; None when the agent is gone."""
+        """Wait for the next message; return None when the agent is gone."""
         try:
             line = self._lines.readline()
         except OSError:
@@ -42,7 +42,7 @@ class Channel:
         return None if self.closed else dict(json.loads(line))
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell the agent something; nothing if it is gone."""
+        """Send a message; it is dropped if the agent is gone."""
         try:
             with self._lock:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -51,7 +51,7 @@ class Channel:
 
 
 def main(argv: list[str]) -> int:
-    """Run until told to finish, or until the agent is gone; ``argv`` is ``NODE_FOLDER --fd N``."""
+    """Run until a ``Finish``, or until the agent is gone; ``argv`` is ``NODE_FOLDER --fd N``."""
     gc.disable()  # loading botocore is what a launch waits for
     folder, fd = Path(argv[0]), int(argv[argv.index("--fd") + 1])
     channel = Channel(fd)
@@ -65,47 +65,40 @@ def main(argv: list[str]) -> int:
 
 
 def serve(channel: Channel, node: NodeSync) -> int:
-    """Answer every message in a thread of its own; gives the exit status."""
+    """Answer every request in a thread of its own until the agent is gone; return the exit status."""
     timer = threading.Timer(BEGIN_LATEST, node.begin)
     timer.daemon = True
     timer.start()
+    commands = node.commands()
     while (message := channel.receive()) is not None:
-        if message["do"] == "record":
-            node.record(message["record"])
+        if message["do"] == PutRecord.command:
+            commands.call(message)
         else:
-            threading.Thread(target=_answer, args=(channel, node, message), daemon=True).start()
+            threading.Thread(target=_answer, args=(channel, node, commands, message), daemon=True).start()
     node.farewell()
     _leave()
     return 0
 
 
-def _answer(channel: Channel, node: NodeSync, message: dict[str, Any]) -> None:
-    do = str(message.pop("do"))
-    try:
-        reply = {"ok": True, **getattr(node, f"do_{do}")(**message)}
-    except StoreError as error:
-        reply = {"ok": False, "error": str(error)}
-    except Exception as error:
-        traceback.print_exc()
-        reply = {"ok": False, "error": f"the sync process failed at {do!r}: {type(error).__name__}: {error}"}
-    channel.send({"re": do, **reply})
-    if do == "check":
+def _answer(channel: Channel, node: NodeSync, commands: Commands, message: dict[str, Any]) -> None:
+    channel.send({"id": message["id"], **commands.answer(message)})
+    if message["do"] == CheckStore.command:
         node.begin()
-    if do == "finish":
+    if message["do"] == Finish.command:
         _leave()
 
 
 def _refuse_all(channel: Channel, error: ImportError) -> int:
-    text = f"{sys.executable} can't speak with the store: {error}; install boto3 for it"
+    text = f"{sys.executable} has no client of the store: {error}; install boto3 for it"
     while (message := channel.receive()) is not None:
-        if message["do"] != "record":
-            channel.send({"re": message["do"], "ok": False, "error": text})
-        if message["do"] == "finish":
+        if message["do"] != PutRecord.command:
+            channel.send({"id": message["id"], "error": text})
+        if message["do"] == Finish.command:
             break
     return 1
 
 
 def _leave() -> None:
-    """End at once: a request that hangs in another thread must not hold the process."""
+    """Exit at once: a request that hangs in another thread must not keep the process."""
     sys.stderr.flush()
     os._exit(0)

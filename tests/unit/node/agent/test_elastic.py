@@ -53,7 +53,7 @@ async def begun(gang: Any) -> ElasticMembership:
     nodes = tuple(SimpleNamespace(node=node, ranks=()) for node in range(3))
     plan = SimpleNamespace(nodes=nodes, min_nodes=2, limits=SimpleNamespace(grace=1.0))
     assignment: Any = SimpleNamespace(plan=plan, job_id="j", generation=1)
-    syncer = SimpleNamespace(tell=lambda do, **fields: asyncio.sleep(0))
+    syncer = SimpleNamespace(notify=lambda request: asyncio.sleep(0))
     work: Any = SimpleNamespace(log=SimpleNamespace(add=lambda kind, **data: None), syncer=syncer, secrets={})
     exits: Any = SimpleNamespace(end_round=lambda: None, start_round=lambda nodes: None, takes_part=lambda node: True)
     choice: Any = SimpleNamespace(addresses=("10.0.0.1",) * 3, local_bindings=lambda: [{}, {}, {}])

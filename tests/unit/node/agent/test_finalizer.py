@@ -17,6 +17,8 @@ from muster.node.agent.commands import FilesStored, Leave, StoreFiles
 from muster.node.agent.finalizer import Finalizer
 from muster.node.agent.gang import FixedMembership
 from muster.node.agent.run_record import RunRecord
+from muster.node.rpc import Request
+from muster.node.sync_commands import CommitManifest
 
 CANCEL = Verdict(cause=Cause.CANCEL, detail="cancelled")
 
@@ -29,15 +31,16 @@ class Store:
         self.lets = asyncio.Event()
         self.committing = asyncio.Event()
 
-    async def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        self.asked.append(do)
-        if do == "commit":
-            self.committing.set()
-            await self.lets.wait()
-        return {"ok": True, "files": [], "uri": "s3://b/manifest.json"}
+    async def call(self, request: Request[Any]) -> Any:
+        self.asked.append(request.command)
+        if not isinstance(request, CommitManifest):
+            return None
+        self.committing.set()
+        await self.lets.wait()
+        return "s3://b/manifest.json"
 
-    async def tell(self, do: str, **fields: Any) -> None:
-        self.asked.append(do)
+    async def notify(self, request: Request[Any]) -> None:
+        self.asked.append(request.command)
 
 
 class Gang:
@@ -52,7 +55,7 @@ class Gang:
         membership.gang = self  # type: ignore[assignment]
 
     async def ask_all(self, request: StoreFiles) -> dict[int, FilesStored]:
-        await self._store.ask("files")
+        self._store.asked.append("files")
         return {0: FilesStored()}
 
     def present(self) -> list[int]:

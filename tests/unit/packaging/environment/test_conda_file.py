@@ -68,7 +68,7 @@ def test_python_may_be_said_twice_if_it_is_the_same(tmp_path: Path) -> None:
         ("dependencies: [conda-forge::gcc]", "the conda package 'conda-forge::gcc'"),
         ("dependencies: [python-dateutil]", "the conda package 'python-dateutil'"),
         ("dependencies: [pipx]", "the conda package 'pipx'"),
-        ("dependencies: ['python>=3.9']", "say the version exactly, such as python=3.11"),
+        ("dependencies: ['python>=3.9']", "give the exact version, such as python=3.11"),
         ("dependencies: [{conda: [x]}]", "has {'conda': ['x']} in its dependencies"),
         ("dependencies: [{pip: numpy}]", "in its dependencies"),
         ("dependencies: [3]", "has 3 in its dependencies"),

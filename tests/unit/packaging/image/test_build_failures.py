@@ -52,7 +52,7 @@ class Registry:
 )
 def test_a_pull_that_fails(why: str, kind: type[MusterError]) -> None:
     with pytest.raises(kind, match="image r/x:1 is not available: the engine does not have it, and pulling it failed"):
-        image._have(Registry(why), "r/x:1", quiet)  # type: ignore[arg-type]
+        image._ensure_given(Registry(why), "r/x:1", quiet)  # type: ignore[arg-type]
 
 
 class Engine:

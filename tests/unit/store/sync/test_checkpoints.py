@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from muster.core.manifest import ManifestFile
+from muster.node.sync_commands import CheckStore, RestoreCheckpoints, UploadFiles
 from store_server import Store, wait_until
 from sync_process import SyncNode, committed, marker
 
@@ -34,11 +36,11 @@ def test_a_quiet_set_is_committed_while_the_run_lives(node: SyncNode, store: Sto
 
 def test_the_final_pass_reports_the_set(node: SyncNode, store: Store) -> None:
     write(node, a="1", b="2")
-    reply = node.ask("files", patience=20)
+    files = node.call(UploadFiles(timeout=20))
     sha = hashlib.sha256(b"1").hexdigest()
-    first = {"path": "checkpoints/a", "size": 1, "sha256": sha, "key": f"runs/run-1/g1/checkpoint-blobs/n0/{sha}", "node": 0}
-    assert reply["files"][0] == first
-    assert [file["path"] for file in reply["files"]] == ["checkpoints/a", "checkpoints/b"]
+    key = f"runs/run-1/g1/checkpoint-blobs/n0/{sha}"
+    assert files[0] == ManifestFile(path="checkpoints/a", size=1, sha256=sha, key=key, node=0)
+    assert [file.path for file in files] == ["checkpoints/a", "checkpoints/b"]
     assert committed(store) == {"checkpoints/a": b"1", "checkpoints/b": b"2"}
 
 
@@ -78,7 +80,7 @@ def test_blobs_that_two_markers_no_longer_name_are_deleted(node: SyncNode, store
     keys = []
     for step in range(4):
         write(node, model=f"step {step}", config="constant")
-        assert node.ask("files", patience=20)["ok"]
+        node.call(UploadFiles(timeout=20))
         keys.append({file["path"]: file["key"] for file in (marker(store) or {})["files"]})
     bucket = store.open().bucket
     there = [bucket.get(step["checkpoints/model"]) is not None for step in keys]
@@ -89,10 +91,10 @@ def test_blobs_that_two_markers_no_longer_name_are_deleted(node: SyncNode, store
 def test_an_empty_folder_never_replaces_a_committed_set(make_node: MakeNode, store: Store) -> None:
     first = make_node().start()
     write(first, a="1")
-    assert first.ask("files", patience=20)["ok"]
+    first.call(UploadFiles(timeout=20))
     first.kill()
     second = make_node(attempt=2).start()
-    assert second.ask("files", patience=20) == {"re": "files", "ok": True, "files": []}
+    assert second.call(UploadFiles(timeout=20)) == ()
     assert committed(store) == {"checkpoints/a": b"1"}
 
 
@@ -103,9 +105,9 @@ def test_restore_gives_the_union_with_the_own_version_first(make_node: MakeNode)
         (node.paths.checkpoints / "deep er").mkdir()
         (node.paths.checkpoints / "deep er" / "ß").write_text("deep")
         os.utime(node.paths.checkpoints / f"shard-{number}", (1_000_000, 1_000_000 + number))
-        assert node.ask("files", patience=20)["ok"]
+        node.call(UploadFiles(timeout=20))
     again = make_node(node=1, attempt=2).start()
-    assert again.ask("restore", run="run-1", generation=1, nodes=3) == {"re": "restore", "ok": True, "files": 5}
+    assert again.call(RestoreCheckpoints(run="run-1", generation=1, nodes=3)) == 5
     shards = {f"checkpoints/shard-{number}": f"{number}".encode() for number in range(3)}
     others = {"checkpoints/shared": b"of node 1", "checkpoints/deep er/ß": b"deep"}
     assert contents_of(again.paths.checkpoints) == {**shards, **others}
@@ -117,11 +119,10 @@ def test_restore_of_the_newest_takes_what_was_changed_last_and_leaves_what_is_ne
         node = make_node(node=number).start()
         write(node, last=f"of node {number}", **{f"shard-{number}": "committed"})
         os.utime(node.paths.checkpoints / "last", (1_000_000, 1_000_000 + number))
-        assert node.ask("files", patience=20)["ok"]
+        node.call(UploadFiles(timeout=20))
     again = make_node(node=0, attempt=2).start()
     write(again, **{"shard-1": "newer than what is committed"})
-    answer = again.ask("restore", run="run-1", generation=1, nodes=3, newest=True)
-    assert answer == {"re": "restore", "ok": True, "files": 3}
+    assert again.call(RestoreCheckpoints(run="run-1", generation=1, nodes=3, newest=True)) == 3
     assert contents_of(again.paths.checkpoints) == {
         "checkpoints/last": b"of node 2",
         "checkpoints/shard-0": b"committed",
@@ -133,30 +134,27 @@ def test_restore_of_the_newest_takes_what_was_changed_last_and_leaves_what_is_ne
 def test_restore_from_another_run_takes_its_newest_generation(make_node: MakeNode, store: Store) -> None:
     for generation in (1, 2):
         earlier = make_node(job="earlier", generation=generation).start()
-        assert earlier.ask("check", snapshot="", archive=None)["ok"]
+        earlier.call(CheckStore())
         write(earlier, a=f"generation {generation}")
-        assert earlier.ask("files", patience=20)["ok"]
+        earlier.call(UploadFiles(timeout=20))
     node = make_node().start()
-    assert node.ask("restore", run="earlier", generation=0, nodes=1)["files"] == 1
+    assert node.call(RestoreCheckpoints(run="earlier", generation=0, nodes=1)) == 1
     assert (node.paths.checkpoints / "a").read_text() == "generation 2"
-    assert node.ask("files", patience=20)["ok"]
+    node.call(UploadFiles(timeout=20))
     assert committed(store) == {"checkpoints/a": b"generation 2"}
 
 
 def test_restore_of_what_is_not_there(node: SyncNode) -> None:
-    assert node.ask("restore", run="run-1", generation=1, nodes=2) == {"re": "restore", "ok": True, "files": 0}
-    reply = node.ask("restore", run="nobody", generation=0, nodes=1)
-    assert reply["ok"] is False
-    assert "there is no run 'nobody' in store s3://" in reply["error"]
+    assert node.call(RestoreCheckpoints(run="run-1", generation=1, nodes=2)) == 0
+    why = node.failure(RestoreCheckpoints(run="nobody", generation=0, nodes=1))
+    assert "there is no run 'nobody' in store s3://" in why
 
 
 def test_a_restore_that_fails_puts_nothing_in_place(make_node: MakeNode, store: Store) -> None:
     first = make_node().start()
     write(first, a="1", b="2")
-    files = first.ask("files", patience=20)["files"]
-    store.open().bucket.put(files[1]["key"], b"bit rot")
+    files = first.call(UploadFiles(timeout=20))
+    store.open().bucket.put(files[1].key, b"bit rot")
     again = make_node(attempt=2).start()
-    reply = again.ask("restore", run="run-1", generation=1, nodes=1)
-    assert reply["ok"] is False
-    assert "it was changed since" in reply["error"]
+    assert "it was changed since" in again.failure(RestoreCheckpoints(run="run-1", generation=1, nodes=1))
     assert contents_of(again.paths.checkpoints) == {}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from muster.core.event import Event
-from muster.store.event_reader import read_events
-from muster.store.event_segments import SEAL_SIZE, SEGMENT_LIMIT, EventShipper, LogKeys, Tail
+from muster.node.sync_commands import Finish, StoreEventLog
+from muster.store.event_segments import SEAL_SIZE, SEGMENT_LIMIT, EventUploader, LogKeys, Tail, read_events
 from muster.store.run_store import RunStore
 from store_server import Store, wait_until
 from sync_process import SyncNode
@@ -67,7 +67,7 @@ def test_reader_sees_every_line_once_while_a_hostile_writer_writes(node: SyncNod
 
 def test_reading_may_begin_at_any_line(node: SyncNode, store: Store) -> None:
     write_hostile(node, 120)
-    assert node.ask("finish", patience=20)["ok"]
+    node.call(Finish(timeout=20))
     run_store = store.open()
     everything = list(run_store.events(node.job, 1, 1, 0))
     assert len(everything) == 120
@@ -79,7 +79,7 @@ def test_reading_may_begin_at_any_line(node: SyncNode, store: Store) -> None:
 
 def test_finish_ships_the_last_line_and_says_final(node: SyncNode, store: Store) -> None:
     node.log_event("line", i=0, text="last words")
-    assert node.ask("finish", patience=20) == {"re": "finish", "ok": True}
+    node.call(Finish(timeout=20))
     assert node.wait() == 0
     stored = store.open().bucket.get(node.keys.tail(1, 0))
     assert stored is not None
@@ -98,7 +98,7 @@ def test_killed_and_started_again_at_any_moment_nothing_is_lost_or_doubled(make_
         wait_until(lambda some=some: reader.read() >= some, every=0.05, what="some lines are read")
         node.kill()
     node.start()
-    assert node.ask("finish", patience=20)["ok"]
+    node.call(Finish(timeout=20))
     reader.read()
     assert numbers(reader.events) == list(range(60)) * 5
 
@@ -114,12 +114,12 @@ def test_a_crash_between_two_writes_leaves_a_log_that_goes_on(store: Store, make
     for _ in range(6):
         node.log_bytes(line * 300)
         written += 300
-        shipper = EventShipper(_Dying(bucket, crash), keys, node.paths.events)  # type: ignore[arg-type]
+        uploader = EventUploader(_Dying(bucket, crash), keys, node.paths.events)  # type: ignore[arg-type]
         with pytest.raises(KeyboardInterrupt):
-            shipper.ship()
+            uploader.upload()
         seen = sum(1 for _ in read_events(bucket, keys, 0))
         assert seen <= written
-    EventShipper(bucket, keys, node.paths.events).ship(final=True)
+    EventUploader(bucket, keys, node.paths.events).upload(final=True)
     assert len(list(read_events(bucket, keys, 0))) == written
 
 
@@ -160,7 +160,7 @@ def test_a_line_longer_than_a_segment_goes_through_between_short_ones(node: Sync
     node.log_event("line", i=0, text="short")
     node.log_event("line", i=1, text="x" * (SEGMENT_LIMIT + 100_000))
     node.log_event("line", i=2, text="short")
-    assert node.ask("finish", patience=30)["ok"]
+    node.call(Finish(timeout=30))
     reader = Reader(store.open(), node)
     reader.read()
     assert numbers(reader.events) == [0, 1, 2]
@@ -182,8 +182,8 @@ def test_a_log_can_be_adopted_from_another_node(node: SyncNode, store: Store, tm
     lines = [Event(time=float(i), kind="line", node=3, data={"i": i, "rank": 0, "text": "☃"}).to_line() for i in range(1000)]
     log = tmp_path / "events of node 3.jsonl"
     log.write_text("".join(lines), encoding="utf-8")
-    assert node.ask("adopt", node=3, log=str(log), files_prefix=None) == {"re": "adopt", "ok": True}
-    assert node.ask("adopt", node=3, log=str(log), files_prefix=None) == {"re": "adopt", "ok": True}
+    node.call(StoreEventLog(node=3, path=str(log), timeout=20))
+    node.call(StoreEventLog(node=3, path=str(log), timeout=20))
     reader = Reader(store.open(), node, number=3)
     reader.read()
     assert numbers(reader.events) == list(range(1000))

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from muster.core.manifest import ManifestFile
+from muster.node.sync_commands import OutputName, UploadFiles, UploadObjects
 from muster.store.s3.upload import PART_SIZE, WHOLE_LIMIT
 from store_server import Store, wait_until
 from sync_process import SyncNode
@@ -29,22 +30,20 @@ NAMES = (
 )
 
 
-def files_of(node: SyncNode, patience: float = 60.0) -> dict[str, dict[str, Any]]:
-    reply = node.ask("files", patience=patience)
-    assert reply["ok"], reply
-    return {file["path"]: file for file in reply["files"]}
+def files_of(node: SyncNode, patience: float = 60.0) -> dict[str, ManifestFile]:
+    return {file.path: file for file in node.call(UploadFiles(timeout=patience))}
 
 
-def stored(store: Store, file: dict[str, Any]) -> bytes:
-    found = store.open().bucket.get(file["key"])
+def stored(store: Store, file: ManifestFile) -> bytes:
+    found = store.open().bucket.get(file.key)
     assert found is not None
     return found.body
 
 
-def is_right(store: Store, file: dict[str, Any], content: bytes) -> bool:
+def is_right(store: Store, file: ManifestFile, content: bytes) -> bool:
     digest = hashlib.sha256(content).hexdigest()
-    announced = store.open().bucket.sha256_of(file["key"])
-    return stored(store, file) == content and (file["size"], file["sha256"], announced) == (len(content), digest, digest)
+    announced = store.open().bucket.sha256_of(file.key)
+    return stored(store, file) == content and (file.size, file.sha256, announced) == (len(content), digest, digest)
 
 
 def test_any_name_arrives_with_its_content(node: SyncNode, store: Store) -> None:
@@ -56,8 +55,8 @@ def test_any_name_arrives_with_its_content(node: SyncNode, store: Store) -> None
     assert set(files) == {f"outputs/{name}" for name in NAMES}
     for name in NAMES:
         file = files[f"outputs/{name}"]
-        assert file["key"] == f"runs/run-1/g1/outputs/{name}"
-        assert file["node"] == 0
+        assert file.key == f"runs/run-1/g1/outputs/{name}"
+        assert file.node == 0
         assert is_right(store, file, f"content of {name}".encode())
     assert not node.notes
 
@@ -143,7 +142,7 @@ def test_links_inside_are_followed_and_links_outside_are_told(node: SyncNode, st
     for what, why in {
         "outputs/out.txt": "is a link out of its folder",
         "outputs/out ": "is a link out of its folder",
-        "outputs/gone": "isn't there",
+        "outputs/gone": "does not exist",
         "outputs/step-10/loop": "is a link to a folder that it is in",
         "outputs/pipe": "is no regular file",
         "outputs/not ": "has a name that is not UTF-8",
@@ -156,28 +155,25 @@ def test_files_of_the_same_name_are_placed_as_told(make_node: MakeNode, store: S
     for number, node in enumerate(nodes):
         (node.paths.outputs / "model.pt").write_text(f"of node {number}")
     files = [files_of(node)["outputs/model.pt"] for node in nodes]
-    assert files[0]["key"] == files[1]["key"]
-    orders = [{"path": "outputs/model.pt", "key": key} for key in (files[0]["key"], files[0]["key"] + ".node1")]
+    assert files[0].key == files[1].key
+    names = [OutputName(path="outputs/model.pt", key=key) for key in (files[0].key, files[0].key + ".node1")]
     for _ in range(2):
-        for node, order in zip(nodes, orders, strict=True):
-            assert node.ask("place", files=[order], patience=20) == {"re": "place", "ok": True}
+        for node, name in zip(nodes, names, strict=True):
+            node.call(UploadObjects(files=(name,), timeout=20))
     bucket = store.open().bucket
-    assert [bucket.get(order["key"]).body for order in orders] == [b"of node 0", b"of node 1"]  # type: ignore[union-attr]
-    reply = nodes[0].ask("place", files=[{"path": "outputs/not there", "key": "k"}], patience=20)
-    assert reply["ok"] is False
-    assert "outputs/not there can't be stored under k: no such file" in reply["error"]
-    assert nodes[1].ask("drop", keys=[orders[1]["key"]])["ok"]
-    assert bucket.get(orders[1]["key"]) is None
+    assert [bucket.get(name.key).body for name in names] == [b"of node 0", b"of node 1"]  # type: ignore[union-attr]
+    why = nodes[0].failure(UploadObjects(files=(OutputName(path="outputs/not there", key="k"),), timeout=20))
+    assert "outputs/not there can't be stored under k: no such file" in why
 
 
 def test_a_touched_file_is_not_sent_again(node: SyncNode, store: Store) -> None:
     path = node.paths.outputs / "a"
     path.write_text("same")
     file = files_of(node)["outputs/a"]
-    store.open().bucket.delete(file["key"])
+    store.open().bucket.delete(file.key)
     os.utime(path, (5, 5))
     assert files_of(node)["outputs/a"] == file
-    assert store.open().bucket.get(file["key"]) is None
+    assert store.open().bucket.get(file.key) is None
 
 
 def test_many_files_arrive(node: SyncNode) -> None:

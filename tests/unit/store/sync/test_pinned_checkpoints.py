@@ -110,7 +110,7 @@ def test_a_set_that_is_replaced_while_it_is_stored_is_committed_as_it_was(
     assert committed(store) == {"checkpoints/model": content(1, size), "checkpoints/optimizer": content(1, size)}
     sync.sync(final)
     assert committed(store) == {"checkpoints/model": content(2), "checkpoints/optimizer": content(2)}
-    assert not rig.paths.held.exists()
+    assert not rig.paths.pinned.exists()
 
 
 def test_a_link_that_is_pointed_elsewhere_is_stored_as_it_was(rig: Rig, store: Store) -> None:
@@ -164,15 +164,15 @@ def test_where_no_links_can_be_made_the_files_themselves_are_stored(
 
 
 def test_links_are_removed_after_an_error_and_after_a_killed_process(rig: Rig) -> None:
-    rig.paths.held.mkdir()
+    rig.paths.pinned.mkdir()
     rig.write(1, "model")
-    os.link(rig.folder / "model", rig.paths.held / "0")
+    os.link(rig.folder / "model", rig.paths.pinned / "0")
     sync = rig.sync()
-    assert not rig.paths.held.exists()
-    rig.once(BLOBS, lambda: _fail(rig.paths.held))
+    assert not rig.paths.pinned.exists()
+    rig.once(BLOBS, lambda: _fail(rig.paths.pinned))
     with pytest.raises(StoreUnavailable):
         sync.sync(final=False)
-    assert not rig.paths.held.exists()
+    assert not rig.paths.pinned.exists()
     assert (rig.folder / "model").stat().st_nlink == 1
 
 
@@ -185,7 +185,7 @@ def test_a_marker_that_the_store_did_not_take_is_written_again(rig: Rig, store: 
     for step in (1, 2):
         rig.write(step, "model")
         if step == 2:
-            rig.once(KEYS.checkpoint_marker(0), lambda: _fail(rig.paths.held))
+            rig.once(KEYS.checkpoint_marker(0), lambda: _fail(rig.paths.pinned))
             with pytest.raises(StoreUnavailable):
                 sync.sync(final=False)
         sync.sync(final=False)
@@ -198,8 +198,8 @@ def test_nobody_waits_for_files_to_rest_once_the_end_is_near(rig: Rig, store: St
     sync = rig.sync()
     waiting = threading.Thread(target=sync.sync, args=(False,), daemon=True)
     waiting.start()
-    wait_until(rig.paths.held.exists)
-    sync.hurry()
+    wait_until(rig.paths.pinned.exists)
+    sync.flush()
     waiting.join(120)
     assert not waiting.is_alive()
     assert committed(store) == {}
@@ -262,7 +262,7 @@ def test_a_file_that_is_replaced_all_the_time_is_committed_while_the_run_lives(n
         wait_until(lambda: committed(store), every=0.2)
     assert set(committed(store)) == {"checkpoints/model"}
     assert is_whole(committed(store))
-    wait_until(lambda: not node.paths.held.exists())
+    wait_until(lambda: not node.paths.pinned.exists())
 
 
 @pytest.mark.usefixtures("in_haste")

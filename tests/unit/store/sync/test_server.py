@@ -10,14 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import muster
-from muster.core.codec import to_data
 from muster.core.errors import MusterError, StoreUnusable
 from muster.core.manifest import Manifest, ManifestFile
 from muster.core.store_access import StoreAccess
+from muster.node.rpc import Request
+from muster.node.sync_commands import (
+    CheckStore,
+    CommitManifest,
+    Finish,
+    OutputName,
+    PutRecord,
+    UploadFiles,
+    UploadObjects,
+)
 from muster.store.run_store import RunStore
 from muster.store.s3.bucket import Bucket, Stored
 from muster.store.s3.errors import StoreUnavailable
@@ -47,15 +57,15 @@ def manifest_of(node: SyncNode, sha256: str = "ab") -> Manifest:
 
 def test_check_makes_the_generation_the_newest_and_never_lowers_it(make_node: MakeNode, store: Store) -> None:
     for generation in (2, 3, 1):
-        assert make_node(generation=generation).start().ask("check", snapshot="", archive=None)["ok"]
+        make_node(generation=generation).start().call(CheckStore())
     assert store.open().generation("run-1") == 3
 
 
 def test_check_lets_the_snapshot_follow_once(node: SyncNode, store: Store, tmp_path: Path) -> None:
     archive = tmp_path / "code of the job.tar.gz"
     archive.write_bytes(b"packed code")
-    assert node.ask("check", snapshot="sha256:12ab", archive=str(archive))["ok"]
-    assert node.ask("files", patience=20)["ok"]
+    node.call(CheckStore(snapshot="sha256:12ab", archive=str(archive)))
+    node.call(UploadFiles(timeout=20))
     stored = store.open().bucket.get("snapshots/12ab.tar.gz")
     assert stored is not None
     assert stored.body == b"packed code"
@@ -94,12 +104,11 @@ def test_check_names_what_is_wrong_in_one_line_within_seconds(
     uri, access, words = refusals(store, silent_server)[kind]
     began = time.monotonic()
     node = make_node(uri=uri, access=access).start()
-    reply = node.ask("check", snapshot="", archive=None)
+    why = node.failure(CheckStore())
     assert time.monotonic() - began < 60
-    assert reply["ok"] is False
-    assert words in reply["error"]
-    assert "\n" not in reply["error"]
-    assert access.secret_key not in reply["error"] + node.said() + "".join(node.notes)
+    assert words in why
+    assert "\n" not in why
+    assert access.secret_key not in why + node.said() + "".join(node.notes)
     with pytest.raises(MusterError) as raised:
         RunStore(uri, access).check()
     assert isinstance(raised.value, StoreUnavailable if kind in AWAY else StoreUnusable)
@@ -135,12 +144,12 @@ def test_an_address_that_is_none_is_refused(store: Store) -> None:
 
 def test_the_newest_record_is_stored_and_listed(node: SyncNode, make_node: MakeNode, store: Store) -> None:
     other = make_node(job="run-2").start()
-    assert other.ask("check", snapshot="", archive=None)["ok"]
-    other.send("record", record={"run": "run-2", "created": time.time() + 100, "state": "Running"})
-    assert other.ask("finish", patience=20)["ok"]
+    other.call(CheckStore())
+    other.send(PutRecord(record={"run": "run-2", "created": time.time() + 100, "state": "Running"}))
+    other.call(Finish(timeout=20))
     for number in range(50):
-        node.send("record", record={"run": "run-1", "created": time.time(), "state": "Running", "number": number})
-    assert node.ask("finish", patience=20)["ok"]
+        node.send(PutRecord(record={"run": "run-1", "created": time.time(), "state": "Running", "number": number}))
+    node.call(Finish(timeout=20))
     run_store = store.open()
     assert run_store.record("run-1")["number"] == 49
     assert [record["run"] for record in run_store.runs(10)] == ["run-2", "run-1"]
@@ -151,14 +160,12 @@ def test_commit_happens_once_and_may_be_repeated(node: SyncNode, store: Store) -
     manifest = manifest_of(node)
     uri = f"{store.uri}/runs/run-1/g1/manifest.json"
     for _ in range(2):
-        reply = node.ask("commit", manifest=to_data(manifest), patience=20)
-        assert reply == {"re": "commit", "ok": True, "uri": uri, "digest": manifest.digest()}
+        assert node.call(CommitManifest(manifest=manifest, timeout=20)) == uri
     kept = store.open().manifest("run-1")
     assert kept is not None
     assert kept.digest() == manifest.digest()
-    reply = node.ask("commit", manifest=to_data(manifest_of(node, sha256="cd")), patience=20)
-    assert reply["ok"] is False
-    assert "is already committed with sha256:" in reply["error"]
+    why = node.failure(CommitManifest(manifest=manifest_of(node, sha256="cd"), timeout=20))
+    assert "is already committed with sha256:" in why
     assert store.open().manifest("run-1") == kept
 
 
@@ -179,13 +186,13 @@ def test_all_arrives_once_the_store_is_back(node: SyncNode, outage: Store) -> No
     for i in range(1, 2000):
         node.log_event("line", i=i, text="x" * 300)
     (node.paths.outputs / "model.pt").write_bytes(b"weights")
-    node.send("record", record={"run": "run-1", "created": 1.0, "state": "Running"})
+    node.send(PutRecord(record={"run": "run-1", "created": 1.0, "state": "Running"}))
     wait_until(lambda: any("can't be reached" in note for note in node.notes))
     assert node.process is not None
     os.kill(node.process.pid, signal.SIGTERM)
     outage.server.start()
-    assert node.ask("files", patience=60)["ok"]
-    assert node.ask("finish", patience=60)["ok"]
+    node.call(UploadFiles(timeout=60))
+    node.call(Finish(timeout=60))
     events = [event for _, event in outage.open().events("run-1", 1, 1, 0)]
     assert [event.data["i"] for event in events] == list(range(2000))
     assert outage.open().record("run-1")["state"] == "Running"
@@ -196,46 +203,43 @@ def test_all_arrives_once_the_store_is_back(node: SyncNode, outage: Store) -> No
 def test_patience_is_kept_while_the_store_is_away(node: SyncNode, outage: Store) -> None:
     outage.server.stop()
     (node.paths.outputs / "model.pt").write_bytes(b"weights")
-    requests = {
-        "files": {"patience": 2.0},
-        "place": {"files": [{"path": "outputs/model.pt", "key": "k"}], "patience": 2.0},
-        "commit": {"manifest": to_data(manifest_of(node)), "patience": 2.0},
-    }
-    for do, fields in requests.items():
+    requests: list[Request[Any]] = [
+        UploadFiles(timeout=2.0),
+        UploadObjects(files=(OutputName(path="outputs/model.pt", key="k"),), timeout=2.0),
+        CommitManifest(manifest=manifest_of(node), timeout=2.0),
+    ]
+    for request in requests:
         began = time.monotonic()
-        reply = node.ask(do, **fields)
-        assert reply["ok"] is False, do
-        assert "can't be reached: connection refused" in reply["error"]
+        assert "can't be reached: connection refused" in node.failure(request)
         assert time.monotonic() - began < 60
     outage.server.start()
-    assert node.ask("files", patience=60)["ok"]
-    assert node.ask("commit", manifest=to_data(manifest_of(node)), patience=60)["ok"]
+    node.call(UploadFiles(timeout=60))
+    node.call(CommitManifest(manifest=manifest_of(node), timeout=60))
 
 
 def test_finish_gives_up_after_its_patience_and_ends(node: SyncNode, outage: Store) -> None:
     node.log_event("line", i=0)
     outage.server.stop()
     node.log_event("line", i=1)
-    reply = node.ask("finish", patience=2.0)
-    assert reply["ok"] is False
+    assert node.failure(Finish(timeout=2.0))
     assert node.wait() == 0
 
 
 def test_renewed_credentials_are_taken_up(make_node: MakeNode, store: Store) -> None:
     node = make_node(access=store.access).start()
-    assert node.ask("check", snapshot="", archive=None)["ok"]
+    node.call(CheckStore())
     node.write_access(replace(store.access, secret_key="expired"))
     (node.paths.outputs / "a").write_text("a")
-    assert not node.ask("files", patience=1)["ok"]
+    assert node.failure(UploadFiles(timeout=1))
     node.write_access(store.access)
-    assert node.ask("files", patience=30)["ok"]
+    node.call(UploadFiles(timeout=30))
 
 
 def test_a_store_that_refused_the_run_is_not_tried_again(make_node: MakeNode, store: Store) -> None:
     node = make_node(access=replace(store.access, secret_key="wrong")).start()
-    assert "secret key" in node.ask("check", snapshot="", archive=None)["error"]
-    node.send("record", record={"run": "run-1", "state": "Failed"})
-    assert node.ask("finish", patience=0.0)["ok"]
+    assert "secret key" in node.failure(CheckStore())
+    node.send(PutRecord(record={"run": "run-1", "state": "Failed"}))
+    node.call(Finish(timeout=0.0))
     assert node.wait() == 0
     assert node.notes == []
 
@@ -245,7 +249,7 @@ def test_a_store_that_refused_the_run_is_not_tried_again(make_node: MakeNode, st
 
 def test_when_the_agent_dies_what_there_is_is_stored_and_the_record_concluded(node: SyncNode, store: Store) -> None:
     node.send(
-        "record", record={"run": "run-1", "created": 1.0, "state": "Running", "ended": None, "attempts": [{"attempt": 1}]}
+        PutRecord(record={"run": "run-1", "created": 1.0, "state": "Running", "ended": None, "attempts": [{"attempt": 1}]})
     )
     (node.paths.outputs / "model.pt").write_bytes(b"weights")
     (node.paths.logs / "train.log").write_text("step 1")
@@ -283,13 +287,11 @@ def packed(tmp_path: Path) -> Path:
 
 def test_it_runs_from_the_packed_copy(make_node: MakeNode, packed: Path) -> None:
     node = make_node(entry=packed / "node" / "start.py").start()
-    assert node.ask("check", snapshot="", archive=None)["ok"], node.said()
-    assert node.ask("finish", patience=20)["ok"]
+    node.call(CheckStore())
+    node.call(Finish(timeout=20))
 
 
 def test_where_boto3_is_missing_the_error_says_so(make_node: MakeNode, packed: Path) -> None:
     (packed.parent / "botocore.py").write_text("raise ModuleNotFoundError(\"No module named 'botocore'\")")
     node = make_node(entry=packed / "node" / "start.py").start()
-    reply = node.ask("check", snapshot="", archive=None)
-    assert reply["ok"] is False
-    assert "No module named 'botocore'; install boto3" in reply["error"]
+    assert "No module named 'botocore'; install boto3" in node.failure(CheckStore())
