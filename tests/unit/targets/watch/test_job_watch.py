@@ -110,10 +110,12 @@ def test_a_line_that_is_too_long_becomes_a_note_and_the_cursor_is_behind_it(watc
 
 
 def test_a_cursor_never_passes_an_end_that_is_held_back(watch: JobWatch) -> None:
-    end_line = log(COMPLETED, event(NODE_END))
-    assert list(watch.take(Lines(node=0, data=end_line))) == []
-    list(watch.take(Lines(node=1, data=log(event(NOTE, 1, text="late")))))
+    end_line = log(COMPLETED, event(NOTE, text="afterwards"), event(NODE_END))
+    list(watch.take(Lines(node=0, data=end_line)))
+    late = log(event(NOTE, 1, text="late"))
+    list(watch.take(Lines(node=1, data=late + log(event(NODE_END, 1)))))
     assert watch.cursor.offset(0) == 0, "whoever goes on from here reads the END again"
+    assert watch.cursor.offset(1) == len(late), "and the last event of a node"
     again = watcher()
     again.cursor = watch.cursor
     list(again.take(Lines(node=0, data=end_line)))
