@@ -66,21 +66,21 @@ def test_secrets_reach_the_ranks_and_lie_nowhere_else(slurm_lab: SlurmLab) -> No
 
 def test_a_completed_run_is_taken_and_a_newer_generation_trains_anew(slurm_lab: SlurmLab) -> None:
     plan = plan_of("print('trained')", slurm_lab.store.uri)
-    slurm_lab.wait(slurm_lab.submit(plan, job_id="again"))
-    taken = slurm_lab.submit(plan, job_id="again")
+    slurm_lab.wait(slurm_lab.submit(plan, job_id="slurm-again"))
+    taken = slurm_lab.submit(plan, job_id="slurm-again")
     assert (taken.found, taken.attempt) == ("completed", 1)
-    anew = slurm_lab.submit(plan, job_id="again", generation=2)
+    anew = slurm_lab.submit(plan, job_id="slurm-again", generation=2)
     assert (anew.found, anew.generation, anew.attempt) == ("launched", 2, 1)
     assert slurm_lab.wait(anew)[0].state is RunState.COMPLETED
     with pytest.raises(StaleGeneration, match="generation 2"):
-        slurm_lab.submit(plan, job_id="again", generation=1)
+        slurm_lab.submit(plan, job_id="slurm-again", generation=1)
 
 
 def test_a_newer_generation_ends_the_older_first(slurm_lab: SlurmLab) -> None:
     plan = plan_of(WAITS, slurm_lab.store.uri)
-    old = slurm_lab.submit(plan, job_id="older")
+    old = slurm_lab.submit(plan, job_id="slurm-older")
     slurm_lab.wait_for_line(old, "here")
-    new = slurm_lab.submit(plan, job_id="older", generation=2)
+    new = slurm_lab.submit(plan, job_id="slurm-older", generation=2)
     assert slurm_lab.living(old) == []
     assert not slurm_lab.target.cancel(old, 1, "a late on_kill"), "a cancel of the older generation must not hit the newer one"
     slurm_lab.wait_for_line(new, "here")
@@ -98,9 +98,9 @@ def test_a_failed_run_is_retried_from_its_last_committed_checkpoint(slurm_lab: S
         " sys.exit(3)"
     )
     plan = plan_of(code, slurm_lab.store.uri)
-    outcome, _ = slurm_lab.wait(slurm_lab.submit(plan, job_id="resumes"))
+    outcome, _ = slurm_lab.wait(slurm_lab.submit(plan, job_id="slurm-resumes"))
     assert outcome.state is RunState.FAILED
-    second = slurm_lab.submit(plan, job_id="resumes")
+    second = slurm_lab.submit(plan, job_id="slurm-resumes")
     assert second.attempt == 2
     outcome, events = slurm_lab.wait(second)
     assert outcome.state is RunState.COMPLETED

@@ -50,21 +50,21 @@ def test_secrets_reach_the_ranks_and_stay_nowhere(hosts_lab: HostsLab) -> None:
 
 def test_a_completed_run_is_taken_and_a_newer_generation_trains_anew(hosts_lab: HostsLab) -> None:
     plan = plan_of("print('trained')", hosts_lab.store.uri)
-    hosts_lab.wait(hosts_lab.submit(plan, job_id="again"))
-    taken = hosts_lab.submit(plan, job_id="again")
+    hosts_lab.wait(hosts_lab.submit(plan, job_id="ssh-again"))
+    taken = hosts_lab.submit(plan, job_id="ssh-again")
     assert (taken.found, taken.attempt) == ("completed", 1)
-    anew = hosts_lab.submit(plan, job_id="again", generation=2)
+    anew = hosts_lab.submit(plan, job_id="ssh-again", generation=2)
     assert (anew.found, anew.generation, anew.attempt) == ("launched", 2, 1)
     assert hosts_lab.wait(anew)[0].state is RunState.COMPLETED
     with pytest.raises(StaleGeneration, match="generation 2"):
-        hosts_lab.submit(plan, job_id="again", generation=1)
+        hosts_lab.submit(plan, job_id="ssh-again", generation=1)
 
 
 def test_a_newer_generation_ends_the_older_first(hosts_lab: HostsLab) -> None:
     plan = plan_of(WAITS, hosts_lab.store.uri)
-    old = hosts_lab.submit(plan, job_id="older")
+    old = hosts_lab.submit(plan, job_id="ssh-older")
     hosts_lab.wait_for(old, node=1)
-    new = hosts_lab.submit(plan, job_id="older", generation=2)
+    new = hosts_lab.submit(plan, job_id="ssh-older", generation=2)
     assert hosts_lab.living(old) == []
     assert not hosts_lab.target.cancel(old, 1, "a late on_kill"), "a cancel of the older generation must not hit the newer one"
     hosts_lab.wait_for(new, node=1)
@@ -82,8 +82,8 @@ def test_a_failed_run_is_retried_from_its_last_committed_checkpoint(hosts_lab: H
         " sys.exit(3)"
     )
     plan = plan_of(code, hosts_lab.store.uri)
-    assert hosts_lab.wait(hosts_lab.submit(plan, job_id="resumes"))[0].state is RunState.FAILED
-    second = hosts_lab.submit(plan, job_id="resumes")
+    assert hosts_lab.wait(hosts_lab.submit(plan, job_id="ssh-resumes"))[0].state is RunState.FAILED
+    second = hosts_lab.submit(plan, job_id="ssh-resumes")
     assert second.attempt == 2
     outcome, events = hosts_lab.wait(second)
     assert outcome.state is RunState.COMPLETED

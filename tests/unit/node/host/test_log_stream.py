@@ -18,6 +18,7 @@ from muster.node.host import liveness
 from muster.node.host.log_stream import READ_SIZE, LogFile, LogPart
 from store_server import wait_until
 
+JOB = f"none-{os.getpid()}"  # of this worker alone: what carries its marker is ended
 START = Path(__file__).parents[4] / "provider" / "muster" / "node" / "start.py"
 
 
@@ -76,7 +77,7 @@ def node(folder: Path, pid: int = 0, text: str = "") -> Path:
     pid = pid or os.getpid()
     born = {"pid": pid, "start": processes.start_time(pid)}
     (folder / "guardian.json").write_text(json.dumps(born))
-    (folder / "assignment.json").write_text(json.dumps({"job_id": "none", "generation": 1, "attempt": 1}))
+    (folder / "assignment.json").write_text(json.dumps({"job_id": JOB, "generation": 1, "attempt": 1}))
     (folder / "events.jsonl").write_text(text)
     return folder
 
@@ -110,7 +111,7 @@ def test_a_node_is_silent_once_its_last_word_is_read_and_its_guardian_left(strea
 
 
 def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(streamer: LogStreamer, tmp_path: Path) -> None:
-    marked = {**os.environ, "MUSTER_JOB": "none/g1/a1"}
+    marked = {**os.environ, "MUSTER_JOB": f"{JOB}/g1/a1"}
     guardian = subprocess.Popen(["sleep", "600"])
     rank = subprocess.Popen(["sleep", "600"], env=marked)
     folder = node(tmp_path / "n", pid=guardian.pid, text="last\n")
@@ -124,7 +125,7 @@ def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(strea
 
 
 def test_what_somebody_starts_again_is_not_ended(streamer: LogStreamer, tmp_path: Path) -> None:
-    rank = subprocess.Popen(["sleep", "600"], env={**os.environ, "MUSTER_JOB": "none/g1/a1"})
+    rank = subprocess.Popen(["sleep", "600"], env={**os.environ, "MUSTER_JOB": f"{JOB}/g1/a1"})
     folder, other = node(tmp_path / "n"), node(tmp_path / "o", text="x\n")
     born = (folder / "guardian.json").read_text()
     (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
