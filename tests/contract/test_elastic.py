@@ -22,9 +22,9 @@ from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
+from muster.node.host import liveness
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
-from muster.targets.local.nodes import living
 from store_server import wait_until
 
 pytestmark = pytest.mark.timeout(1200)  # torch is installed here and in an image
@@ -125,7 +125,7 @@ def test_below_the_least_number_it_fails_by_the_name_of_the_node_lost_first(lab:
     plan = elastic_plan(TRAIN, lab.store.uri, (2, 3), arguments=("1000", "2"), environment=environment)
     handle = lab.submit(plan)
     wait_for_epoch(lab, handle, 2, 2)
-    os.kill(living(lab.paths(handle, 2))[-1], signal.SIGTERM)  # as a host that is shut down does it
+    os.kill(liveness.pids(str(lab.paths(handle, 2).root))[-1], signal.SIGTERM)  # as a host that is shut down does it
     lab.wait_for_line(handle, "is being shut down")
     kill_node(lab, handle, 1)
     outcome, events = lab.wait(handle, 300.0)

@@ -15,7 +15,7 @@ from muster.core.paths import NodePaths
 from muster.core.plan import Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets.local.nodes import living
+from muster.node.host import liveness
 from store_server import wait_until
 
 # a rank that keeps a child in a session of its own, which no signal to a group or a session reaches
@@ -45,7 +45,7 @@ def rank_starts(lab: Lab, handle: JobHandle) -> list[dict[str, Any]]:
 
 
 def kill_pid(paths: NodePaths, which: str) -> None:
-    guardian, agent = living(paths)
+    guardian, agent = liveness.pids(str(paths.root))
     if which in ("guardian", "both"):
         os.kill(guardian, signal.SIGKILL)
     if which in ("agent", "both"):
@@ -91,7 +91,7 @@ def test_no_rank_survives_the_death_of_an_agent_or_guardian(lab: Lab, node: int,
 def test_a_stopped_agent_is_lost_by_its_silence(lab: Lab) -> None:
     handle = lab.submit(plan_of(WITH_STRAY_CHILD, lab.store.uri))
     lab.wait_for_event(handle, "line", count=2)
-    _, agent = living(lab.paths(handle, 1))
+    _, agent = liveness.pids(str(lab.paths(handle, 1).root))
     os.kill(agent, signal.SIGSTOP)
     try:
         lab.wait_for_event(handle, "end")

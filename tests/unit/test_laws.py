@@ -49,7 +49,6 @@ STANDARD_LIBRARY_ONLY = ("core", "launchers", "node", "tracking")
 LONG = 300  # lines; a file may be longer if it has one idea: it is named here with its reason
 LONG_FILES: dict[str, str] = {
     "store/sync/checkpoints.py": "a set of files that existed at one moment: pinned, committed, restored",
-    "node/host/node_control.py": "the commands of one host's nodes: each request with its handler",
     "node/host/queue_control.py": "the commands of the queue server: each request with its handler",
     "node/slurm/job_control.py": "the commands of one login node: each request with its handler",
     "targets/slurm/ledger.py": "the jobs of one cluster",

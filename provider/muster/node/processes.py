@@ -49,6 +49,15 @@ def marked(marker: str) -> list[int]:
     return found
 
 
+def kill_marked(marker: str, limit: float = 10.0) -> bool:
+    """KILL every process whose environment holds ``marker``; return False if one survives ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    while (left := marked(marker)) and time.monotonic() < deadline:
+        send_signal(left, signal.SIGKILL)
+        time.sleep(0.02)
+    return not left
+
+
 def carrying(name: str, pids: Iterable[int]) -> set[int]:
     """Return those of the processes that were started with a variable of this name."""
     begin = f"{name}=".encode()

@@ -17,7 +17,7 @@ from lab import Lab
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
 from muster.node import processes
-from muster.targets.local.nodes import living
+from muster.node.host import liveness
 
 
 @dataclass
@@ -51,7 +51,7 @@ class LocalLab(TargetLab[Lab]):
 
     def lose_node(self, handle: JobHandle, node: int) -> None:
         """Kill the guardian and the agent at once; on one machine a node is no more than its processes."""
-        pids = living(self.jobs.paths(handle, node))
+        pids = liveness.pids(str(self.jobs.paths(handle, node).root))
         assert len(pids) == 2, pids
         processes.send_signal(pids, signal.SIGKILL)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 from muster.core.attempt import AttemptId
+from muster.core.paths import NodePaths
 from muster.node import processes
 
 BIRTH_TIME = 60.0  # seconds that a guardian may take to write its pid, once there is an assignment for it
@@ -32,6 +33,12 @@ def is_alive(folder: str) -> bool:
 def pids(folder: str) -> list[int]:
     """Return the process ids of a node's guardian and agent, if they are alive."""
     return [pid for name in ("guardian.json", "agent.json") if (pid := _living_pid(os.path.join(folder, name)))]
+
+
+def expect_birth(node: NodePaths) -> None:
+    """Count the time in which the guardian must write its pid from now on; note the boot of the host."""
+    os.utime(node.assignment)
+    (node.root / BOOT).write_text(boot_id())
 
 
 def boot_id() -> str:

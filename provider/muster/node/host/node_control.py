@@ -24,8 +24,7 @@ from muster.node import processes
 from muster.node.assignment import Assignment
 from muster.node.cancel_request import CancelRequest
 from muster.node.event_log import read_end
-from muster.node.host import liveness, node_folder
-from muster.node.host.clean_environment import clean_environment
+from muster.node.host import guardian_process, liveness, node_folder
 from muster.node.rpc import CommandFailed, Commands, Request
 
 PART = "node-control"  # of start.py
@@ -255,26 +254,12 @@ def _take_outputs_and_start(paths: NodePaths, marker: str, earlier: list[NodePat
     except node_folder.OutputsGone as gone:
         return StartReply(refused=f"the ranks' outputs are not available: {gone}; clear the task to train anew")
     if not repeated:
-        _start_guardian(paths.root, marker)
+        guardian_process.start_guardian(paths, sys.argv[0], marker)
+        guardian_process.wait_for_guardian(paths)
     elif not paths.guardian.exists():  # the process that got the first request has died
         with liveness.locked(str(paths.root), wait=True):
             _restart(paths)
     return StartReply()
-
-
-def _start_guardian(node: Path, marker: str) -> None:
-    """Start a guardian that outlives this process and the connection; wait until its pid is written."""
-    paths = NodePaths(root=node)
-    guardian = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(node)]
-    # the shell leaves at once, so the guardian becomes init's child; nothing of the connection stays open in it
-    argv = ["/bin/sh", "-c", '"$@" &', "sh", *guardian]
-    log = (os.POSIX_SPAWN_OPEN, 1, str(paths.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
-    shell = os.posix_spawn("/bin/sh", argv, clean_environment(marker), file_actions=actions, setsid=True)
-    os.waitpid(shell, 0)
-    deadline = time.monotonic() + liveness.BIRTH_TIME
-    while not paths.guardian.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 def _restart(paths: NodePaths) -> None:
@@ -282,11 +267,7 @@ def _restart(paths: NodePaths) -> None:
     folder, deadline = str(paths.root), time.monotonic() + KILL_TIME
     while not liveness.sweep(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
-    paths.agent.unlink(missing_ok=True)
-    paths.guardian.unlink(missing_ok=True)
-    os.utime(paths.assignment)  # from now on a guardian may be about to start
-    (paths.root / liveness.BOOT).write_text(liveness.boot_id())
-    _start_guardian(paths.root, liveness.marker_of(folder))
+    guardian_process.restart_guardian(paths, sys.argv[0])
 
 
 def _status(folder: str) -> NodeStatus:

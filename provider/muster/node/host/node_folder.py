@@ -43,8 +43,7 @@ def _fill(paths: NodePaths, files: IO[bytes], archive: str, *, work: bool) -> No
         unpack(archive, paths.work)
     with tarfile.open(fileobj=files, mode="r|") as packed:
         _extract(packed, paths.root)
-    os.utime(paths.assignment)  # a tar has its own times, and from now on a guardian may be about to start
-    (paths.root / liveness.BOOT).write_text(liveness.boot_id())
+    liveness.expect_birth(paths)  # a tar has its own times
 
 
 def _move(scratch: Path, node: Path) -> None:

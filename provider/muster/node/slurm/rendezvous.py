@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from muster.core.paths import JobPaths
 from muster.core.retry import Backoff
 from muster.core.state import RunState
 from muster.core.verdict import Cause
+from muster.node import mesh
 from muster.node.assignment import Assignment, AttemptRecord
 from muster.node.event_log import read_end
 from muster.node.private_files import replace_file
@@ -170,7 +170,7 @@ def _leaders_address(job_id: str) -> str:
     for name in (os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""), os.environ.get("SLURMD_NODENAME", ""), socket.gethostname()):
         address = _address(name)
         if address.startswith(LOOPBACK):
-            return _loopback_address(job_id, 0)
+            return mesh.loopback_address(job_id, 0)
         if address and _is_local(address):
             return address
     return socket.gethostname()
@@ -179,16 +179,10 @@ def _leaders_address(job_id: str) -> str:
 def _own_address(leader: str, job_id: str, node: int) -> str:
     """Return the address of this node on the way to node 0."""
     if leader.startswith(LOOPBACK):
-        return _loopback_address(job_id, node)
+        return mesh.loopback_address(job_id, node)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((leader, 9))  # nothing is sent
         return str(probe.getsockname()[0])
-
-
-def _loopback_address(job_id: str, node: int) -> str:
-    """Return a node's own address where all nodes are on one machine."""
-    seed = hashlib.sha256(job_id.encode()).digest()
-    return f"127.{1 + seed[0] % 254}.{seed[1]}.{1 + node % 254}"
 
 
 def _address(name: str) -> str:

@@ -19,7 +19,7 @@ from muster.core.state import RunState
 from muster.node import processes
 from muster.node.assignment import Assignment
 from muster.node.event_log import read_end
-from muster.node.host import node_folder
+from muster.node.host import guardian_process, node_folder
 from muster.node.private_files import replace_file, write_private
 from muster.node.slurm import rendezvous, replies
 
@@ -160,10 +160,8 @@ class Task:
     def _start_guardian(self, assignment: Assignment) -> int:
         env = _without_slurms_own(os.environ)
         env["MUSTER_JOB"] = assignment.id.marker
-        argv = [sys.executable, "-I", "-S", sys.argv[0], "guardian", str(self._here.root)]
-        log = (os.POSIX_SPAWN_OPEN, 1, str(self._here.diagnostics), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)]
-        return os.posix_spawn(sys.executable, argv, env, file_actions=actions, setsigmask=[signal.SIGTERM])
+        argv = guardian_process.guardian_command(self._here, sys.argv[0])
+        return guardian_process.spawn_guardian(self._here, argv, env, setsigmask=[signal.SIGTERM])
 
     # -- beside the guardian
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from muster.core.event import Cursor
 from muster.core.handle import JobHandle
 from muster.core.paths import NodePaths
+from muster.node import processes
+from muster.node.host import liveness
 from muster.node.host.log_stream import LogSchedule, WatchedLog
-from muster.targets.local.nodes import alive, sweep
 from muster.targets.watch.inbox import Inbox
 from muster.targets.watch.job_watch import JobWatch
 from muster.targets.watch.news import Failed, Lines, News, NodeBack, NodeEnded, NodesAssigned, Note
@@ -20,25 +21,23 @@ LOST = "agent and guardian are gone without a word"
 SLOWEST = 0.25  # seconds between two reads of a log that does not grow
 LIVENESS = 0.25  # seconds between two checks whether an agent lives
 
-NodesOf = Callable[[JobHandle], tuple[list[NodePaths], float]]
+NodesOf = Callable[[JobHandle], list[NodePaths]]
 RestartNode = Callable[[JobHandle, int], bool]
 
 
 class LocalLog(WatchedLog):
-    """The event log of a node of this machine; ``submitted`` is when its job was, in seconds since the epoch."""
+    """The event log of a node of this machine."""
 
     slowest = SLOWEST
     liveness_interval = LIVENESS
 
-    def __init__(self, job: JobHandle, node: int, paths: NodePaths, submitted: float, offset: int) -> None:
+    def __init__(self, job: JobHandle, node: int, paths: NodePaths, offset: int) -> None:
         super().__init__((job, node), str(paths.root), offset)
         self.job, self.node = job, node
-        self._paths = paths
-        self._submitted = submitted
 
     def is_alive(self) -> bool:
         """Return whether the node's guardian or agent lives."""
-        return alive(self._paths, self._submitted)
+        return liveness.is_alive(self.folder)
 
     def is_clean(self) -> bool:
         """Return True: what is left of one node is ended together with the job, or before the node is started again."""
@@ -46,7 +45,7 @@ class LocalLog(WatchedLog):
 
 
 class LocalFeed:
-    """``nodes_of`` returns the node folders of a job and when it was submitted; ``restart_node`` starts the agent of a lost
+    """``nodes_of`` returns the node folders of a job; ``restart_node`` starts the agent of a lost
     node again, and returns whether it did.
     """
 
@@ -55,7 +54,7 @@ class LocalFeed:
         self._restart_node = restart_node
         self._timing = timing
         self._schedule = LogSchedule()
-        self._nodes: dict[JobHandle, tuple[list[NodePaths], float]] = {}
+        self._nodes: dict[JobHandle, list[NodePaths]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
@@ -63,7 +62,7 @@ class LocalFeed:
         self._inbox = inbox
         watches = [JobWatch(job, cursor, self._timing) for job, cursor in cursors.items()]
         for watch in watches:
-            folders, _ = self._nodes[watch.handle] = self._nodes_of(watch.handle)
+            folders = self._nodes[watch.handle] = self._nodes_of(watch.handle)
             inbox.put(watch.handle, NodesAssigned(hosts=("",) * len(folders)))
             for node in range(len(folders)):
                 self._read(watch, node)
@@ -76,8 +75,8 @@ class LocalFeed:
 
     async def settle(self, watch: JobWatch) -> None:
         """End what is left of a job whose agents did not end it in order."""
-        if len(watch.orderly) < len(self._nodes[watch.handle][0]):
-            await asyncio.to_thread(sweep, watch.handle.id.marker)
+        if len(watch.orderly) < len(self._nodes[watch.handle]):
+            await asyncio.to_thread(processes.kill_marked, f"MUSTER_JOB={watch.handle.id.marker}")
 
     def close(self) -> None:
         """Read no further."""
@@ -90,8 +89,8 @@ class LocalFeed:
         task.add_done_callback(self._tasks.discard)
 
     def _read(self, watch: JobWatch, node: int) -> None:
-        folders, submitted = self._nodes[watch.handle]
-        self._schedule.add(LocalLog(watch.handle, node, folders[node], submitted, watch.position(node)))
+        folder = self._nodes[watch.handle][node]
+        self._schedule.add(LocalLog(watch.handle, node, folder, watch.position(node)))
 
     async def _run(self) -> None:
         try:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
+import signal
 import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from muster.core.codec import canonical
 from muster.core.errors import TargetError
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
+from muster.core.verdict import Cause
+from muster.node import mesh, processes
 from muster.node.assignment import Assignment
+from muster.node.cancel_request import CancelRequest
+from muster.node.event_log import read_end
+from muster.node.host import guardian_process, liveness, node_folder
+from muster.node.host.node_control import EndNodes, NodeControl
+from muster.node.private_files import write_private
 from muster.targets.claim import Claim, locked, status_of
 from muster.targets.contract import Submission
 from muster.targets.lifecycle import Ledger, Standing, Timing
-from muster.targets.local.nodes import (
-    alive,
-    end_agents,
-    end_event,
-    lay_out,
-    loopback_address,
-    make_work,
-    start_again,
-    start_agent,
-    take_over,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +65,17 @@ class LocalLedger(Ledger[Standing]):
         if claim is None:
             return Standing()
         nodes = self.nodes(claim)
-        running = any(alive(node, claim.submitted) for node in nodes)
-        end = end_event(nodes[0])
+        running = any(map(_is_alive, nodes))
+        end = read_end(nodes[0].events)
         if running and end is not None:
-            running = not self._left_in_time(nodes, claim.submitted)
+            running = not self._left_in_time(nodes)
         return Standing(claim=claim, status=status_of(running=running, end=end, commit=claim.commit), end=end)
 
-    def _left_in_time(self, nodes: list[NodePaths], submitted: float) -> bool:
+    def _left_in_time(self, nodes: list[NodePaths]) -> bool:
         """Wait for agents whose run has ended to leave."""
         deadline = time.monotonic() + self.timing.leave
         while time.monotonic() < deadline:
-            if not any(alive(node, submitted) for node in nodes):
+            if not any(map(_is_alive, nodes)):
                 return True
             time.sleep(0.02)
         return False
@@ -84,8 +84,12 @@ class LocalLedger(Ledger[Standing]):
         """End the attempt's agents and whatever carries its marker."""
         claim = standing.claim
         assert claim is not None
-        timeout = claim.grace + self.timing.kill_slack
-        if not end_agents(self.nodes(claim), claim.id.marker, claim.submitted, reason, timeout):
+        request = EndNodes(
+            folders=tuple(str(node.root) for node in self.nodes(claim)),
+            cancel=CancelRequest(cause=Cause.CANCEL, reason=reason),
+            timeout=claim.grace + self.timing.kill_slack,
+        )
+        if NodeControl(self.root, io.BytesIO()).end_nodes(request):
             raise TargetError(f"run {claim.job_id}: some processes could not be ended; look for MUSTER_JOB={claim.id.marker}")
 
     def plan_of(self, standing: Standing) -> JobPlan:
@@ -97,11 +101,10 @@ class LocalLedger(Ledger[Standing]):
         """Delete the job's folders."""
         shutil.rmtree(self._paths(job_id).job, ignore_errors=True)
 
-    def nodes(self, claim: Claim | JobHandle, count: int = 0) -> list[NodePaths]:
-        """Return the node folders of an attempt."""
+    def nodes(self, claim: Claim) -> list[NodePaths]:
+        """Return the node folders of the claimed attempt."""
         paths = self._paths(claim.job_id)
-        nodes = claim.nodes if isinstance(claim, Claim) else count
-        return [paths.node(claim.generation, claim.attempt, node) for node in range(nodes)]
+        return [paths.node(claim.generation, claim.attempt, node) for node in range(claim.nodes)]
 
     def _paths(self, job_id: str) -> JobPaths:
         return JobPaths(root=self.root, job_id=job_id)
@@ -117,16 +120,25 @@ class LocalLedger(Ledger[Standing]):
         paths, nodes = self._paths(claim.job_id), self.nodes(claim)
         # a folder that no claim names was left by a submit that died before it owned the attempt
         shutil.rmtree(paths.attempt(claim.generation, claim.attempt), ignore_errors=True)
-        for node_paths in nodes:
-            lay_out(node_paths, submission, pem)
-            if not claim.commit:
-                make_work(node_paths, submission.archive)
+        for folder in nodes:
+            _create(folder, submission, pem, work=not claim.commit)
         claim.write(paths.claim)
         if claim.commit:
-            take_over(paths, claim, nodes)
-        for node, node_paths in enumerate(nodes):
-            start_agent(node_paths, self._assignment(claim, submission, node), entry)
+            self._take_outputs(claim, nodes)
+        for node, folder in enumerate(nodes):
+            start_agent(folder, self._assignment(claim, submission, node), entry)
         return True
+
+    def _take_outputs(self, claim: Claim, nodes: list[NodePaths]) -> None:
+        """Move the ranks' outputs from the attempt that has them into the attempt that commits them."""
+        paths = self._paths(claim.job_id)
+        for node, here in enumerate(nodes):
+            earlier = (paths.node(claim.generation, attempt, node) for attempt in range(claim.attempt - 1, 0, -1))
+            try:
+                node_folder.take_outputs(earlier, here)
+            except (node_folder.OutputsGone, OSError) as error:
+                what = f"the outputs of node {node} of run {claim.job_id} are not available: {error}"
+                raise TargetError(f"{what}; they can't be committed, clear the task to train anew") from error
 
     def _assignment(self, claim: Claim, submission: Submission, node: int) -> Assignment:
         plan = submission.plan
@@ -135,7 +147,7 @@ class LocalLedger(Ledger[Standing]):
             node,
             requested=submission.requested,
             target=self.target,
-            addresses=tuple(loopback_address(claim.job_id, n) for n in range(claim.nodes)),
+            addresses=tuple(mesh.loopback_address(claim.job_id, n) for n in range(claim.nodes)),
             interpreter=self._interpreter(plan.environment),
             muster_python=sys.executable,
             gpus=_share_of_gpus(plan.needs.gpus, node),
@@ -161,11 +173,43 @@ class LocalLedger(Ledger[Standing]):
             if claim is None or claim.id != handle.id:
                 return False
             nodes = self.nodes(claim)
-            runs = alive(nodes[0], claim.submitted) and end_event(nodes[0]) is None and not nodes[0].cancel.exists()
-            if runs and not alive(nodes[node], claim.submitted):
-                start_again(nodes[node], agent_pack.unpack_agent(self.root))
+            runs = _is_alive(nodes[0]) and read_end(nodes[0].events) is None and not nodes[0].cancel.exists()
+            if runs and not _is_alive(nodes[node]):
+                _kill_ranks(nodes[node], claim, node)
+                guardian_process.restart_guardian(nodes[node], str(agent_pack.unpack_agent(self.root)))
                 return True
         return False
+
+
+def start_agent(node: NodePaths, assignment: Assignment, entry: Path) -> None:
+    """Start a node's guardian, which starts the agent; both outlive this process."""
+    write_private(node.assignment, canonical(assignment))
+    liveness.expect_birth(node)
+    guardian_process.start_guardian(node, str(entry), assignment.id.marker)
+
+
+def _create(node: NodePaths, submission: Submission, pem: bytes, *, work: bool) -> None:
+    """Create a node's folder with its private files, and with ``work`` what the ranks start with."""
+    node.root.mkdir(parents=True, mode=0o700)
+    write_private(node.certificate, pem)
+    write_private(node.access, canonical(submission.access))
+    if submission.secrets:
+        write_private(node.secrets, json.dumps(submission.secrets).encode())
+    for folder in (node.outputs, node.logs, node.checkpoints, node.ranks) if work else ():
+        folder.mkdir(parents=True)
+    if work and submission.archive is not None:
+        node_folder.unpack(str(submission.archive), node.work)
+
+
+def _is_alive(node: NodePaths) -> bool:
+    return liveness.is_alive(str(node.root))
+
+
+def _kill_ranks(node: NodePaths, claim: Claim, number: int) -> None:
+    """Kill what the ranks of one node have left behind, where agent and guardian died at once; other nodes live on here."""
+    of_job = set(processes.marked(f"MUSTER_JOB={claim.id.marker}"))
+    of_node = {*processes.marked(f"MUSTER_NODE={number}"), *processes.marked(f"MUSTER_SHIM_FOLDER={node.root}")}
+    processes.send_signal(of_job & of_node, signal.SIGKILL)
 
 
 def _share_of_gpus(count: int, node: int) -> tuple[str, ...]:

@@ -116,14 +116,13 @@ class LocalTarget:
     def _ledger(self) -> LocalLedger:
         return LocalLedger(root=self.root, target=self.name, timing=self.timing)
 
-    def _nodes_of(self, handle: JobHandle) -> tuple[list[NodePaths], float]:
+    def _nodes_of(self, handle: JobHandle) -> list[NodePaths]:
         paths = JobPaths(root=self.root, job_id=handle.job_id)
         first = paths.node(handle.generation, handle.attempt, 0).assignment
         if not first.exists():
             raise UnknownRun(f"no attempt {handle.attempt} of run {handle.job_id!r} on target {self.name} (root {self.root})")
-        assignment = Assignment.read(first)
-        nodes = [paths.node(handle.generation, handle.attempt, node) for node in range(len(assignment.plan.nodes))]
-        return nodes, assignment.submitted
+        count = len(Assignment.read(first).plan.nodes)
+        return [paths.node(handle.generation, handle.attempt, node) for node in range(count)]
 
 
 def _devices() -> str:

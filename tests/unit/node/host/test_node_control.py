@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from muster.core.paths import NodePaths
 from muster.node import cancel_request, processes
-from muster.node.host import liveness, node_control
+from muster.node.host import guardian_process, liveness, node_control
 from muster.node.host.node_control import GiveUpLaunch, NodeControl, RemoveNodes, RestartNode, StartNode, StartReply
 from muster.node.host.node_folder import LAUNCH, launch_of
 from muster.targets.hosts import host_files
@@ -70,9 +71,9 @@ class Host:
     def node(self, attempt: int) -> Path:
         return self.jobs / f"g1-a{attempt}" / "node-0"
 
-    def guardian(self, node: Path, marker: str) -> None:
-        self.started.append(node)
-        (node / "guardian.json").write_text(json.dumps({"pid": 0, "start": 1}))
+    def guardian(self, node: NodePaths, entry: str, marker: str) -> None:
+        self.started.append(node.root)
+        node.guardian.write_text(json.dumps({"pid": 0, "start": 1}))
 
     def start(self, attempt: int, launch: int = 1, before: tuple[int, ...] = ()) -> StartReply:
         assignment = json.dumps({"job_id": "job", "generation": 1, "attempt": attempt}).encode()
@@ -93,7 +94,7 @@ class Host:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a host on which the ranks of attempt 1 have left a model."""
     host = Host(tmp_path)
-    monkeypatch.setattr(node_control, "_start_guardian", host.guardian)
+    monkeypatch.setattr(guardian_process, "start_guardian", host.guardian)
     assert host.start(1) == STARTED
     (host.node(1) / "work" / "outputs" / "model.pt").write_text("weights")
     return host
