@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import TargetError
 from muster.core.handle import JobHandle
+from muster.core.retry import Backoff
 from muster.node.host.log_stream import LAST_EVENT, LineCutter
 from muster.targets.docker.agent_volume import ENTRY
 from muster.targets.docker.containers import LIVING, Container, Jobs
@@ -69,7 +70,7 @@ class NodeReader(threading.Thread):
         self._stopped = threading.Event()
         self._stream: ExecStream | None = None
         self._outage = EngineOutage(engine, self._note, engine_timeout)
-        self._pause = PAUSE
+        self._backoff = Backoff(PAUSE, SLOWEST, factor=1.5)
         self._born = time.monotonic()
         self._done = False  # the log has its last event
         self._up_since = ""  # when the container was, by the engine
@@ -109,8 +110,7 @@ class NodeReader(threading.Thread):
         unborn = state["Status"] == "created" and time.monotonic() < self._born + 2 * LAUNCH_TIME
         if state["Status"] in LIVING or unborn:
             self._note_start(state["StartedAt"])
-            self._stopped.wait(self._pause)
-            self._pause = min(self._pause * 1.5, SLOWEST)
+            self._stopped.wait(self._backoff.next())
             return None
         if not self._done:
             cutter = LineCutter()
@@ -179,7 +179,7 @@ class NodeReader(threading.Thread):
         if lines or skipped:
             self._offset += skipped + len(lines)
             self._done = self._done or LAST_EVENT in lines
-            self._pause = PAUSE
+            self._backoff.reset()
             self.put(Lines(node=self._container.node, data=lines, skipped=skipped))
 
     # -- the engine

@@ -16,6 +16,7 @@ from muster.core.errors import RequestError, TargetError
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths
 from muster.core.plan import JobPlan
+from muster.core.retry import Backoff
 from muster.core.verdict import Cause
 from muster.node.assignment import Assignment
 from muster.node.cancel_request import CancelRequest
@@ -171,10 +172,9 @@ class SlurmLedger(Ledger[SlurmStanding]):
 
     async def _left(self, number: str, limit: float) -> SlurmJobStatus:
         """Wait until Slurm has let go of a job."""
-        deadline, pause = time.monotonic() + limit, PAUSE
+        deadline, backoff = time.monotonic() + limit, Backoff(PAUSE, SLOWEST, factor=1.3)
         while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, SLOWEST)
+            await asyncio.sleep(backoff.next())
         return told
 
     # -- the end
@@ -183,12 +183,12 @@ class SlurmLedger(Ledger[SlurmStanding]):
         claim = record.owner
         await self._request_cancel(record, reason)
         await self.cluster.command(["scancel", "--state=PENDING", number])
-        deadline, pause = time.monotonic() + claim.grace + self.timing.kill_slack, PAUSE
+        deadline = time.monotonic() + claim.grace + self.timing.kill_slack
+        backoff = Backoff(PAUSE, SLOWEST, factor=1.5)
         while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             # to the nodes' tasks, not to the script, and again: they may only just be starting
             await self.cluster.command(["scancel", "--signal=TERM", number])
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, SLOWEST)
+            await asyncio.sleep(backoff.next())
         if not told.state.over:
             await self.cluster.command(["scancel", number])
             told = await self._left(number, self.timing.hard_end)
