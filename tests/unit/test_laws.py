@@ -62,11 +62,7 @@ NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say
 # folders, or files of none, whose docstrings begin otherwise; to be empty
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "targets/claim.py",
-        "targets/contract.py",
-        "targets/docker",
         "targets/hosts",
-        "targets/local",
         "targets/ssh",
     }
 )

@@ -62,11 +62,11 @@ class Claim:
         return AttemptId(self.job_id, self.generation, self.attempt)
 
     def deadline(self, max_run_duration: float) -> float:
-        """Give the attempt's deadline, in seconds since the epoch; storing what is there is not part of the run's duration."""
+        """Return the attempt's deadline, in seconds since the epoch; a commit is not part of the run's duration."""
         return (self.submitted if self.commit else self.first_started) + max_run_duration
 
     def handle(self, target: str, found: SubmitResult) -> JobHandle:
-        """Give the handle of the claimed attempt."""
+        """Return the handle of the claimed attempt."""
         return JobHandle(
             job_id=self.job_id,
             generation=self.generation,
@@ -101,7 +101,7 @@ class Claim:
         )
 
     def record(self, end: Event | None) -> AttemptRecord:
-        """Give how the claimed attempt went; one that ended without a word has failed."""
+        """Return how the claimed attempt went; one that ended without a word has failed."""
         if end is None:
             return AttemptRecord(attempt=self.attempt, started=self.submitted, state=RunState.FAILED.value)
         state, verdict = end.data["state"], end.data["verdict"]
@@ -162,7 +162,7 @@ def next_step(claim: Claim | None, status: AttemptStatus | None, generation: int
 
 
 def status_of(*, running: bool, end: Event | None, commit: bool) -> AttemptStatus:
-    """Say what became of an attempt, from whether it lives and the END event of its leader's log.
+    """Return the status of an attempt, from whether it lives and the END event of its leader's log.
 
     ``commit``: it only stores what an earlier one left; that is still to be stored then, whatever the attempt died of.
     """
@@ -176,7 +176,7 @@ def status_of(*, running: bool, end: Event | None, commit: bool) -> AttemptStatu
 
 
 def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: Submission, digest: str) -> Claim:
-    """Give the claim of the attempt that follows ``claim``, whose attempt ended with ``end``.
+    """Return the claim of the attempt that follows ``claim``, whose attempt ended with ``end``.
 
     Within a generation attempts are counted on and the deadline stays that of the first; a target that has let go of them goes
     on where the store's record (``submission.past``) ends.
@@ -200,7 +200,7 @@ def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: S
 
 
 def committed_otherwise(job_id: str, generation: int) -> RequestError:
-    """Give the error for a generation that has a result of another plan: neither can it be taken, nor replaced."""
+    """Return the error for a generation that has a result of another plan: neither can it be taken, nor replaced."""
     return RequestError(
         f"run {job_id} has completed generation {generation} with another plan (code, environment or parameters differ); "
         "clear the task to train anew, or give the run another name"

@@ -95,7 +95,7 @@ class ComputeTarget(Protocol):
         ...
 
     def find(self, job_id: str) -> JobHandle:
-        """Give the handle of a job's newest attempt.
+        """Return the handle of a job's newest attempt.
 
         :raises UnknownRun: no such job here.
         """
@@ -114,7 +114,7 @@ class ComputeTarget(Protocol):
         ...
 
     def release(self, handle: JobHandle) -> None:
-        """Let go of what only waited for someone to take the run's end (exited containers, their network).
+        """Release what only waited for someone to take the run's end (exited containers, their network).
 
         Called once the outcome has been taken. What the store could not take yet is kept, and so is a job that runs.
         """
@@ -128,7 +128,7 @@ class ComputeTarget(Protocol):
         ...
 
     def check(self) -> tuple[Finding, ...]:
-        """Look whether the target can be used, thing by thing; never raises for what can be said in a finding.
+        """Check whether the target can be used, thing by thing; never raises for what a finding can report.
 
         Where a place has several hosts, ``what`` begins with the host's name: ``gpu-b: clock``.
         """

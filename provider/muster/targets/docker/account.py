@@ -81,7 +81,7 @@ def _nobody(image: str, kind: str, name: str) -> RequestError:
 
 @contextmanager
 def _opened(client: APIClient, image: str, labels: Mapping[str, str]) -> Iterator[str]:
-    """Give a container of an image to look into; it is never started."""
+    """Return a container of an image to look into; it is never started."""
     config = {"Image": image, "Entrypoint": ["true"], "Labels": dict(labels)}
     container = create(client, config)
     try:
@@ -91,7 +91,7 @@ def _opened(client: APIClient, image: str, labels: Mapping[str, str]) -> Iterato
 
 
 def _entries(client: APIClient, container: str, path: Path) -> list[list[str]]:
-    """Give the entries of /etc/passwd or /etc/group; none where the image has no such file."""
+    """Return the entries of /etc/passwd or /etc/group; none where the image has no such file."""
     import docker.errors
 
     try:
@@ -105,7 +105,7 @@ def _entries(client: APIClient, container: str, path: Path) -> list[list[str]]:
 
 
 def _owns(client: APIClient, container: str, home: str, uid: int) -> bool:
-    """Whether a folder is there and its user's own: only the first header of its archive is looked at."""
+    """Return whether a folder is there and its user's own: only the first header of its archive is looked at."""
     import docker.errors
 
     try:

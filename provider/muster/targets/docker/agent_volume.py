@@ -38,19 +38,19 @@ class AgentVolume:
 
     @property
     def mount(self) -> dict[str, Any]:
-        """Give the volume as an entry of a container's mounts."""
+        """Return the volume as an entry of a container's mounts."""
         return {"Type": "volume", "Source": self.name, "Target": str(HOME), "ReadOnly": True}
 
 
 def volume_name(image_id: str, python: str) -> str:
-    """Give the volume's name: by the agent's content, and by the image and its Python, for which it is compiled."""
+    """Return the volume's name: by the agent's content, and by the image and its Python, for which it is compiled."""
     digest = agent_pack.agent_digest({**agent_pack.agent_files(), **agent_pack.library_versions()})
     place = hashlib.sha256(f"{image_id}\0{python}".encode()).hexdigest()[:12]
     return f"muster-agent-{digest}-{place}"
 
 
 def find(client: APIClient, name: str, where: str) -> AgentVolume | None:
-    """Give a volume that counts as filled; None if there is none, or while it is being filled.
+    """Return a volume that counts as filled; None if there is none, or while it is being filled.
 
     One whose filler died and was pruned is empty and counts all the same: a launch looks again, by :func:`ensure_in`.
     """
@@ -99,7 +99,7 @@ class _Filling:
 
 
 def _is_filled(client: APIClient, container: str, where: str) -> bool:
-    """Whether a container would find the agent in its volume; the agent's entry is what is copied there last."""
+    """Return whether a container would find the agent in its volume; the agent's entry is what is copied there last."""
     url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
     with explained("looking for the agent", where):
         if client.head(url, params={"path": ENTRY}, timeout=client.timeout).status_code != 404:

@@ -20,7 +20,7 @@ OLDEST_ENGINE = 19  # of which device requests are known
 
 
 def check(engine: Engine, images: Images, networks: tuple[str, ...], gpus: tuple[str, ...]) -> tuple[Finding, ...]:
-    """Look at an engine; one that does not answer is the only finding."""
+    """Check an engine; one that does not answer is the only finding."""
     try:
         with explained("asking for its state", engine.url):
             asked = time.time()
@@ -48,7 +48,7 @@ def _engine(engine: Engine, info: dict[str, Any]) -> Finding:
 
 
 def _time_of(info: dict[str, Any], otherwise: float) -> float:
-    """Give the engine's clock in seconds since the epoch."""
+    """Return the engine's clock in seconds since the epoch."""
     try:
         return datetime.fromisoformat(str(info["SystemTime"])).timestamp()
     except (KeyError, ValueError):

@@ -31,7 +31,7 @@ TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last even
 
 
 def container_name(job_id: str) -> str:
-    """Give the name of node 0's container, which the job id alone decides: creating it is the exclusive create."""
+    """Return the name of node 0's container, which the job id alone decides: creating it is the exclusive create."""
     cleaned = re.sub(r"[^A-Za-z0-9_.-]", "-", job_id)[:80]
     return f"muster-{cleaned}" if cleaned == job_id else f"muster-{cleaned}-{_short(job_id)}"
 
@@ -42,7 +42,7 @@ def attempt_name(one: AttemptId) -> str:
 
 
 def host_name(job_id: str, node: int) -> str:
-    """Give a node's host name: a readable part, at most 63 characters."""
+    """Return a node's host name: a readable part, at most 63 characters."""
     readable = re.sub(r"[^a-z0-9]+", "-", job_id.lower()).strip("-")[:40].strip("-")
     return f"{readable or 'job'}-{_short(job_id)}-n{node}"
 
@@ -77,12 +77,12 @@ class Attempt:
 
     @property
     def running(self) -> bool:
-        """Whether any node lives."""
+        """Return whether any node lives."""
         return any(c.state in LIVING for c in self.containers)
 
     @property
     def unborn(self) -> bool:
-        """Whether node 0 was created and not started: a submit is at work, or died at it."""
+        """Return whether node 0 was created and not started: a submit is at work, or died at it."""
         return self.leader is not None and self.leader.state == "created"
 
 
@@ -94,7 +94,7 @@ class Jobs:
         self._where = where
 
     def attempts(self, job_id: str) -> list[Attempt]:
-        """Give a job's attempts, the newest first."""
+        """Return a job's attempts, the newest first."""
         with explained(f"looking for run {job_id}", self._where):
             rows = self._client.containers(all=True, filters={"label": f"{JOB}={job_id}"})
         found: dict[AttemptId, list[dict[str, Any]]] = {}
@@ -104,7 +104,7 @@ class Jobs:
         return [_attempt(one, rows) for one, rows in sorted(found.items(), reverse=True)]
 
     def end_of(self, attempt: Attempt) -> Event | None:
-        """Give the END event of an attempt's leader, None if it has not been written or the leader is gone."""
+        """Return the END event of an attempt's leader, None if it has not been written or the leader is gone."""
         if attempt.leader is None:
             return None
         tail = b""
@@ -117,14 +117,14 @@ class Jobs:
         return self._file(container, NodePaths(root=NODE).events, offset)
 
     def assignment_of(self, attempt: Attempt) -> Assignment:
-        """Give what an attempt's leader was told."""
+        """Return what an attempt's leader was told."""
         assert attempt.leader is not None
         with explained("reading the assignment", self._where):
             text = b"".join(self._file(attempt.leader.id, NodePaths(root=NODE).assignment, 0))
         return from_data(Assignment, json.loads(text))
 
     def is_told_to_end(self, container: str) -> bool:
-        """Whether a node has been told to end, by a cancel or a newer submit."""
+        """Return whether a node has been told to end, by a cancel or a newer submit."""
         return any(self._file(container, NodePaths(root=NODE).cancel, 0))
 
     def _file(self, container: str, path: Path, offset: int) -> Iterator[bytes]:
@@ -167,7 +167,7 @@ class Jobs:
                 raise
 
     def networks(self, job_id: str) -> list[dict[str, Any]]:
-        """Give the networks that were made for a job."""
+        """Return the networks that were made for a job."""
         with explained(f"looking for networks of run {job_id}", self._where):
             networks: list[dict[str, Any]] = self._client.networks(filters={"label": f"{JOB}={job_id}"})
         return networks
@@ -243,7 +243,7 @@ class _Readable(io.RawIOBase):
         self._rest = b""
 
     def read(self, size: int = -1) -> bytes:
-        """Give exactly ``size`` bytes, fewer only at the end."""
+        """Return exactly ``size`` bytes, fewer only at the end."""
         parts, missing = [], size
         while missing > 0 and (self._rest or self._refill()):
             part, self._rest = self._rest[:missing], self._rest[missing:]

@@ -46,7 +46,7 @@ class Engine:
 
     @property
     def is_here(self) -> bool:
-        """Whether the engine is reached by a socket of this machine."""
+        """Return whether the engine is reached by a socket of this machine."""
         return self.url.startswith("unix:")
 
     @cached_property
@@ -67,7 +67,7 @@ class Engine:
             raise unreachable(error, self.url) from error
 
     def forget(self, client: APIClient) -> None:
-        """Have the next who asks make a client anew, if this one can't: the SDK does not renew a connection over SSH."""
+        """Make the next caller create a new client, if this one can't: the SDK does not renew a connection over SSH."""
         if self.url.startswith("ssh:") and self.__dict__.get("client") is client:
             del self.__dict__["client"]
 

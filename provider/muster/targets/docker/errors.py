@@ -76,7 +76,7 @@ MEANINGS = (
 
 
 def meaning_of(words: str, what: str, where: str) -> MusterError:
-    """Give the error for what an engine said (``words``) when asked for ``what``."""
+    """Return the error for what an engine said (``words``) when asked for ``what``."""
     for meaning in MEANINGS:
         found = re.search(meaning.pattern, words)
         if found:
@@ -90,7 +90,7 @@ class Unreachable(TargetError):
 
 
 def unreachable(reason: object, where: str) -> Unreachable:
-    """Give the error for an engine that does not answer."""
+    """Return the error for an engine that does not answer."""
     return Unreachable(
         f"the docker engine at {where} can't be reached: {_reason(str(reason))}; start it, or correct the target's url and TLS "
         "files"
@@ -113,7 +113,7 @@ def explained(what: str, where: str) -> Iterator[None]:
 
 
 def connection_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """Give the errors that mean that an engine, or the way to it, is away; and ``others``."""
+    """Return the errors that mean that an engine, or the way to it, is away; and ``others``."""
     import docker.errors
     import requests.exceptions
     import urllib3.exceptions
@@ -125,7 +125,7 @@ def connection_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def _of_this_machine(error: OSError, what: str) -> TargetError:
-    """Give the error for what failed here and not on the engine, such as a disk that is full."""
+    """Return the error for what failed here and not on the engine, such as a disk that is full."""
     reason = ": ".join(filter(None, (error.strerror or str(error), str(error.filename or ""))))
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "make room there" if full else "correct that there"
@@ -137,6 +137,6 @@ def _one_line(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """Give the innermost reason of the SDK's nested texts."""
+    """Return the innermost reason of the SDK's nested texts."""
     inner = re.findall(r"(?:PermissionError|FileNotFoundError|ConnectionRefusedError|gaierror)\((?:-?\d+, )?'([^']+)'\)", text)
     return inner[-1] if inner else _one_line(text.removeprefix("Error while fetching server API version: "))

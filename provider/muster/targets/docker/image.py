@@ -37,13 +37,13 @@ class Images:
     login: dict[str, str] = field(default_factory=dict, repr=False)
 
     def base_of(self, ref: EnvironmentRef) -> str:
-        """Give the image on which an environment is built."""
+        """Return the image on which an environment is built."""
         from muster.packaging.image import image
 
         return image.base_image_of(ref, base_image=self.base, gpu_base_image=self.gpu_base)
 
     def name_of(self, ref: EnvironmentRef) -> str:
-        """Give the name of the image that an environment means."""
+        """Return the name of the image that an environment means."""
         from muster.packaging.image import image
 
         return image.image_name(ref, self.base_of(ref), self.repository)
@@ -68,17 +68,17 @@ class Images:
 
 
 def is_built(ref: EnvironmentRef) -> bool:
-    """Whether an environment needs an image of its own, rather than the user's or the bare base image."""
+    """Return whether an environment needs an image of its own, rather than the user's or the bare base image."""
     return not ref.image and bool(ref.digest or ref.apt_packages or ref.steps or ref.mpi)
 
 
 def python_of(ref: EnvironmentRef) -> str:
-    """Give the program that runs the agent, and the ranks unless they have an interpreter of their own."""
+    """Return the program that runs the agent, and the ranks unless they have an interpreter of their own."""
     return BUILT_PYTHON if is_built(ref) else "python3"
 
 
 def find(client: APIClient, name: str, where: str) -> Image | None:
-    """Give an image that is on the engine."""
+    """Return an image that is on the engine."""
     import docker.errors
 
     with explained(f"looking for image {name}", where):

@@ -135,7 +135,7 @@ class Launch:
                 self.client.connect_container_to_network(container, other)
 
     def _see_to_agent(self) -> None:
-        """Look into the agent's volume, which node 0 has: it was found by its name alone."""
+        """Check the agent's volume, which node 0 has: it was found by its name alone."""
         settings = self.settings
         docker_agent.ensure_in(self.client, self._containers[0], settings.image, settings.python, self.where)
 
@@ -155,7 +155,7 @@ class Launch:
             self.client.start(self._containers[node])
 
     def _leader_is_gone(self) -> bool:
-        """Whether node 0 was created and is there no more: a submit that waited for this launch too long has removed it."""
+        """Return whether node 0 was created and is gone: a submit that waited too long has removed it."""
         import docker.errors
 
         if 0 not in self._containers:
@@ -177,7 +177,7 @@ class Launch:
                 engine.remove_network(self._network.result())
 
     def config(self, node: int, network: str) -> dict[str, Any]:
-        """Give a node's container as the engine's API wants it; nothing in it is a secret."""
+        """Return a node's container as the engine's API wants it; nothing in it is a secret."""
         settings, claim = self.settings, self.claim
         gpus = settings.gpus[node] if settings.gpus else ()
         environment = {"MUSTER_JOB": claim.id.marker, **settings.account.environment}
@@ -228,7 +228,7 @@ class Launch:
 
 
 def alias(node: int) -> str:
-    """Give a node's name in the job's own network."""
+    """Return a node's name in the job's own network."""
     return f"node-{node}"
 
 

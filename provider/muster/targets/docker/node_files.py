@@ -47,7 +47,7 @@ class Shared:
             yield piece
 
     def close(self) -> None:
-        """Let go of what lies on disk."""
+        """Release what lies on disk."""
         if self.file is not None:
             self.file.close()
 
@@ -89,13 +89,13 @@ def node_files(shared: Shared, assignment: Assignment, submission: Submission, o
 
 
 def wish_to_end(reason: str, cause: str) -> bytes:
-    """Give the tar of the file that tells an agent why it is to end; no secret, so that any user may read it."""
+    """Return the tar of the file that tells an agent why it is to end; no secret, so that any user may read it."""
     content = json.dumps({"cause": cause, "reason": reason}).encode()
     return _file(NodePaths(root=NODE).cancel, content, Account(), 0o644) + END
 
 
 def tree(files: Mapping[str, bytes], root: Path) -> bytes:
-    """Give the tar of files below ``root`` that everyone may read."""
+    """Return the tar of files below ``root`` that everyone may read."""
     folders = {parent for path in files for parent in (root / path).parents if parent.is_relative_to(root)}
     parts = [_folder(folder, Account(), 0o755) for folder in sorted(folders)]
     parts += [_file(root / path, content, Account(), 0o644) for path, content in files.items()]
@@ -117,7 +117,7 @@ def _credentials(submission: Submission) -> dict[Path, bytes]:
 
 
 def _access(access: StoreAccess) -> tuple[StoreAccess, bytes]:
-    """Give the access as a node can use it, and the CA bundle that it names, which is a file of this machine."""
+    """Return the access as a node can use it, and the CA bundle that it names, which is a file of this machine."""
     if not access.verify:
         return access, b""
     try:

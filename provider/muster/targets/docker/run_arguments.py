@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """Give the container configuration: ``User`` and, under ``HostConfig``, the rest.
+    """Return the container configuration: ``User`` and, under ``HostConfig``, the rest.
 
     :raises RequestError: a word that is not taken, with what to do instead.
     """

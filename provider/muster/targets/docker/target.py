@@ -122,7 +122,7 @@ class DockerTarget:
         self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
-        """Look at engine, images, networks and GPUs."""
+        """Check engine, images, networks and GPUs."""
         return check(self.engine, self.images, self.networks, self.gpus)
 
     # -- launching
@@ -159,7 +159,7 @@ class DockerTarget:
         return found or self.images.ensure(self.engine.client, ref, self.engine.url, lambda line: None)
 
     def _shares(self, plan: JobPlan) -> tuple[tuple[str, ...], ...]:
-        """Give every node its own devices, in order."""
+        """Return every node its own devices, in order."""
         count, nodes = plan.needs.gpus, len(plan.nodes)
         if self.gpus and count * nodes > len(self.gpus):
             raise RequestError(

@@ -73,7 +73,7 @@ def _gone(client: APIClient, container: Container, patience: float) -> bool:
 
 
 def _state(client: APIClient, container: Container) -> str:
-    """Give a container's state, "" if it is gone."""
+    """Return a container's state, "" if it is gone."""
     import docker.errors
 
     try:

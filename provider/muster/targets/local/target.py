@@ -91,7 +91,7 @@ class LocalTarget:
         self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
-        """Look at root folder, disk, Python, and the devices that there are."""
+        """Check root folder, disk, Python, and the devices that there are."""
         remedy = "make it writable, or set another root"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
