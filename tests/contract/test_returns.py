@@ -9,8 +9,9 @@ from hosts_lab import HostsLab
 from lab import plan_of
 from muster.core.handle import JobHandle
 from muster.core.verdict import Cause
+from muster.node.cancel_request import CancelRequest
 from muster.targets.docker import node_restart as docker_returns
-from muster.targets.docker.node_files import wish_to_end
+from muster.targets.docker.node_files import cancel_file
 from muster.targets.hosts.background import background
 from muster.targets.ssh import node_restart as ssh_returns
 from muster.targets.ssh.jobs import SshJobs
@@ -25,7 +26,7 @@ def test_a_container_is_started_again_only_for_a_run_that_goes_on(docker_lab: Do
     assert docker_returns.restart_node(engine, handle, 1), "one that runs is left as it is"
     assert not docker_returns.restart_node(engine, dataclasses.replace(handle, attempt=2), 1)
     assert not docker_returns.restart_node(engine, handle, 2), "there is no such container"
-    docker_lab.container(handle).put_archive("/", wish_to_end("cancelled", Cause.CANCEL.value))
+    docker_lab.container(handle).put_archive("/", cancel_file(CancelRequest(cause=Cause.CANCEL, reason="cancelled")))
     assert not docker_returns.restart_node(engine, handle, 1)
     assert docker_lab.target.cancel(handle, 1)
     assert not docker_returns.restart_node(engine, handle, 1)

@@ -19,6 +19,7 @@ from muster.core.errors import RequestError
 from muster.core.paths import NodePaths
 from muster.core.store_access import StoreAccess
 from muster.node.assignment import Assignment
+from muster.node.cancel_request import CancelRequest
 from muster.targets.contract import Submission
 from muster.targets.docker.account import Account
 
@@ -88,10 +89,9 @@ def node_files(shared: Shared, assignment: Assignment, submission: Submission, o
     yield END
 
 
-def wish_to_end(reason: str, cause: str) -> bytes:
+def cancel_file(cancel: CancelRequest) -> bytes:
     """Return the tar of the file that tells an agent why it is to end; no secret, so that any user may read it."""
-    content = json.dumps({"cause": cause, "reason": reason}).encode()
-    return _file(NodePaths(root=NODE).cancel, content, Account(), 0o644) + END
+    return _file(NodePaths(root=NODE).cancel, canonical(cancel), Account(), 0o644) + END
 
 
 def tree(files: Mapping[str, bytes], root: Path) -> bytes:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from muster.core.attempt import AttemptId
 from muster.core.errors import TargetError
 from muster.core.verdict import Cause
+from muster.node.cancel_request import CancelRequest
 from muster.targets.docker.containers import LIVING, Attempt, Container, Jobs, each
 from muster.targets.docker.errors import explained
-from muster.targets.docker.node_files import wish_to_end
+from muster.targets.docker.node_files import cancel_file
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -27,9 +28,9 @@ def end(client: APIClient, where: str, attempt: Attempt, reason: str, patience: 
 
     :raises TargetError: a container could not be ended.
     """
-    wish = wish_to_end(reason, Cause.CANCEL.value)
+    cancel = cancel_file(CancelRequest(cause=Cause.CANCEL, reason=reason))
     with explained("ending the run's containers", where):
-        each(partial(_end_one, client, wish, patience), attempt.containers)
+        each(partial(_end_one, client, cancel, patience), attempt.containers)
         left = [c.name for c in attempt.containers if _state(client, c) in LIVING]
     if left:
         raise TargetError(f"containers {', '.join(left)} on {where} could not be ended; look at the engine's own log")
@@ -47,8 +48,8 @@ def await_birth(client: APIClient, where: str, attempt: Attempt) -> bool:
     return leader is not None and state != ""
 
 
-def _end_one(client: APIClient, wish: bytes, patience: float, container: Container) -> None:
-    _quietly(client.put_archive, container.id, "/", wish)  # first: one that is started again by now finds it
+def _end_one(client: APIClient, cancel: bytes, patience: float, container: Container) -> None:
+    _quietly(client.put_archive, container.id, "/", cancel)  # first: one that is started again by now finds it
     state = _state(client, container)
     if state in ("", "exited", "dead"):
         return
