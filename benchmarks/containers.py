@@ -107,12 +107,12 @@ class _Containers:
         from muster.packaging.image import image
 
         ref = self._ref(packages, **wishes)
-        return image.ensure(_client(), ref, base_image=self.base, cache=self.ours.folder / HOME, log=_quiet)
+        return image.ensure_image(_client(), ref, base_image=self.base, cache=self.ours.folder / HOME, log=_quiet)
 
     def _ref(self, packages: Sequence[str], **wishes: Any) -> Any:
         from muster.packaging.environment import lock
 
-        ref = lock.resolve(packages, python=sys.executable, cache=self.ours.folder / HOME, log=_quiet)
+        ref = lock.lock_packages(packages, python=sys.executable, cache=self.ours.folder / HOME, log=_quiet)
         return dataclasses.replace(ref, **wishes)
 
     @contextmanager

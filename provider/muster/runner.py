@@ -102,7 +102,7 @@ def plan_job(job: TrainingJob, *, log: Log) -> Planned:
     :raises RequestError: the request is wrong; nothing has been launched.
     """
     cache = Path(default_root()).expanduser()
-    source.check(job)
+    source.check_entry(job)
     folder = Path(job.source_directory) if job.source_directory else None
     packed = snapshot.pack(folder, cache / "snapshots") if folder else None
     launcher = launcher_of(job)
@@ -148,7 +148,7 @@ def _environment(job: TrainingJob, cache: Path, log: Log) -> EnvironmentRef:
     if spec.packages or spec.python:
         from muster.packaging.environment import lock
 
-        ref = lock.resolve(spec.packages, python=spec.python or sys.executable, cache=cache, log=log)
+        ref = lock.lock_packages(spec.packages, python=spec.python or sys.executable, cache=cache, log=log)
     return dataclasses.replace(
         ref,
         base_image=spec.base_image,

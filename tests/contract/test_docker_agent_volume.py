@@ -41,7 +41,7 @@ def forget_the_filler(lab: DockerLab, volume: str) -> None:
 
 
 def is_filled(lab: DockerLab, image: Image, volume: str) -> bool:
-    found = agent_volume.find(lab.engine.api, volume, WHERE)
+    found = agent_volume.find_volume(lab.engine.api, volume, WHERE)
     assert found is not None
     container = lab.engine.containers.create(image.id, mounts=[dict(found.mount)])
     try:
@@ -74,7 +74,7 @@ def test_a_filler_that_is_pruned_before_it_starts_is_made_anew(
         return content()
 
     monkeypatch.setattr(agent_volume, "_content", prune_meanwhile)
-    agent_volume.ensure(api, image, PYTHON, WHERE, lambda line: None)
+    agent_volume.ensure_volume(api, image, PYTHON, WHERE, lambda line: None)
     assert pruned
     assert is_filled(docker_lab, image, volume)
 
@@ -87,5 +87,5 @@ def test_a_filler_whose_worker_died_is_removed_with_its_volume(
     leave(docker_lab, volume)
     filling = agent_volume._Filling(name=volume, image=image.name, python=PYTHON, where=WHERE)
     agent_volume.create(docker_lab.engine.api, agent_volume._config(filling), agent_volume._filler(volume))
-    agent_volume.ensure(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
+    agent_volume.ensure_volume(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
     assert is_filled(docker_lab, image, volume)

@@ -96,14 +96,14 @@ def test_other_code(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     taken = snapshot.pack(tmp_path / "code", tmp_path / "cache")
     plan = dataclasses.replace(plan_of("print('started')", lab.store.uri, nodes=2), snapshot=taken.digest)
 
-    unpack = snapshot.unpack
+    unpack = snapshot.unpack_snapshot
 
     def unpack_otherwise(archive: Path, work: Path) -> None:
         unpack(archive, work)
         if work.parent.name == "node-1":
             (work / "train.py").write_text("print('changed')")
 
-    monkeypatch.setattr(snapshot, "unpack", unpack_otherwise)
+    monkeypatch.setattr(snapshot, "unpack_snapshot", unpack_otherwise)
     verdict, _ = refused(lab, plan, taken.archive)
     assert [node for node, _ in named(verdict)] == [1]
     assert "its code is not what was submitted: sha256:" in verdict.summary()

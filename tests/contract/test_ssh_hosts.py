@@ -26,7 +26,7 @@ WAITS = "import time; print('here', flush=True); time.sleep(600)"
 
 
 def test_an_environment_is_installed_once_on_each_host_without_an_index_there(hosts_lab: HostsLab, tmp_path: Path) -> None:
-    ref = lock.resolve(["six==1.17.0"], python=sys.executable, cache=tmp_path / "cache", log=lambda line: None)
+    ref = lock.lock_packages(["six==1.17.0"], python=sys.executable, cache=tmp_path / "cache", log=lambda line: None)
     code = "import six, sys; print(six.__version__, sys.prefix)"
     plan = replace(plan_of(code, hosts_lab.store.uri, nodes=3), environment=ref)
     log: list[str] = []

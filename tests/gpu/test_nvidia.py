@@ -38,7 +38,7 @@ def gpu_count() -> int:
 @pytest.fixture(scope="session")
 def torch_environment(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentRef:
     cache = tmp_path_factory.mktemp("locks")
-    return lock.resolve(("torch", "numpy"), python=sys.executable, cache=cache, log=print)
+    return lock.lock_packages(("torch", "numpy"), python=sys.executable, cache=cache, log=print)
 
 
 def test_preflight_reports_the_devices_and_the_driver(lab: Lab) -> None:

@@ -26,11 +26,11 @@ class Frameworks:
 
     def locked(self, *packages: str) -> EnvironmentRef:
         """Return an environment as a list of pinned packages, for a target to install."""
-        return lock.resolve(packages, python=sys.executable, cache=self.root, log=print)
+        return lock.lock_packages(packages, python=sys.executable, cache=self.root, log=print)
 
     def installed(self, *packages: str) -> EnvironmentRef:
         """Return an environment that is installed on this machine, by its interpreter."""
-        return EnvironmentRef(interpreter=str(venv.ensure(self.locked(*packages), self.root, print)))
+        return EnvironmentRef(interpreter=str(venv.ensure_venv(self.locked(*packages), self.root, print)))
 
 
 @pytest.fixture(scope="session")

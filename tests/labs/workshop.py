@@ -38,13 +38,13 @@ class Workshop:
     log: list[str] = field(default_factory=list)
 
     def resolve(self, *packages: str) -> EnvironmentRef:
-        return lock.resolve(packages, python=sys.executable, cache=self.cache, log=self.log.append)
+        return lock.lock_packages(packages, python=sys.executable, cache=self.cache, log=self.log.append)
 
     def ensure(self, ref: EnvironmentRef, base: str = "", log: list[str] | None = None, **options: Any) -> str:
         tell = self.log if log is None else log
         base = base or self.base
         self.made.add(image.image_name(ref, base, options.get("repository", "")))
-        return image.ensure(self.engine.api, ref, base_image=base, log=tell.append, cache=self.cache, **options)
+        return image.ensure_image(self.engine.api, ref, base_image=base, log=tell.append, cache=self.cache, **options)
 
     def refusal(self, ref: EnvironmentRef, kind: type[MusterError] = EnvironmentUnsolvable, base: str = "") -> str:
         with pytest.raises(kind) as caught:

@@ -60,38 +60,13 @@ LONG_FILES: dict[str, str] = {
 # a docstring says what happens: Return, Start, Raise, Wait, Yield …; a property "Return whether …"
 NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say", "Tell", "Whether"})
 # folders, or files of none, whose docstrings begin otherwise; to be empty
-UNCONVERTED: frozenset[str] = frozenset(
-    {
-        "targets/hosts",
-        "targets/ssh",
-    }
-)
+UNCONVERTED: frozenset[str] = frozenset()
 
 # files that each target and each launcher has under the same name, with the same names in them
 TEMPLATES = ("target.py", "launch.py", "session.py", "feed.py", "ledger.py", "check.py", "options.py", "node_restart.py")
 ENTRY = "main"  # of each program
 # public names that stand for two things; to be empty
-NAMED_TWICE: frozenset[str] = frozenset(
-    {
-        "Attempt",
-        "Framework",
-        "Images",
-        "Step",
-        "Unreachable",
-        "check",
-        "create",
-        "ensure",
-        "find",
-        "locked",
-        "look",
-        "resolve",
-        "store",
-        "sweep",
-        "unpack",
-        "without_credentials",
-        "write_private",
-    }
-)
+NAMED_TWICE: frozenset[str] = frozenset()
 
 LAUNCHER_NAMES = {"pytorch", "tensorflow", "mpi", "torchrun"}
 TARGET_NAMES = {"local", "docker", "ssh", "slurm"}

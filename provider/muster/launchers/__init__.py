@@ -35,7 +35,7 @@ def launcher_of(job: TrainingJob) -> Launcher:
     return LAUNCHERS[TORCHRUN if job.elastic else job.framework]
 
 
-def check(job: TrainingJob) -> None:
+def check_job(job: TrainingJob) -> None:
     """Refuse a job that sets a variable of its launcher's.
 
     :raises RequestError: it does; the message names the variable.

@@ -10,7 +10,7 @@ from muster.core.plan import JobPlan
 from muster.targets.contract import Log
 
 
-def check(plan: JobPlan, target: str, log: Log) -> None:
+def check_plan(plan: JobPlan, target: str, log: Log) -> None:
     """Refuse what only containers have; a folder to be mounted is fine where it has the wished name already.
 
     :raises RequestError: an image, apt packages, steps, docker arguments, or a mount at another place.

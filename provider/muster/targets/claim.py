@@ -208,7 +208,7 @@ def committed_otherwise(job_id: str, generation: int) -> RequestError:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked_job(path: Path) -> Iterator[None]:
     """Hold a job's lock; the kernel frees it if we die."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -12,7 +12,7 @@ from muster.core.errors import RequestError
 from muster.core.job import Roles, TrainingJob
 from muster.core.placeholder import Bindings, Here, resolve
 from muster.core.plan import NodePlan
-from muster.launchers import LAUNCHERS, check, pytorch, tensorflow
+from muster.launchers import LAUNCHERS, check_job, pytorch, tensorflow
 from muster.request.frameworks import FRAMEWORKS
 
 BINDINGS = Bindings(
@@ -75,7 +75,7 @@ def test_no_variable_is_set_that_is_neither_owned_nor_a_default(framework: str) 
 def test_an_owned_variable_is_refused(framework: str, parameter: str) -> None:
     for name in LAUNCHERS[framework].reserved:
         taken = dataclasses.replace(job_of(framework), **{parameter: {name: "x"}})
-        for refuse in (check, LAUNCHERS[framework].plan):
+        for refuse in (check_job, LAUNCHERS[framework].plan):
             with pytest.raises(RequestError, match=f"{parameter} sets {name}, but the {framework} launcher owns"):
                 refuse(taken)
 

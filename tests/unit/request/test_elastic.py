@@ -65,10 +65,10 @@ def test_what_does_not_go_together_is_refused_before_anything_is_launched(more: 
         with pytest.raises(RequestError, match=message):
             asked(**more)
     else:
-        from muster.launchers import check
+        from muster.launchers import check_job
 
         with pytest.raises(RequestError, match="GROUP_RANK, but the torchrun launcher owns"):
-            check(asked(**more))
+            check_job(asked(**more))
 
 
 def test_a_manifest_from_which_no_node_is_missing_has_the_digest_that_it_always_had() -> None:

@@ -60,7 +60,7 @@ def was_rebooted(folder: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: str, *, wait: bool) -> Iterator[bool]:
+def locked_folder(folder: str, *, wait: bool) -> Iterator[bool]:
     """Lock a node folder, so that no process sweeps while another restarts the agent; yield whether it is locked.
 
     A folder that can't be locked, as it is gone or its file system has no locks, counts as locked.

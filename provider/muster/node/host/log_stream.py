@@ -124,7 +124,7 @@ class WatchedLog:
         """Return whether nothing of the node is left; agent and guardian may both have died with ranks alive."""
         if self.outside or self.orderly:
             return True
-        with liveness.locked(self.folder, wait=False) as held:  # unless somebody is about to start it again
+        with liveness.locked_folder(self.folder, wait=False) as held:  # unless somebody is about to start it again
             return held and not self.is_alive() and liveness.sweep(self.folder)
 
     def end(self) -> dict[str, object]:

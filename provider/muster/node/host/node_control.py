@@ -154,14 +154,14 @@ class NodeControl:
         missing = [mount for mount in request.mounts if not os.path.isdir(mount)]
         if missing:
             return StartReply(refused=f"mounts: there is no folder {missing[0]!r}; mount or make it first")
-        with node_folder.locked(node):
+        with node_folder.locked_node(node):
             repeated = node_folder.launch_of(node) == launch  # the connection was lost meanwhile
             if node_folder.launch_of(node) > launch or node_folder.is_given_up(node, launch):
                 return StartReply(stale=True)
             if not repeated:
                 if self._fence(request.folder, "its launch was broken off"):
                     return StartReply(refused="an earlier launch has left processes that could not be ended")
-                node_folder.create(node, self._files, launch, request.archive, commits=bool(earlier))
+                node_folder.create_node(node, self._files, launch, request.archive, commits=bool(earlier))
             if node_folder.is_given_up(node, launch):  # meanwhile, by a request that may not have seen the folder
                 node_folder.delete(node, keep_outputs=bool(earlier))
                 return StartReply(stale=True)
@@ -186,7 +186,7 @@ class NodeControl:
         """Restart a lost node, unless it is gone, has a cancel request, or belongs to another launch by now."""
         node = self._checked(request.folder)
         paths = NodePaths(root=node)
-        with liveness.locked(request.folder, wait=True):
+        with liveness.locked_folder(request.folder, wait=True):
             if not paths.assignment.exists() or node_folder.launch_of(node) != request.launch or paths.cancel.exists():
                 return False
             if not liveness.is_alive(request.folder):
@@ -257,7 +257,7 @@ def _take_outputs_and_start(paths: NodePaths, marker: str, earlier: list[NodePat
         guardian_process.start_guardian(paths, sys.argv[0], marker)
         guardian_process.wait_for_guardian(paths)
     elif not paths.guardian.exists():  # the process that got the first request has died
-        with liveness.locked(str(paths.root), wait=True):
+        with liveness.locked_folder(str(paths.root), wait=True):
             _restart(paths)
     return StartReply()
 

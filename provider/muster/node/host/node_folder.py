@@ -17,7 +17,7 @@ from muster.node.host import liveness
 LAUNCH = "launch"  # in a node folder: the number of the launch that created it
 
 
-def create(node: Path, files: IO[bytes], launch: int, archive: str, *, commits: bool) -> None:
+def create_node(node: Path, files: IO[bytes], launch: int, archive: str, *, commits: bool) -> None:
     """Create a node's folder from a tar of its files and the packed code, in place of an earlier launch's folder.
 
     A node that ``commits`` the outputs of earlier ranks gets no code, and keeps the outputs that an earlier launch has taken.
@@ -40,7 +40,7 @@ def _fill(paths: NodePaths, files: IO[bytes], archive: str, *, work: bool) -> No
     for folder in (paths.outputs, paths.logs, paths.checkpoints, paths.ranks) if work else ():
         folder.mkdir(parents=True)
     if archive:
-        unpack(archive, paths.work)
+        unpack_code(archive, paths.work)
     with tarfile.open(fileobj=files, mode="r|") as packed:
         _extract(packed, paths.root)
     liveness.expect_birth(paths)  # a tar has its own times
@@ -63,7 +63,7 @@ def delete(node: Path, *, keep_outputs: bool) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def unpack(archive: str, work: Path) -> None:
+def unpack_code(archive: str, work: Path) -> None:
     """Unpack a job's code."""
     with tarfile.open(archive, "r:gz") as packed:
         _extract(packed, work)
@@ -139,7 +139,7 @@ def delete_launches(node: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(node: Path) -> Iterator[None]:
+def locked_node(node: Path) -> Iterator[None]:
     """Lock a node's folder against a repeated request for the same launch; where the file system has locks."""
     node.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(node.parent, os.O_RDONLY)

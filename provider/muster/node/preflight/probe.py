@@ -177,8 +177,8 @@ class _HostProbe:
             return
         import tempfile
 
-        from muster.node.host.node_folder import unpack
+        from muster.node.host.node_folder import unpack_code
 
         with tempfile.TemporaryDirectory(prefix=".look-", dir=self._jobs) as folder:
-            unpack(archive, Path(folder))
+            unpack_code(archive, Path(folder))
             yield Path(folder)

@@ -100,7 +100,7 @@ class Task:
         for folder in (self._here.outputs, self._here.logs, self._here.checkpoints, self._here.ranks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._template.archive and not self._template.commit_only:
-            node_folder.unpack(self._template.archive, self._here.work)
+            node_folder.unpack_code(self._template.archive, self._here.work)
         for source, here in (
             (self._batch.certificate, self._here.certificate),
             (self._batch.access, self._here.access),

@@ -53,7 +53,7 @@ def pack(source: Path, cache: Path) -> Snapshot:
     raise RequestError(f"{changed!r} changes while it is being packed; stop what writes it, or name it in .amlignore")
 
 
-def unpack(archive: Path, into: Path) -> None:
+def unpack_snapshot(archive: Path, into: Path) -> None:
     """Unpack an archive into a folder, which may exist already."""
     import tarfile
 

@@ -18,7 +18,7 @@ INTERPRETER_TIMEOUT = 10.0
 _COMPILE = "import sys; compile(open(sys.argv[1], 'rb').read(), sys.argv[1], 'exec', dont_inherit=True)"
 
 
-def check(job: TrainingJob) -> None:
+def check_entry(job: TrainingJob) -> None:
     """Check that the job's folder and script exist and the script compiles.
 
     :raises RequestError: one of them does not.

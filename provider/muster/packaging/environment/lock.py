@@ -65,7 +65,7 @@ class _Requirements:
         return (f"tensorflow ; {_NEVER}",) if "tensorflow-cpu" in names and "tensorflow" not in names else ()
 
 
-def resolve(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> EnvironmentRef:
+def lock_packages(packages: Sequence[str], *, python: str, cache: Path, log: Log) -> EnvironmentRef:
     """Resolve ``packages``: requirement lines, and ``-r <absolute path>`` for a file of them.
 
     ``python`` is an interpreter's path, or its version such as ``3.12``. The lock is kept in ``cache``: the same

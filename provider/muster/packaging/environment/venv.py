@@ -24,7 +24,7 @@ def interpreter(ref: EnvironmentRef, root: Path) -> Path:
     return _home(ref, root) / "bin" / "python"
 
 
-def ensure(ref: EnvironmentRef, root: Path, log: Log) -> Path:
+def ensure_venv(ref: EnvironmentRef, root: Path, log: Log) -> Path:
     """Build an environment below ``root/environments``, unless it is there; return its Python.
 
     Of several processes that build the same environment one does it.

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from muster.core.errors import EnvironmentUnsolvable, MusterError, RequestError, TargetError
 from muster.packaging.environment.uv import LONGEST_REASON, Log
-from muster.packaging.image.recipe import Recipe, Step
+from muster.packaging.image.recipe import BuildStep, Recipe
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -32,7 +32,7 @@ class BuildProgress:
 
     recipe: Recipe
     log: Log
-    step: Step = field(default_factory=lambda: Step(text=""))
+    step: BuildStep = field(default_factory=lambda: BuildStep(text=""))
     output: list[str] = field(default_factory=list)
 
     def feed(self, text: str) -> None:
@@ -47,10 +47,10 @@ class BuildProgress:
                 self.output.append(line.rstrip())
                 self.log(line.rstrip())
 
-    def _step(self, number: int, text: str) -> Step:
+    def _step(self, number: int, text: str) -> BuildStep:
         """Return the instruction of a number; the builder adds its own after the last, for labels."""
         steps = self.recipe.steps
-        return steps[number - 1] if number <= len(steps) else Step(text=text)
+        return steps[number - 1] if number <= len(steps) else BuildStep(text=text)
 
     def error(self, words: str) -> MusterError:
         """Return the error of a build that the engine ended with these words."""

@@ -48,7 +48,7 @@ def image_name(ref: EnvironmentRef, base_image: str, repository: str = "") -> st
     return recipe.name if recipe else base_image
 
 
-def ensure(
+def ensure_image(
     client: APIClient,
     ref: EnvironmentRef,
     *,

@@ -30,7 +30,7 @@ _PURPOSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Framework:
+class HorovodFramework:
     """A framework that Horovod is compiled for: distributions, the folder of its Dockerfile and the argument for its pin."""
 
     distributions: tuple[str, ...]
@@ -39,8 +39,8 @@ class Framework:
 
 
 HOROVOD_FRAMEWORKS = (
-    Framework(distributions=("torch",), folder="pytorch", argument="TORCH"),
-    Framework(
+    HorovodFramework(distributions=("torch",), folder="pytorch", argument="TORCH"),
+    HorovodFramework(
         distributions=("tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu"),
         folder="tensorflow",
         argument="TENSORFLOW",
@@ -49,7 +49,7 @@ HOROVOD_FRAMEWORKS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class BuildStep:
     """One instruction of a Dockerfile, and its purpose in words for people."""
 
     text: str
@@ -66,7 +66,7 @@ class Recipe:
 
     name: str
     what: str
-    steps: tuple[Step, ...]
+    steps: tuple[BuildStep, ...]
     base: str
     arguments: tuple[tuple[str, str], ...] = ()
     stage: str = ""
@@ -151,11 +151,11 @@ def _horovod(ref: EnvironmentRef, base: str, repository: str) -> Recipe | None:
     )
 
 
-def _shipped(folder: str) -> tuple[Step, ...]:
+def _shipped(folder: str) -> tuple[BuildStep, ...]:
     """Return the instructions of a Dockerfile in docker/, without its comments."""
     text = dockerfile_text(folder)
     joined = re.sub(r"\\\n\s*", " ", "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#")))
-    return tuple(Step(text=line, purpose=_purpose(line)) for line in joined.splitlines() if line.strip())
+    return tuple(BuildStep(text=line, purpose=_purpose(line)) for line in joined.splitlines() if line.strip())
 
 
 def _purpose(instruction: str) -> str:
@@ -166,34 +166,34 @@ def _purpose(instruction: str) -> str:
 # -- an environment
 
 
-def _environment_steps(ref: EnvironmentRef, horovod: bool) -> list[Step]:
-    steps = [Step(text="ARG BASE_IMAGE"), *([Step(text="ARG HOROVOD_IMAGE")] if horovod else [])]
+def _environment_steps(ref: EnvironmentRef, horovod: bool) -> list[BuildStep]:
+    steps = [BuildStep(text="ARG BASE_IMAGE"), *([BuildStep(text="ARG HOROVOD_IMAGE")] if horovod else [])]
     if horovod:
-        steps.append(Step(text="FROM ${HOROVOD_IMAGE} AS horovod"))
-    steps += [Step(text="FROM ${BASE_IMAGE} AS system"), Step(text="USER root"), *_apt(ref.apt_packages)]
+        steps.append(BuildStep(text="FROM ${HOROVOD_IMAGE} AS horovod"))
+    steps += [BuildStep(text="FROM ${BASE_IMAGE} AS system"), BuildStep(text="USER root"), *_apt(ref.apt_packages)]
     if ref.lock.strip() or horovod:
         steps += _builder(ref, horovod)
-        steps += [Step(text="FROM system"), Step(text=f"COPY --from=builder {ENV} {ENV}")]
+        steps += [BuildStep(text="FROM system"), BuildStep(text=f"COPY --from=builder {ENV} {ENV}")]
     else:
         steps += [
-            Step(text="FROM system"),
-            Step(text=f"RUN python3 -m venv --without-pip {ENV}", purpose="making the environment"),
+            BuildStep(text="FROM system"),
+            BuildStep(text=f"RUN python3 -m venv --without-pip {ENV}", purpose="making the environment"),
         ]
-    steps.append(Step(text=f"ENV PATH={ENV}/bin:$PATH"))
+    steps.append(BuildStep(text=f"ENV PATH={ENV}/bin:$PATH"))
     for number, line in enumerate(ref.steps):
-        steps.append(Step(text=_run(line), purpose=f"build_steps[{number}] {line!r}"))
-    return [*steps, Step(text="ARG BASE_USER=root"), Step(text="USER ${BASE_USER}")]
+        steps.append(BuildStep(text=_run(line), purpose=f"build_steps[{number}] {line!r}"))
+    return [*steps, BuildStep(text="ARG BASE_USER=root"), BuildStep(text="USER ${BASE_USER}")]
 
 
-def _builder(ref: EnvironmentRef, horovod: bool) -> list[Step]:
+def _builder(ref: EnvironmentRef, horovod: bool) -> list[BuildStep]:
     """Return the stage that installs; it has compilers only where there is a source distribution to compile."""
     compilers = "build-essential" + (" libopenmpi-dev" if ref.mpi else "")
     pip = f"{PYTHON} /muster/{PIP_FILE}/pip --disable-pip-version-check"
     install = f"{pip} install --no-cache-dir --no-index --no-deps --root-user-action=ignore"
     steps = [
-        Step(text="FROM system AS builder"),
-        Step(text="COPY sources.txt /muster/"),
-        Step(
+        BuildStep(text="FROM system AS builder"),
+        BuildStep(text="COPY sources.txt /muster/"),
+        BuildStep(
             text=_run(
                 "if [ -s /muster/sources.txt ]; then apt-get update && DEBIAN_FRONTEND=noninteractive "
                 f"apt-get install -y --no-install-recommends {compilers} $(python3 -c '{_HEADERS}' || echo python3-dev) "
@@ -201,33 +201,33 @@ def _builder(ref: EnvironmentRef, horovod: bool) -> list[Step]:
             ),
             purpose="installing compilers for the source distributions",
         ),
-        Step(text=f"COPY {PIP_FILE} /muster/"),
+        BuildStep(text=f"COPY {PIP_FILE} /muster/"),
         _MAKE_ENV,
     ]
     if ref.lock.strip():
         packages = f"{install} --find-links /muster/build /muster/packages/*"
-        steps.append(Step(text="COPY build /muster/build"))
-        steps.append(Step(text="COPY packages /muster/packages"))
-        steps.append(Step(text=_run(packages), purpose="installing the packages"))
+        steps.append(BuildStep(text="COPY build /muster/build"))
+        steps.append(BuildStep(text="COPY packages /muster/packages"))
+        steps.append(BuildStep(text=_run(packages), purpose="installing the packages"))
     if horovod:
-        steps.append(Step(text="COPY --from=horovod / /muster/horovod"))
+        steps.append(BuildStep(text="COPY --from=horovod / /muster/horovod"))
         added = install.replace(" --no-deps", "") + " --find-links /muster/horovod horovod"
-        steps.append(Step(text=_run(added), purpose="installing Horovod"))
+        steps.append(BuildStep(text=_run(added), purpose="installing Horovod"))
     return [*steps, *_STAGE]
 
 
-_MAKE_ENV = Step(text=f"RUN python3 -m venv --without-pip {ENV}", purpose="making the environment")
-_STAGE = (Step(text="ARG MUSTER_STAGE="), Step(text="LABEL muster_stage=${MUSTER_STAGE}"))
+_MAKE_ENV = BuildStep(text=f"RUN python3 -m venv --without-pip {ENV}", purpose="making the environment")
+_STAGE = (BuildStep(text="ARG MUSTER_STAGE="), BuildStep(text="LABEL muster_stage=${MUSTER_STAGE}"))
 
 
-def _apt(packages: tuple[str, ...]) -> list[Step]:
+def _apt(packages: tuple[str, ...]) -> list[BuildStep]:
     if not packages:
         return []
     line = (
         f"apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {' '.join(packages)} "
         "&& rm -rf /var/lib/apt/lists/*"
     )
-    return [Step(text=_run(line), purpose=f"installing apt_packages {', '.join(packages)}")]
+    return [BuildStep(text=_run(line), purpose=f"installing apt_packages {', '.join(packages)}")]
 
 
 def _run(line: str) -> str:

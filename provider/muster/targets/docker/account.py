@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muster.core.errors import RequestError
-from muster.targets.docker.engine import create
+from muster.targets.docker.engine import create_container
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -83,7 +83,7 @@ def _nobody(image: str, kind: str, name: str) -> RequestError:
 def _opened(client: APIClient, image: str, labels: Mapping[str, str]) -> Iterator[str]:
     """Return a container of an image to look into; it is never started."""
     config = {"Image": image, "Entrypoint": ["true"], "Labels": dict(labels)}
-    container = create(client, config)
+    container = create_container(client, config)
     try:
         yield container
     finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from muster.core.errors import MusterError, RequestError, TargetError
 from muster.packaging import agent_pack
 from muster.targets.contract import Log
-from muster.targets.docker.engine import create
+from muster.targets.docker.engine import create_container
 from muster.targets.docker.errors import explained, meaning_of
 from muster.targets.docker.image import Image
 
@@ -49,7 +49,7 @@ def volume_name(image_id: str, python: str) -> str:
     return f"muster-agent-{digest}-{place}"
 
 
-def find(client: APIClient, name: str, where: str) -> AgentVolume | None:
+def find_volume(client: APIClient, name: str, where: str) -> AgentVolume | None:
     """Return a volume that counts as filled; None if there is none, or while it is being filled.
 
     One whose filler died and was pruned is empty and counts all the same: a launch looks again, by :func:`ensure_in`.
@@ -71,14 +71,14 @@ def find(client: APIClient, name: str, where: str) -> AgentVolume | None:
     return None
 
 
-def ensure(client: APIClient, image: Image, python: str, where: str, log: Log) -> AgentVolume:
+def ensure_volume(client: APIClient, image: Image, python: str, where: str, log: Log) -> AgentVolume:
     """Find or fill the volume for an image; what a container of it could not run is found out here, before any launch.
 
     :raises RequestError: the image has no Python, or one that is too old.
     """
     filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, where=where)
-    while (found := find(client, filling.name, where)) is None:
-        _fill_or_wait(client, filling, log, until=lambda: find(client, filling.name, where))
+    while (found := find_volume(client, filling.name, where)) is None:
+        _fill_or_wait(client, filling, log, until=lambda: find_volume(client, filling.name, where))
     return found
 
 
@@ -125,7 +125,7 @@ def _fill(client: APIClient, filling: _Filling, log: Log) -> bool:
 
     with explained(f"preparing image {filling.image}", filling.where):
         try:
-            container = create(client, _config(filling), _filler(filling.name))
+            container = create_container(client, _config(filling), _filler(filling.name))
         except docker.errors.APIError as error:
             if error.status_code == 409:  # somebody else is filling it
                 return False

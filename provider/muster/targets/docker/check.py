@@ -27,7 +27,7 @@ def check(engine: Engine, images: Images, networks: tuple[str, ...], gpus: tuple
             info: dict[str, Any] = engine.client.info()
             answered = time.time()
             known = {network["Name"] for network in engine.client.networks()}
-        image = docker_image.find(engine.client, images.base_of(EnvironmentRef()), engine.url)
+        image = docker_image.find_image(engine.client, images.base_of(EnvironmentRef()), engine.url)
     except MusterError as error:
         return (Finding.refused("docker engine", error),)
     clock = checks.clock("clock", _time_of(info, asked), asked, answered)

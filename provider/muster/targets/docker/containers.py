@@ -63,7 +63,7 @@ class Container:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class AttemptContainers:
     """The containers of one attempt, by node; ``claim`` is None if node 0's is missing."""
 
     id: AttemptId
@@ -93,7 +93,7 @@ class Jobs:
         self._client = client
         self._where = where
 
-    def attempts(self, job_id: str) -> list[Attempt]:
+    def attempts(self, job_id: str) -> list[AttemptContainers]:
         """Return a job's attempts, the newest first."""
         with explained(f"looking for run {job_id}", self._where):
             rows = self._client.containers(all=True, filters={"label": f"{JOB}={job_id}"})
@@ -103,7 +103,7 @@ class Jobs:
                 found.setdefault(_id(row), []).append(row)
         return [_attempt(one, rows) for one, rows in sorted(found.items(), reverse=True)]
 
-    def end_of(self, attempt: Attempt) -> Event | None:
+    def end_of(self, attempt: AttemptContainers) -> Event | None:
         """Return the END event of an attempt's leader, None if it has not been written or the leader is gone."""
         if attempt.leader is None:
             return None
@@ -116,7 +116,7 @@ class Jobs:
         """Yield a node's event log from a byte on, as it lies in the container; nothing if there is none."""
         return self._file(container, NodePaths(root=NODE).events, offset)
 
-    def assignment_of(self, attempt: Attempt) -> Assignment:
+    def assignment_of(self, attempt: AttemptContainers) -> Assignment:
         """Return what an attempt's leader was told."""
         assert attempt.leader is not None
         with explained("reading the assignment", self._where):
@@ -136,7 +136,7 @@ class Jobs:
             return
         yield from _content(stream, offset)
 
-    def step_aside(self, attempt: Attempt) -> None:
+    def step_aside(self, attempt: AttemptContainers) -> None:
         """Free the name that is the claim, so that the next attempt can take it; whoever is first with that owns the job."""
         import docker.errors
 
@@ -150,7 +150,7 @@ class Jobs:
             if error.status_code not in (400, 404, 409):
                 raise
 
-    def remove(self, attempts: Iterable[Attempt]) -> None:
+    def remove(self, attempts: Iterable[AttemptContainers]) -> None:
         """Remove containers, running or not, by their ids; those already gone don't matter."""
         containers = [container.id for attempt in attempts for container in attempt.containers]
         with explained("removing containers", self._where):
@@ -201,11 +201,11 @@ def each(work: Any, items: Iterable[Any]) -> list[Any]:
     return [future.result() for future in futures]
 
 
-def _attempt(one: AttemptId, rows: list[dict[str, Any]]) -> Attempt:
+def _attempt(one: AttemptId, rows: list[dict[str, Any]]) -> AttemptContainers:
     claims = [row["Labels"][CLAIM] for row in rows if CLAIM in row["Labels"]]
     containers = sorted((_container(row) for row in rows), key=lambda container: container.node)
     claim = from_data(Claim, json.loads(claims[0])) if claims else None
-    return Attempt(id=one, claim=claim, containers=tuple(containers))
+    return AttemptContainers(id=one, claim=claim, containers=tuple(containers))
 
 
 def _id(labelled: dict[str, Any]) -> AttemptId:

@@ -88,7 +88,7 @@ def skip_ssh_transport() -> None:
     sys.modules.setdefault(SSH_TRANSPORT, None)  # type: ignore[arg-type]
 
 
-def create(client: APIClient, config: Mapping[str, Any], name: str | None = None) -> str:
+def create_container(client: APIClient, config: Mapping[str, Any], name: str | None = None) -> str:
     """Create a container of the API's own configuration; gives its id."""
     made = client.create_container_from_config(dict(config), name)  # type: ignore[no-untyped-call]
     return str(made["Id"])

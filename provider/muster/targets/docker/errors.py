@@ -85,13 +85,13 @@ def meaning_of(words: str, what: str, where: str) -> MusterError:
     return TargetError(f"{what} on {where} failed: {_one_line(words)}")
 
 
-class Unreachable(TargetError):
+class EngineUnreachable(TargetError):
     """The engine does not answer."""
 
 
-def unreachable(reason: object, where: str) -> Unreachable:
+def unreachable(reason: object, where: str) -> EngineUnreachable:
     """Return the error for an engine that does not answer."""
-    return Unreachable(
+    return EngineUnreachable(
         f"the docker engine at {where} can't be reached: {_reason(str(reason))}; start it, or correct the target's url and TLS "
         "files"
     )

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from muster.core.errors import UnknownRun
 from muster.core.event import Cursor
 from muster.core.handle import JobHandle
-from muster.targets.docker.containers import Attempt, Container, Jobs
+from muster.targets.docker.containers import AttemptContainers, Container, Jobs
 from muster.targets.docker.engine import Engine
-from muster.targets.docker.errors import Unreachable
+from muster.targets.docker.errors import EngineUnreachable
 from muster.targets.docker.ledger import DockerTiming
 from muster.targets.docker.log_reader import ContainerExit, NodeReader
 from muster.targets.docker.node_restart import NodeRestarter
@@ -70,14 +70,14 @@ class DockerFeed:
             except Exception as error:  # also of a bug of ours: whoever watches must not wait for ever
                 self._inbox.put(job, Failed.of(job, error))
 
-    def _find(self, job: JobHandle, outage: EngineOutage) -> Attempt | None:
+    def _find(self, job: JobHandle, outage: EngineOutage) -> AttemptContainers | None:
         """Return the attempt of a handle, None if nobody watches any more."""
         while not self._stopped.is_set():
             client = None
             try:
                 client = self._engine.client
                 attempts = Jobs(client, self._engine.url).attempts(job.job_id)
-            except Unreachable as error:
+            except EngineUnreachable as error:
                 self._stopped.wait(outage.failed(error, client))
                 continue
             for attempt in attempts:
@@ -88,7 +88,7 @@ class DockerFeed:
             raise UnknownRun(f"no attempt {job.attempt} of {where}; `muster show` tells what is stored")
         return None
 
-    def _read_all(self, job: JobHandle, cursor: Cursor, attempt: Attempt | None) -> None:
+    def _read_all(self, job: JobHandle, cursor: Cursor, attempt: AttemptContainers | None) -> None:
         if attempt is None:
             return
         containers = {container.node: container for container in attempt.containers}

@@ -58,10 +58,10 @@ class Images:
         with explained("preparing the image", where):
             base = self.base_of(ref)
             cache = Path(default_root()).expanduser()
-            name = image.ensure(
+            name = image.ensure_image(
                 client, ref, base_image=base, repository=self.repository, login=self.login, log=log, cache=cache
             )
-        found = find(client, name, where)
+        found = find_image(client, name, where)
         if found is None:
             raise RequestError(f"image {name} is not on {where} though it was fetched; look at the engine's own log")
         return found
@@ -77,7 +77,7 @@ def python_of(ref: EnvironmentRef) -> str:
     return BUILT_PYTHON if is_built(ref) else "python3"
 
 
-def find(client: APIClient, name: str, where: str) -> Image | None:
+def find_image(client: APIClient, name: str, where: str) -> Image | None:
     """Return an image that is on the engine."""
     import docker.errors
 

@@ -19,8 +19,8 @@ from muster.targets.docker import agent_volume as docker_agent
 from muster.targets.docker import containers
 from muster.targets.docker.account import Account
 from muster.targets.docker.agent_volume import ENTRY, AgentVolume
-from muster.targets.docker.containers import Attempt, Jobs, each
-from muster.targets.docker.engine import create
+from muster.targets.docker.containers import AttemptContainers, Jobs, each
+from muster.targets.docker.engine import create_container
 from muster.targets.docker.errors import explained
 from muster.targets.docker.image import Image
 from muster.targets.docker.node_files import ARCHIVE, NODE, Shared, node_files, shared_files
@@ -59,7 +59,7 @@ class Launch:
     claim: Claim
     submission: Submission
     settings: LaunchSettings
-    before: Attempt | None = None
+    before: AttemptContainers | None = None
     _containers: dict[int, str] = field(default_factory=dict)
     _network: Future[str] | None = None
 
@@ -116,7 +116,7 @@ class Launch:
         config = self.config(node, network)
         with explained(f"creating node {node}", self.where):
             try:
-                self._containers[node] = create(self.client, config, name)
+                self._containers[node] = create_container(self.client, config, name)
             except docker.errors.APIError as error:
                 if error.status_code == 409:
                     raise LostRace from error

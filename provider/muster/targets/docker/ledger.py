@@ -9,7 +9,7 @@ from muster.core.event import Event
 from muster.core.plan import JobPlan
 from muster.targets.claim import AttemptStatus, Claim, status_of
 from muster.targets.contract import Submission
-from muster.targets.docker.containers import Attempt, Jobs
+from muster.targets.docker.containers import AttemptContainers, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
 from muster.targets.docker.launch import Launch, LaunchSettings, LostRace
@@ -28,7 +28,7 @@ class DockerTiming(Timing):
 class DockerStanding(Standing):
     """``attempts``: all of the job, the owner first."""
 
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptContainers, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class DockerLedger(Ledger[DockerStanding]):
         status, ended = self.status(attempts[0])
         return DockerStanding(claim=attempts[0].claim, status=status, end=ended, attempts=tuple(attempts))
 
-    def _attempts(self, job_id: str) -> list[Attempt]:
+    def _attempts(self, job_id: str) -> list[AttemptContainers]:
         """Return a job's attempts, the owner first; launches that nobody brought to an end are removed."""
         attempts = self.jobs.attempts(job_id)
         while attempts and (attempts[0].claim is None or attempts[0].unborn):
@@ -73,7 +73,7 @@ class DockerLedger(Ledger[DockerStanding]):
             attempts = self.jobs.attempts(job_id)
         return attempts
 
-    def status(self, attempt: Attempt) -> tuple[AttemptStatus, Event | None]:
+    def status(self, attempt: AttemptContainers) -> tuple[AttemptStatus, Event | None]:
         """Return the status of an attempt, and its END event unless it runs."""
         if attempt.running:
             return AttemptStatus.RUNNING, None

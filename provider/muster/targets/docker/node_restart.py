@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from muster.core.handle import JobHandle
-from muster.targets.docker.containers import LIVING, Attempt, Jobs
+from muster.targets.docker.containers import LIVING, AttemptContainers, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
 from muster.targets.watch.news import NodeBack, Note
@@ -62,7 +62,7 @@ def restart_node(engine: Engine, handle: JobHandle, node: int) -> bool:
     return True
 
 
-def _goes_on(jobs: Jobs, attempt: Attempt, handle: JobHandle) -> bool:
+def _goes_on(jobs: Jobs, attempt: AttemptContainers, handle: JobHandle) -> bool:
     """Return whether an attempt is the handle's, and its leader lives, has not ended and is not being ended."""
     leader = attempt.leader
     ours = attempt.id == handle.id

@@ -79,7 +79,7 @@ class DockerTarget:
         self._shares(plan)
         client, where = self.engine.client, self.engine.url
         image = self.images.ensure(client, plan.environment, where, log)
-        docker_agent.ensure(client, image, docker_image.python_of(plan.environment), where, log)
+        docker_agent.ensure_volume(client, image, docker_image.python_of(plan.environment), where, log)
 
     def build_image(self, environment: EnvironmentRef, log: Log) -> BuiltImage:
         """Build the image of an environment, or find it on the engine."""
@@ -140,13 +140,13 @@ class DockerTarget:
         arguments = docker_arguments.parse(plan.container.arguments)
         image = self._image(ref)
         python = docker_image.python_of(ref)
-        agent = docker_agent.find(client, docker_agent.volume_name(image.id, python), where)
+        agent = docker_agent.find_volume(client, docker_agent.volume_name(image.id, python), where)
         with explained(f"looking up the user of image {image.name}", where):
             account = account_of(client, image.id, arguments["User"] or image.user, SCRATCH)
         return LaunchSettings(
             image=image,
             python=python,
-            agent=agent or docker_agent.ensure(client, image, python, where, lambda line: None),
+            agent=agent or docker_agent.ensure_volume(client, image, python, where, lambda line: None),
             account=account,
             arguments=arguments,
             interpreter=ref.interpreter or (BUILT_PYTHON if docker_image.is_built(ref) else ""),
@@ -155,7 +155,7 @@ class DockerTarget:
         )
 
     def _image(self, ref: EnvironmentRef) -> Image:
-        found = docker_image.find(self.engine.client, self.images.name_of(ref), self.engine.url)
+        found = docker_image.find_image(self.engine.client, self.images.name_of(ref), self.engine.url)
         return found or self.images.ensure(self.engine.client, ref, self.engine.url, lambda line: None)
 
     def _shares(self, plan: JobPlan) -> tuple[tuple[str, ...], ...]:

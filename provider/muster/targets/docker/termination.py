@@ -11,7 +11,7 @@ from muster.core.attempt import AttemptId
 from muster.core.errors import TargetError
 from muster.core.verdict import Cause
 from muster.node.cancel_request import CancelRequest
-from muster.targets.docker.containers import LIVING, Attempt, Container, Jobs, each
+from muster.targets.docker.containers import LIVING, AttemptContainers, Container, Jobs, each
 from muster.targets.docker.errors import explained
 from muster.targets.docker.node_files import cancel_file
 
@@ -23,7 +23,7 @@ KILL_TIME = 20.0  # seconds for the engine to end what was killed
 PAUSE = 0.05
 
 
-def end(client: APIClient, where: str, attempt: Attempt, reason: str, patience: float) -> None:
+def end(client: APIClient, where: str, attempt: AttemptContainers, reason: str, patience: float) -> None:
     """End an attempt; what outlives ``patience`` seconds is killed.
 
     :raises TargetError: a container could not be ended.
@@ -36,7 +36,7 @@ def end(client: APIClient, where: str, attempt: Attempt, reason: str, patience: 
         raise TargetError(f"containers {', '.join(left)} on {where} could not be ended; look at the engine's own log")
 
 
-def await_birth(client: APIClient, where: str, attempt: Attempt) -> bool:
+def await_birth(client: APIClient, where: str, attempt: AttemptContainers) -> bool:
     """Wait for a launch that is under way; False if whoever began it has died, or given it up."""
     give_up = time.monotonic() + LAUNCH_TIME
     leader = attempt.leader
@@ -95,7 +95,7 @@ def _quietly(action: object, *arguments: object) -> None:
             raise
 
 
-def forget_older(jobs: Jobs, attempts: Iterable[Attempt], owner: AttemptId) -> None:
+def forget_older(jobs: Jobs, attempts: Iterable[AttemptContainers], owner: AttemptId) -> None:
     """Remove what older attempts left, once the owner lives or has lived."""
     older = [a for a in attempts if a.id < owner]
     if older:

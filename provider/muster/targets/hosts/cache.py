@@ -51,7 +51,7 @@ async def ensure_agent(shell: Shell, root: str, python: str = DEFAULT_PYTHON) ->
     :raises RequestError: the host has no Python that could run it.
     """
     name = agent_name()
-    seen = await host_files.look(shell, root, python, name)
+    seen = await host_files.inspect_host(shell, root, python, name)
     await put_agent(shell, seen)
     return f"{seen.root}/{name}/{START}"
 
@@ -71,13 +71,13 @@ async def put_agent(shell: Shell, seen: HostInfo) -> None:
         return
     files = {**agent_pack.agent_files(), **agent_pack.library_files()}
     packed = host_files.tar_of({path: (content, 0o644) for path, content in files.items()})
-    await host_files.unpack(shell, seen.python, seen.root, agent_name(), [packed], compiled=True)
+    await host_files.send_archive(shell, seen.python, seen.root, agent_name(), [packed], compiled=True)
 
 
 async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = DEFAULT_PYTHON) -> str:
     """Find or send packed code to a host, named by its digest; return its path there."""
     name = f"snapshots/{archive.name}"
-    seen = await host_files.look(shell, root, python, name)
+    seen = await host_files.inspect_host(shell, root, python, name)
     if name not in seen.have:
         await put_archive(shell, seen, name, archive)
     return f"{seen.root}/{name}"
@@ -86,7 +86,7 @@ async def ensure_archive(shell: Shell, root: str, archive: Path, python: str = D
 async def put_archive(shell: Shell, seen: HostInfo, name: str, archive: Path) -> None:
     """Send packed code to a host."""
     size = await asyncio.to_thread(os.path.getsize, archive)
-    await host_files.store(shell, seen.python, seen.root, name, size, host_files.pieces_of(archive))
+    await host_files.send_file(shell, seen.python, seen.root, name, size, host_files.pieces_of(archive))
 
 
 async def ensure_environment(shell: Shell, root: str, python: str, ref: EnvironmentRef, log: Log) -> str:
@@ -101,7 +101,7 @@ async def ensure_environment(shell: Shell, root: str, python: str, ref: Environm
     if ref.interpreter:
         return ref.interpreter
     name = environment_name(ref)
-    seen = await host_files.look(shell, root, python, *filter(None, [name]))
+    seen = await host_files.inspect_host(shell, root, python, *filter(None, [name]))
     if not name:
         return seen.python
     if name not in seen.have:
@@ -120,7 +120,7 @@ async def _build(shell: Shell, seen: HostInfo, name: str, ref: EnvironmentRef, l
     packages = f"packages/{name.rpartition('/')[2]}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="muster-packages-") as folder:
         await _download(Path(folder), seen, ref, log)
-        await host_files.unpack(shell, seen.python, seen.root, packages, _packed(Path(folder)))
+        await host_files.send_archive(shell, seen.python, seen.root, packages, _packed(Path(folder)))
     argv = [python, "-I", "-c", BUILD, f"{seen.root}/{name}", f"{seen.root}/{packages}", ".ready"]
     done = await shell.run(argv, limit=BUILD_TIME)
     if done.code:
@@ -147,12 +147,12 @@ async def _download(folder: Path, seen: HostInfo, ref: EnvironmentRef, log: Log)
     """Download an environment's packages for a host into a folder."""
     from muster.packaging.environment.lock import pinned
     from muster.packaging.image.build_context import BuildContext, Platform
-    from muster.packaging.image.recipe import Recipe, Step
+    from muster.packaging.image.recipe import BuildStep, Recipe
 
     version = ref.python or seen.version
     platform = Platform(python=version, machine=seen.machine, glibc=seen.glibc)
     lines = "".join(f"{line}\n" for line in pinned(ref.lock).values())
-    recipe = Recipe(name="host", what="environment", steps=(Step(text="FROM host"),), base="host", packages=lines)
+    recipe = Recipe(name="host", what="environment", steps=(BuildStep(text="FROM host"),), base="host", packages=lines)
     context = BuildContext(folder=folder, cache=Path(tempfile.gettempdir()) / "muster-tools", platform=platform, log=log)
     await asyncio.to_thread(context.fill, recipe)
 

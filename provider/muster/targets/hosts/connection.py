@@ -15,7 +15,7 @@ from muster.targets.hosts.host_files import HostInfo
 from muster.targets.hosts.log_client import LogClient
 from muster.targets.hosts.reconnect import ReconnectPolicy
 from muster.targets.hosts.shell import CommandResult, ConnectionLost, Shell, Stream
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class HostConnection:
     # -- commands
 
     async def shell(self) -> PersistentShell:
-        """Give the connection, made now if there is none.
+        """Return the connection, and open one if there is none.
 
         :raises MusterError: it can't be made; see :meth:`Login.open`.
         """
@@ -88,7 +88,7 @@ class HostConnection:
                 except ConnectionLost:
                     return await work(await self.shell())
             except ConnectionLost as lost:
-                raise Unreachable(f"{lost}; look whether the host is up") from lost
+                raise HostUnreachable(f"{lost}; look whether the host is up") from lost
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -101,15 +101,15 @@ class HostConnection:
             self._used = time.monotonic()
 
     async def inspect(self, *names: str) -> HostInfo:
-        """Look at the host, and put the agent there unless it is; ``have`` tells which names are there."""
+        """Inspect the host and send the agent if it is missing; ``have`` lists the names that are there."""
         shell = await self.shell()
-        seen = await host_files.look(shell, self.host.root, self.host.python, cache.agent_name(), *names)
+        seen = await host_files.inspect_host(shell, self.host.root, self.host.python, cache.agent_name(), *names)
         await cache.put_agent(shell, seen)
         self._seen = seen
         return seen
 
     async def info(self) -> HostInfo:
-        """Give what the host is, from the last look at it."""
+        """Return the facts of the host from its last inspection."""
         return self._seen or await self.inspect()
 
     async def ask(self, part: str, request: Request[A], *, tail: bytes = b"", limit: float = 60.0) -> A:

@@ -35,7 +35,7 @@ class HostInfo:
     have: tuple[str, ...] = ()
 
 
-async def look(shell: Shell, root: str, python: str, *names: str) -> HostInfo:
+async def inspect_host(shell: Shell, root: str, python: str, *names: str) -> HostInfo:
     """Ask a host for its info, and which of the names below ``root`` exist.
 
     :raises RequestError: it has no usable Python, or ``root`` can't be written.
@@ -62,13 +62,15 @@ def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
     return data
 
 
-async def unpack(shell: Shell, python: str, root: str, name: str, pieces: Iterable[bytes], *, compiled: bool = False) -> None:
+async def send_archive(
+    shell: Shell, python: str, root: str, name: str, pieces: Iterable[bytes], *, compiled: bool = False
+) -> None:
     """Unpack a tar into the new folder ``name``."""
     argv = _argv(python, "unpack", root, name, *(["compile"] if compiled else []))
     _check(await send(shell, argv, pieces), shell.where, f"putting {name} into place", python)
 
 
-async def store(  # noqa: PLR0917
+async def send_file(  # noqa: PLR0917
     shell: Shell, python: str, root: str, name: str, size: int, content: Iterable[bytes] | AsyncIterable[bytes]
 ) -> None:
     """Send a file of ``size`` bytes to ``name``; a file that arrives incomplete is discarded."""

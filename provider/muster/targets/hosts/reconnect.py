@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from muster.core.errors import MusterError
-from muster.targets.hosts.ssh_errors import LoginRefused, UnknownHost, Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable, LoginRefused, UnknownHost
 
 T = TypeVar("T")
 REFUSAL_TIME = 600.0  # seconds in which a login that worked may be refused: the directory of users is down, or updated
@@ -36,4 +36,4 @@ class ReconnectPolicy:
         now = time.monotonic()
         self._refused_since = self._refused_since or now
         lasts = isinstance(error, LoginRefused) and now > self._refused_since + REFUSAL_TIME
-        return error if lasts or not self._worked else Unreachable(f"{error} (it was right before, and is tried again)")
+        return error if lasts or not self._worked else HostUnreachable(f"{error} (it was right before, and is tried again)")

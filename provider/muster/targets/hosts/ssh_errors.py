@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Unreachable(TargetError):
+class HostUnreachable(TargetError):
     """A host is unreachable now; it may answer later."""
 
 
-class HostBusy(Unreachable):
+class HostBusy(HostUnreachable):
     """A host's sshd hung up before the login, as it does when too many clients log in at once."""
 
 
@@ -118,13 +118,17 @@ def _of_system(error: Exception, where: str) -> MusterError:
     if isinstance(error, socket.gaierror):
         return _of_name(error, where)
     if isinstance(error, ConnectionRefusedError):
-        return Unreachable(f"host {where} refused the connection: no sshd listens there; start it, or correct host and port")
+        return HostUnreachable(
+            f"host {where} refused the connection: no sshd listens there; start it, or correct host and port"
+        )
     if isinstance(error, ConnectionResetError):
         return HostBusy(f"host {where} reset the connection; its sshd may limit new connections (MaxStartups)")
     if isinstance(error, TimeoutError):
-        return Unreachable(f"host {where} did not answer in time; look whether it is up and reachable from here")
+        return HostUnreachable(f"host {where} did not answer in time; look whether it is up and reachable from here")
     if isinstance(error, OSError):
-        return Unreachable(f"host {where} can't be reached: {_reason(error)}; look whether it is up and reachable from here")
+        return HostUnreachable(
+            f"host {where} can't be reached: {_reason(error)}; look whether it is up and reachable from here"
+        )
     return TargetError(f"host {where}: {type(error).__name__}: {_reason(error)}")
 
 
@@ -132,7 +136,7 @@ def _of_name(error: socket.gaierror, where: str) -> MusterError:
     """Return the error for a name that does not exist, or that can't be resolved now."""
     if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
         return UnknownHost(f"host {where} is unknown: {error.strerror}; correct its name or address in the inventory")
-    return Unreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")
+    return HostUnreachable(f"host {where} can't be looked up now: {error.strerror}; look at the name service of this machine")
 
 
 def _reason(error: object) -> str:

@@ -26,7 +26,7 @@ from muster.node.event_log import read_end
 from muster.node.host import guardian_process, liveness, node_folder
 from muster.node.host.node_control import EndNodes, NodeControl
 from muster.node.private_files import write_private
-from muster.targets.claim import Claim, locked, status_of
+from muster.targets.claim import Claim, locked_job, status_of
 from muster.targets.contract import Submission
 from muster.targets.lifecycle import Ledger, Standing, Timing
 
@@ -53,7 +53,7 @@ class LocalLedger(Ledger[Standing]):
 
     def locked(self, job_id: str) -> AbstractContextManager[None]:
         """Hold the job's lock, which the kernel releases if this process dies."""
-        return locked(self._paths(job_id).lock)
+        return locked_job(self._paths(job_id).lock)
 
     def owner(self, job_id: str) -> Claim | None:
         """Return who owns the job."""
@@ -198,7 +198,7 @@ def _create(node: NodePaths, submission: Submission, pem: bytes, *, work: bool) 
     for folder in (node.outputs, node.logs, node.checkpoints, node.ranks) if work else ():
         folder.mkdir(parents=True)
     if work and submission.archive is not None:
-        node_folder.unpack(str(submission.archive), node.work)
+        node_folder.unpack_code(str(submission.archive), node.work)
 
 
 def _is_alive(node: NodePaths) -> bool:

@@ -57,11 +57,11 @@ class LocalTarget:
 
         :raises RequestError: the plan wants something that only containers have.
         """
-        bare_metal.check(plan, self.name, log)
+        bare_metal.check_plan(plan, self.name, log)
         if plan.environment.digest:
             from muster.packaging.environment import venv
 
-            venv.ensure(plan.environment, self.root, log)
+            venv.ensure_venv(plan.environment, self.root, log)
 
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""

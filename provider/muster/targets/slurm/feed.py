@@ -13,7 +13,7 @@ from muster.targets.hosts.background import background
 from muster.targets.hosts.log_client import FIRST_DELAY, LONGEST_DELAY
 from muster.targets.hosts.node_feed import NodeFeed
 from muster.targets.hosts.shell import CommandTimeout, ConnectionLost
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.slurm.cluster import Cluster
 from muster.targets.slurm.job_record import JobRecord
 from muster.targets.slurm.ledger import SlurmTiming
@@ -77,7 +77,7 @@ class SlurmFeed:
 async def _ask(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Return what the login node answers, asked in the background loop; one that does not answer is waited for."""
     backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
-    transient = (Unreachable, ConnectionLost, CommandTimeout)
+    transient = (HostUnreachable, ConnectionLost, CommandTimeout)
     return await retry_async(lambda: background().do(question()), transient, backoff)
 
 

@@ -55,7 +55,7 @@ class SlurmTarget:
     def prepare(self, plan: JobPlan, log: Log) -> None:
         """Install the agent and the plan's environment in the shared folder, or find them by their digests."""
         mounts = plan.container.mounts
-        bare_metal.check(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
+        bare_metal.check_plan(replace(plan, container=replace(plan.container, mounts=())), self.name, log)
 
         async def prepared(cluster: Cluster) -> None:
             connection = cluster.connection

@@ -46,7 +46,7 @@ async def _look(host: Host, shell: SshShell) -> list[Finding]:
     ]
     if version.code:
         return findings
-    seen = await host_files.look(shell, host.root, host.python)
+    seen = await host_files.inspect_host(shell, host.root, host.python)
     free = await shell.run(["df", "-Pk", seen.root], limit=checks.LIMIT)
     findings.append(checks.disk(f"{host.name}: disk", int(free.out.split()[-3]) << 10, seen.root))
     if host.gpus:

@@ -15,7 +15,7 @@ from muster.node.host.gang_scheduler import LAUNCHED, WAITING, QueueEntry
 from muster.targets.hosts.background import background
 from muster.targets.hosts.node_feed import NodeFeed
 from muster.targets.hosts.shell import CommandTimeout
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.ledger import SshTiming
 from muster.targets.ssh.node_restart import restart_node
@@ -26,7 +26,7 @@ from muster.targets.watch.job_watch import JobWatch
 from muster.targets.watch.news import End, Failed, News, NodeBack, NodesAssigned, Note, State
 
 LONGEST_DELAY = 5.0  # seconds between two tries to reach a host
-TRANSIENT = (Unreachable, CommandTimeout)
+TRANSIENT = (HostUnreachable, CommandTimeout)
 
 
 class SshFeed:
@@ -191,7 +191,7 @@ class SshJobFeed:
             self._put(Note(text="all hosts answer again", level="info"))
 
     def _settle(self) -> None:
-        """Let the queue go on once all hosts have reported that nothing of the job is left on them."""
+        """Resume the queue once all hosts have reported that nothing of the job is left on them."""
         complete = self._entry is not None and len(self._nodes) == len(self._entry.allocations)
         if complete and all(node.is_gone for node in self._nodes):
             self._jobs.waiting.settle(self._handle.id)

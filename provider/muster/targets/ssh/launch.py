@@ -147,7 +147,9 @@ class Launch:
         source = await there.open(["cat", path])
         try:
             what = f"reading {name}"
-            await host_files.store(shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what))
+            await host_files.send_file(
+                shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what)
+            )
         finally:
             await source.close()
 

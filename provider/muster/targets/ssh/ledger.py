@@ -23,7 +23,7 @@ from muster.targets.claim import Claim, status_of
 from muster.targets.contract import Submission
 from muster.targets.hosts import cache
 from muster.targets.hosts.background import background
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.lifecycle import Ledger, Standing, Timing
 from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import slots_of
@@ -142,7 +142,7 @@ class SshLedger(Ledger[SshStanding]):
             return True, None
         if nodes.get(0) is None and not entry.is_over:
             host = entry.allocations[0].host if entry.allocations else "?"
-            raise Unreachable(
+            raise HostUnreachable(
                 f"host {host}, which led run {entry.job}, can't be asked how it stands; bring it up, and try again"
             )
         leader = nodes[0]

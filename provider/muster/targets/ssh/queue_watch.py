@@ -16,7 +16,7 @@ from muster.core.errors import MusterError, TargetError
 from muster.node.host.gang_scheduler import LAUNCHED, WAITING, QueueEntry
 from muster.targets.hosts.log_client import NodeWatch
 from muster.targets.hosts.shell import CommandTimeout
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.ssh.launch import Connections, Launch, LaunchUncertain
 from muster.targets.ssh.queue_client import QueueClient
 
@@ -142,7 +142,7 @@ class QueueWatcher:
         try:
             await self._poll()
             self._answered = time.monotonic()
-        except (Unreachable, CommandTimeout):
+        except (HostUnreachable, CommandTimeout):
             pass  # the host of the queue is unreachable, and may come back
         except Exception as error:
             if not isinstance(error, TargetError) or time.monotonic() > self._answered + TIMEOUT:

@@ -54,7 +54,7 @@ class SshTarget:
         :raises RequestError: the plan wants what hosts have not, or more of them than there are.
         """
         _check_mounts(plan, self.name)
-        bare_metal.check(dataclasses.replace(plan, container=_without_mounts(plan.container)), self.name, log)
+        bare_metal.check_plan(dataclasses.replace(plan, container=_without_mounts(plan.container)), self.name, log)
         self.inventory.check(plan, self.name)
         self._background.run(self._jobs.prepare(plan, log))
 

@@ -129,7 +129,7 @@ def test_what_somebody_starts_again_is_not_ended(streamer: LogStreamer, tmp_path
     folder, other = node(tmp_path / "n"), node(tmp_path / "o", text="x\n")
     born = (folder / "guardian.json").read_text()
     (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
-    with liveness.locked(str(folder), wait=True):
+    with liveness.locked_folder(str(folder), wait=True):
         streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
         streamer.tell(do="watch", key=2, folder=str(other), offset=0)
         streamer.until(lambda: 2 in streamer.logs)

@@ -156,13 +156,13 @@ def test_a_launch_that_was_given_up_starts_nothing_however_late_it_comes(host: H
 
 
 def test_a_launch_that_is_given_up_while_it_unpacks_starts_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = node_control.node_folder.create
+    create = node_control.node_folder.create_node
 
     def slowly(node: Path, *given: Any, **more: Any) -> None:
         assert host.give_up(2, keep=False) == ()
         create(node, *given, **more)
 
-    monkeypatch.setattr(node_control.node_folder, "create", slowly)
+    monkeypatch.setattr(node_control.node_folder, "create_node", slowly)
     assert host.start(2).stale
     assert not host.node(2).exists()
     assert host.started == [host.node(1)]

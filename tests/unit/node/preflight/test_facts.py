@@ -94,7 +94,7 @@ def test_the_code_that_lies_there_is_told_by_its_digest(tmp_path: Path) -> None:
     taken = snapshot.pack(source, tmp_path / "cache")
     for folder in ("outputs", "logs", "checkpoints"):
         (work / folder).mkdir(parents=True)
-    snapshot.unpack(taken.archive, work)
+    snapshot.unpack_snapshot(taken.archive, work)
     plan = plan_of("pass", "s3://b/p", nodes=1)
     object.__setattr__(plan, "snapshot", taken.digest)
     look = {"node": 0, "address": "127.9.9.1", "plan": plan, "work": tmp_path, "interpreter": "", "devices": (), "code": work}

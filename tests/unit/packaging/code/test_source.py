@@ -22,19 +22,19 @@ def job(folder: Path, script: str = "train.py", interpreter: str = "") -> Traini
 
 def refusal(asked: TrainingJob) -> str:
     with pytest.raises(RequestError) as caught:
-        source.check(asked)
+        source.check_entry(asked)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_script_that_is_there_and_compiles_is_fine(weird_tmp_path: Path) -> None:
     (weird_tmp_path / "a b.py").write_text('"\\d"\nprint(1)\n')  # its warning is for its author, when it runs
-    source.check(job(weird_tmp_path, "a b.py"))
+    source.check_entry(job(weird_tmp_path, "a b.py"))
 
 
 def test_a_command_needs_its_folder_only(tmp_path: Path) -> None:
-    source.check(TrainingJob(name="x", framework="any", command=("true",)))
-    source.check(TrainingJob(name="x", framework="any", command=("true",), source_directory=str(tmp_path)))
+    source.check_entry(TrainingJob(name="x", framework="any", command=("true",)))
+    source.check_entry(TrainingJob(name="x", framework="any", command=("true",), source_directory=str(tmp_path)))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_the_ranks_own_python_has_the_last_word(tmp_path: Path) -> None:
     newer = tmp_path / "newer python"
     newer.write_text("#!/bin/sh\nexit 0\n")
     newer.chmod(0o755)
-    source.check(job(tmp_path, interpreter=str(newer)))
-    source.check(job(tmp_path, interpreter="/only/on/the/nodes/python"))
+    source.check_entry(job(tmp_path, interpreter=str(newer)))
+    source.check_entry(job(tmp_path, interpreter="/only/on/the/nodes/python"))
 
 
 # -- git

@@ -22,7 +22,7 @@ class Resolver:
         self.log: list[str] = []
 
     def __call__(self, *packages: str, python: str = sys.executable) -> EnvironmentRef:
-        return lock.resolve(packages, python=python, cache=self.cache, log=self.log.append)
+        return lock.lock_packages(packages, python=python, cache=self.cache, log=self.log.append)
 
 
 @pytest.fixture

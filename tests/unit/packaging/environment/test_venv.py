@@ -18,7 +18,7 @@ from muster.packaging.environment import lock, venv
 
 @pytest.fixture
 def ref(wheels: Path, tmp_path: Path) -> EnvironmentRef:
-    return lock.resolve(("apple",), python=sys.executable, cache=tmp_path / "cache", log=print)
+    return lock.lock_packages(("apple",), python=sys.executable, cache=tmp_path / "cache", log=print)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def seen_by(python: Path) -> str:
 
 def test_the_environment_has_what_the_lock_says(ref: EnvironmentRef, root: Path) -> None:
     log: list[str] = []
-    python = venv.ensure(ref, root, log.append)
+    python = venv.ensure_venv(ref, root, log.append)
     assert python == venv.interpreter(ref, root)
     assert seen_by(python) == f"2.0 1.5+cpu {python.parent.parent}"
     assert any("building environment" in line for line in log)
@@ -42,10 +42,10 @@ def test_the_environment_has_what_the_lock_says(ref: EnvironmentRef, root: Path)
 
 
 def test_it_is_built_once(ref: EnvironmentRef, root: Path, wheels: Path) -> None:
-    first = venv.ensure(ref, root, print)
+    first = venv.ensure_venv(ref, root, print)
     for wheel in wheels.iterdir():
         wheel.unlink()
-    assert venv.ensure(ref, root, pytest.fail) == first
+    assert venv.ensure_venv(ref, root, pytest.fail) == first
 
 
 def test_two_at_a_time_build_it_once(ref: EnvironmentRef, root: Path) -> None:
@@ -54,7 +54,7 @@ def test_two_at_a_time_build_it_once(ref: EnvironmentRef, root: Path) -> None:
 
     def build(_: int) -> Path:
         gate.wait()
-        return venv.ensure(ref, root, log.append)
+        return venv.ensure_venv(ref, root, log.append)
 
     with ThreadPoolExecutor(3) as pool:
         built = list(pool.map(build, range(3)))
@@ -64,25 +64,25 @@ def test_two_at_a_time_build_it_once(ref: EnvironmentRef, root: Path) -> None:
 
 
 def test_a_build_that_was_killed_is_done_again(ref: EnvironmentRef, root: Path) -> None:
-    python = venv.ensure(ref, root, print)
+    python = venv.ensure_venv(ref, root, print)
     home = python.parent.parent
     (home / venv.READY).unlink()
     (home / "left over").touch()
-    assert seen_by(venv.ensure(ref, root, print))
+    assert seen_by(venv.ensure_venv(ref, root, print))
     assert not (home / "left over").exists()
 
 
 def test_an_environment_whose_python_is_gone_is_built_again(ref: EnvironmentRef, root: Path) -> None:
-    python = venv.ensure(ref, root, print)
+    python = venv.ensure_venv(ref, root, print)
     python.unlink()
     python.symlink_to("/no/python")
-    assert seen_by(venv.ensure(ref, root, print))
+    assert seen_by(venv.ensure_venv(ref, root, print))
 
 
 def test_what_can_not_be_installed_is_said_and_leaves_nothing(ref: EnvironmentRef, root: Path) -> None:
     wrong = dataclasses.replace(ref, lock="apple==9.9\n", digest="sha256:" + "9" * 64)
     with pytest.raises(EnvironmentUnsolvable, match=r"environment sha256:999999999999 can't be built: .*apple==9\.9") as caught:
-        venv.ensure(wrong, root, print)
+        venv.ensure_venv(wrong, root, print)
     assert "\n" not in str(caught.value)
     assert not venv.interpreter(wrong, root).parent.parent.exists()
 
@@ -90,4 +90,4 @@ def test_what_can_not_be_installed_is_said_and_leaves_nothing(ref: EnvironmentRe
 def test_a_python_that_is_not_there_is_said(ref: EnvironmentRef, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     with pytest.raises(EnvironmentUnsolvable, match=r"3\.99"):
-        venv.ensure(dataclasses.replace(ref, python="3.99"), root, print)
+        venv.ensure_venv(dataclasses.replace(ref, python="3.99"), root, print)

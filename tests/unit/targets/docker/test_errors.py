@@ -15,7 +15,7 @@ from muster.core.errors import TargetError, UnknownRun
 from muster.core.event import Cursor, Event
 from muster.core.handle import JobHandle
 from muster.targets.docker.engine import Engine
-from muster.targets.docker.errors import Unreachable, explained, unreachable
+from muster.targets.docker.errors import EngineUnreachable, explained, unreachable
 from muster.targets.docker.feed import DockerFeed
 from muster.targets.docker.ledger import DockerTiming
 from muster.targets.watch.session import WatchSession
@@ -38,7 +38,7 @@ WHERE = "tcp://engine:2376"
     ],
 )
 def test_an_engine_that_is_away_is_named(error: Exception) -> None:
-    with pytest.raises(Unreachable, match=f"the docker engine at {WHERE} can't be reached"), explained("building", WHERE):
+    with pytest.raises(EngineUnreachable, match=f"the docker engine at {WHERE} can't be reached"), explained("building", WHERE):
         raise error
 
 
@@ -48,7 +48,7 @@ def test_a_full_disk_of_ours_is_not_the_engines() -> None:
         raise full
     assert "preparing the image failed on the machine that asks the engine" in str(caught.value)
     assert "No space left on device: /tmp/context; make room there" in str(caught.value)
-    assert not isinstance(caught.value, Unreachable)
+    assert not isinstance(caught.value, EngineUnreachable)
 
 
 def test_a_file_of_ours_that_is_missing_is_named() -> None:
@@ -95,7 +95,7 @@ async def test_the_first_look_waits_for_an_engine_that_is_away() -> None:
 
 
 async def test_the_first_look_gives_an_engine_up_in_the_end() -> None:
-    with pytest.raises(Unreachable, match=r"no answer for 0\.2 s, the last try: .*Connection refused"):
+    with pytest.raises(EngineUnreachable, match=r"no answer for 0\.2 s, the last try: .*Connection refused"):
         await watched(Moody(away=10**6), [], timeout=0.2)
 
 

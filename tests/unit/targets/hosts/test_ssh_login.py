@@ -13,9 +13,9 @@ from muster.targets.hosts import reconnect
 from muster.targets.hosts.ssh_errors import (
     HostBusy,
     HostKeys,
+    HostUnreachable,
     LoginRefused,
     UnknownHost,
-    Unreachable,
     connection_lost,
     error_for,
 )
@@ -28,10 +28,10 @@ KEYS = HostKeys(shown="ssh-ed25519 SHA256:new", expected=("ssh-ed25519 SHA256:ol
     ("error", "keys", "kind", "words"),
     [
         (socket.gaierror(-2, "Name or service not known"), HostKeys(), UnknownHost, "host gpu is unknown: Name or service"),
-        (socket.gaierror(-3, "Temporary failure"), HostKeys(), Unreachable, "can't be looked up now: Temporary failure"),
-        (ConnectionRefusedError(), HostKeys(), Unreachable, "no sshd listens there; start it"),
-        (TimeoutError(), HostKeys(), Unreachable, "did not answer in time"),
-        (OSError(113, "No route to host"), HostKeys(), Unreachable, "can't be reached: No route to host"),
+        (socket.gaierror(-3, "Temporary failure"), HostKeys(), HostUnreachable, "can't be looked up now: Temporary failure"),
+        (ConnectionRefusedError(), HostKeys(), HostUnreachable, "no sshd listens there; start it"),
+        (TimeoutError(), HostKeys(), HostUnreachable, "did not answer in time"),
+        (OSError(113, "No route to host"), HostKeys(), HostUnreachable, "can't be reached: No route to host"),
         (ConnectionResetError(), HostKeys(), HostBusy, "MaxStartups"),
         (asyncssh.ConnectionLost("Connection lost"), HostKeys(), HostBusy, "hung up before the login"),
         (asyncssh.PermissionDenied("no more"), HostKeys(), LoginRefused, "refused the login of user 'me': no more"),
@@ -106,10 +106,10 @@ async def test_what_is_wrong_only_since_a_while_is_away_and_no_wrong_request(mon
             await entry.login(opened(error))
     assert await entry.login(opened()) == "shell"
     for error in wrong:
-        with pytest.raises(Unreachable, match=str(error)):
+        with pytest.raises(HostUnreachable, match=str(error)):
             await entry.login(opened(error))
     monkeypatch.setattr(reconnect, "REFUSAL_TIME", -1.0)
-    with pytest.raises(Unreachable, match="no such host"):
+    with pytest.raises(HostUnreachable, match="no such host"):
         await entry.login(opened(wrong[0]))
     with pytest.raises(LoginRefused):
         await entry.login(opened(wrong[1]))

@@ -19,7 +19,7 @@ from muster.core.store_access import StoreAccess
 from muster.node.slurm.job_control import PART
 from muster.targets.contract import Submission
 from muster.targets.hosts.shell import CommandResult, ConnectionLost
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.slurm.login_node import LoginNode, OwnShell
 from muster.targets.slurm.options import Options
 from muster.targets.slurm.target import SlurmTarget
@@ -74,7 +74,7 @@ def test_a_watch_that_begins_while_the_login_node_is_away_waits_for_it(tmp_path:
     slurm = FakeSlurm.of(tmp_path / "bin")
     handle = submitted(tmp_path, slurm)
     slurm.change(State="CANCELLED")
-    away = Away([Unreachable("host login did not answer in time") for _ in range(3)])
+    away = Away([HostUnreachable("host login did not answer in time") for _ in range(3)])
     events = watched(target(tmp_path, slurm, away), handle)
     assert away.errors == []
     assert (events[-1].kind, events[-1].data["state"]) == (END, "Canceled")

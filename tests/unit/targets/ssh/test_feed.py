@@ -12,7 +12,7 @@ from muster.core.event import Cursor
 from muster.core.handle import JobHandle
 from muster.node.host.gang_scheduler import Allocation, QueueEntry
 from muster.targets.hosts.node_feed import NodeFeed
-from muster.targets.hosts.ssh_errors import Unreachable
+from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.ssh.feed import SshJobFeed
 from muster.targets.ssh.jobs import SshJobs
 from muster.targets.ssh.ledger import SshLedger, SshTiming
@@ -85,6 +85,6 @@ class NobodyAnswers(SshLedger):
 
 async def test_its_id_can_be_used_again_then_and_not_before() -> None:
     ledger = NobodyAnswers(jobs=cast(SshJobs, None), target="ssh")
-    with pytest.raises(Unreachable, match="host a, which led run job, can't be asked how it stands"):
+    with pytest.raises(HostUnreachable, match="host a, which led run job, can't be asked how it stands"):
         await ledger._liveness(QueuedJob(live=True), ENTRY)
     assert await ledger._liveness(QueuedJob(live=True), replace(ENTRY, over=1.0)) == (False, None)

@@ -16,7 +16,7 @@ from muster.node.rpc import Request
 from muster.targets.claim import Claim
 from muster.targets.hosts.connection import HostConnection
 from muster.targets.hosts.shell import CommandResult
-from muster.targets.hosts.ssh_errors import BadHosts, Unreachable
+from muster.targets.hosts.ssh_errors import BadHosts, HostUnreachable
 from muster.targets.ssh.end_events import cancelled
 from muster.targets.ssh.inventory import Inventory
 from muster.targets.ssh.launch import Launch, LaunchUncertain, LeaseLost
@@ -76,7 +76,7 @@ class Host:
     async def ask(self, part: str, request: GiveUpLaunch, **how: Any) -> tuple[str, ...]:
         self._hosts.asked.append((self._name, f"{request.command} {request.launch}"))
         if self._away:
-            raise Unreachable(f"host {self._name} is unreachable")
+            raise HostUnreachable(f"host {self._name} is unreachable")
         return ()
 
 
@@ -106,7 +106,7 @@ async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch
 
 
 async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, BadHosts({"b": Unreachable("host b was lost")}))
+    breaks(monkeypatch, BadHosts({"b": HostUnreachable("host b was lost")}))
     hosts = Hosts(entry_of("granted"), away=("b",))
     with pytest.raises(
         LaunchUncertain, match=r"broken off \(host b was lost\); it is tried again once b can say what lives there"
@@ -116,7 +116,7 @@ async def test_nothing_is_given_back_while_a_host_can_not_say_what_lives_there(m
 
 
 async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaks(monkeypatch, BadHosts({"b": Unreachable("host b does not answer")}), begun=False)
+    breaks(monkeypatch, BadHosts({"b": HostUnreachable("host b does not answer")}), begun=False)
     hosts = Hosts(entry_of("starting", folder="/f"))
     await hosts.launch().run(entry_of("starting"))
     assert hosts.asked[1:3] == [("a", "give_up_launch 3"), ("b", "give_up_launch 3")]
