@@ -29,9 +29,9 @@ def wait_for(condition: Callable[[], object], what: str, limit: float = 60.0) ->
 
     :raises TimeoutError: it is not within ``limit`` seconds.
     """
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while not condition():
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {limit:g} s")
         time.sleep(STEP)
 

@@ -68,9 +68,9 @@ def run(argv: list[str], log: Path, env: Mapping[str, str]) -> int:
 
 def wait_until(condition: Callable[[], bool], limit: float, every: float = 0.1) -> bool:
     """Return whether a condition came true within ``limit`` seconds."""
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while not condition():
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             return False
         time.sleep(every)
     return True

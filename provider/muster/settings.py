@@ -89,8 +89,8 @@ class Settings:
         if chosen == "local":
             return {"type": "local"}
         known = ", ".join(sorted({"local", *self.targets}))
-        where = self.file or f"a {FILE_NAME}"
-        raise RequestError(f"unknown target {chosen!r}: known are {known}; add a table [targets.{chosen}] to {where}")
+        source = self.file or f"a {FILE_NAME}"
+        raise RequestError(f"unknown target {chosen!r}: known are {known}; add a table [targets.{chosen}] to {source}")
 
 
 def load_settings(folder: Path, environ: Mapping[str, str]) -> Settings:
@@ -128,10 +128,10 @@ def _parse(file: Path) -> dict[str, Any]:
     return data
 
 
-def _refuse_unknown(data: Mapping[str, Any], known: set[str], where: str) -> None:
+def _refuse_unknown(data: Mapping[str, Any], known: set[str], source: str) -> None:
     unknown = sorted(set(data) - known)
     if unknown:
-        raise RequestError(f"unknown setting {unknown[0]!r} in {where}: known are {', '.join(sorted(known))}")
+        raise RequestError(f"unknown setting {unknown[0]!r} in {source}: known are {', '.join(sorted(known))}")
 
 
 def _table(data: Mapping[str, Any], name: str, file: Path | None) -> dict[str, Any]:

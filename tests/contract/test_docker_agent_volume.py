@@ -15,7 +15,7 @@ from muster.core.state import RunState
 from muster.targets.docker import agent_volume
 from muster.targets.docker.image import Image
 
-WHERE, PYTHON = "the engine", "python3"
+ENGINE_URL, PYTHON = "the engine", "python3"
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def forget_the_filler(lab: DockerLab, volume: str) -> None:
 
 
 def is_filled(lab: DockerLab, image: Image, volume: str) -> bool:
-    found = agent_volume.find_volume(lab.engine.api, volume, WHERE)
+    found = agent_volume.find_volume(lab.engine.api, volume, ENGINE_URL)
     assert found is not None
     container = lab.engine.containers.create(image.id, mounts=[dict(found.mount)])
     try:
-        return agent_volume._is_filled(lab.engine.api, container.id, WHERE)
+        return agent_volume._is_filled(lab.engine.api, container.id, ENGINE_URL)
     finally:
         container.remove()
 
@@ -74,7 +74,7 @@ def test_a_filler_that_is_pruned_before_it_starts_is_made_anew(
         return content()
 
     monkeypatch.setattr(agent_volume, "_content", prune_meanwhile)
-    agent_volume.ensure_volume(api, image, PYTHON, WHERE, lambda line: None)
+    agent_volume.ensure_volume(api, image, PYTHON, ENGINE_URL, lambda line: None)
     assert pruned
     assert is_filled(docker_lab, image, volume)
 
@@ -85,7 +85,7 @@ def test_a_filler_whose_worker_died_is_removed_with_its_volume(
 ) -> None:
     monkeypatch.setattr(agent_volume, "FILL_TIME", 0.2)
     leave(docker_lab, volume)
-    filling = agent_volume._Filling(name=volume, image=image.name, python=PYTHON, where=WHERE)
+    filling = agent_volume._Filling(name=volume, image=image.name, python=PYTHON, engine_url=ENGINE_URL)
     agent_volume.create(docker_lab.engine.api, agent_volume._config(filling), agent_volume._filler(volume))
-    agent_volume.ensure_volume(docker_lab.engine.api, image, PYTHON, WHERE, lambda line: None)
+    agent_volume.ensure_volume(docker_lab.engine.api, image, PYTHON, ENGINE_URL, lambda line: None)
     assert is_filled(docker_lab, image, volume)

@@ -166,9 +166,9 @@ class Triggers:
 
 
 async def _until(condition: Callable[[], bool], limit: float = 600.0) -> None:
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
 
 

@@ -23,9 +23,9 @@ def wait_until(condition: Callable[[], object], limit: float = 120.0, every: flo
 
     :raises AssertionError: it was not within ``limit`` seconds.
     """
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < give_up, f"not within {limit} s: {what or condition}"
+        assert time.monotonic() < deadline, f"not within {limit} s: {what or condition}"
         time.sleep(every)
 
 

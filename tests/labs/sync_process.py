@@ -93,7 +93,7 @@ class SyncNode:
         self._number += 1
         self.send(request, self._number)
         reply = self._replies.get(timeout=REPLY_LIMIT)
-        assert reply["id"] == self._number, (reply, self.said())
+        assert reply["id"] == self._number, (reply, self.message())
         return request.decode_reply(reply)
 
     def failure(self, request: Request[Any]) -> str:
@@ -130,7 +130,7 @@ class SyncNode:
         line = {"rank": 0, "text": ""} if kind == "line" else {}
         self.log_bytes(Event(time=time.time(), kind=kind, node=self.node, data={**line, **data}).to_line().encode())
 
-    def said(self) -> str:
+    def message(self) -> str:
         """Give what the process wrote to its diagnostics."""
         return (self.folder / "agent.log").read_text()
 

@@ -118,9 +118,9 @@ def _facts(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _nodes(record: Mapping[str, Any]) -> Iterable[str]:
     hosts = {node.get("node"): node.get("host", "") for node in record.get("nodes") or ()}
     for rank in record.get("ranks") or ():
-        where = f"node {rank['node']} {hosts.get(rank['node'], '')}".rstrip()
+        node = f"node {rank['node']} {hosts.get(rank['node'], '')}".rstrip()
         role = f" ({rank['role']})" if rank.get("role") not in (None, "worker") else ""
-        yield f"  rank {rank['rank']}{role} on {where}: {_ending(rank)}"
+        yield f"  rank {rank['rank']}{role} on {node}: {_ending(rank)}"
 
 
 def _ending(rank: Mapping[str, Any]) -> str:

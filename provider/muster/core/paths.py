@@ -238,7 +238,3 @@ class HostPaths:
     def job(self, job_id: str) -> JobPaths:
         """Files of one job."""
         return JobPaths(root=self.root, job_id=job_id)
-
-    def parcel(self, job_id: str, name: str) -> Path:
-        """Launch bundle of a queued attempt (0600): plan, access, secrets."""
-        return self.job(job_id).job / f"parcel-{name}"

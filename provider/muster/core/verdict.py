@@ -65,10 +65,10 @@ class Verdict:
         return line + stopped + hint
 
     def _rank_line(self) -> str:
-        where = f"rank {self.rank} on node {self.node}" + (f" ({self.host})" if self.host else "")
+        failed = f"rank {self.rank} on node {self.node}" + (f" ({self.host})" if self.host else "")
         why = f": {self.detail}" if self.detail else ""
         memory = ", out of memory" if self.out_of_memory else ""
-        return f"{where} failed first{why} ({self._ending()}{memory})"
+        return f"{failed} failed first{why} ({self._ending()}{memory})"
 
     def _ending(self) -> str:
         if self.signal is not None:

@@ -35,7 +35,7 @@ class Assignment:
     has boto3 for the sync process. ``claim``: the claim file, "" if this node can't see it. ``archive``: the packed code on
     this node, "" if none. ``commit_only``: the ranks have completed in this attempt; only store what they left. ``notes``: what
     the target has to say of this attempt, which node 0 logs (a host that was replaced, and why). ``deadline_reason``:
-    whose limit the deadline is, "" for the plan's own. ``term_patience``: seconds that the reason for a SIGTERM may come late.
+    whose limit the deadline is, "" for the plan's own. ``term_timeout``: seconds that the reason for a SIGTERM may come late.
     """
 
     job_id: str
@@ -59,7 +59,7 @@ class Assignment:
     commit_only: bool = False
     notes: tuple[str, ...] = ()
     deadline_reason: str = ""
-    term_patience: float = 0.0
+    term_timeout: float = 0.0
     version: int = ASSIGNMENT_VERSION
 
     @classmethod

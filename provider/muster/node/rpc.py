@@ -23,9 +23,11 @@ import json
 import traceback
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from muster.core.codec import from_data, to_data
+from muster.core.paths import check_file_name
 
 A = TypeVar("A")
 Handler = Callable[..., Any]
@@ -66,6 +68,16 @@ class Request(Generic[A]):
             return typing.cast(A, from_data(kind, reply.get("value")))
         except (ValueError, TypeError) as error:
             raise CommandFailed(f"malformed answer to {cls.command!r}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfJob:
+    """Arguments of a command on one job, whose id becomes a file name."""
+
+    job_id: str
+
+    def __post_init__(self) -> None:
+        check_file_name(self.job_id)
 
 
 class Commands:

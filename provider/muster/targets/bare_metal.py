@@ -16,13 +16,13 @@ def check_plan(plan: JobPlan, target: str, log: Log) -> None:
     :raises RequestError: an image, apt packages, steps, docker arguments, or a mount at another place.
     """
     environment = plan.environment
-    wishes = (
+    options = (
         ("image", environment.image),
         ("apt_packages", environment.apt_packages),
         ("steps", environment.steps),
         ("docker_arguments", plan.container.arguments),
     )
-    for name, value in wishes:
+    for name, value in options:
         if value:
             shown = value if isinstance(value, str) else " ".join(value)
             raise RequestError(

@@ -31,13 +31,13 @@ def clock(what: str, there: float, asked: float, answered: float) -> Finding:
     return Finding(what=what, fine=certain <= MAX_CLOCK_SKEW, text=text, remedy=_SET_CLOCK)
 
 
-def python(what: str, said: str, path: str = "python3") -> Finding:
+def python(what: str, output: str, path: str = "python3") -> Finding:
     """Judge a host's Python by what ``python3 --version`` said, "" if there is none."""
-    found = re.search(r"(\d+)\.(\d+)(\.\d+)?", said)
+    found = re.search(r"(\d+)\.(\d+)(\.\d+)?", output)
     remedy = "install Python 3.10 or newer there, or name one by `python` in the connection"
     if found is None:
         return Finding(
-            what=what, fine=False, text=f"no {path} there" + (f": {_line(said)}" if said.strip() else ""), remedy=remedy
+            what=what, fine=False, text=f"no {path} there" + (f": {_line(output)}" if output.strip() else ""), remedy=remedy
         )
     fine = (int(found[1]), int(found[2])) >= OLDEST_PYTHON
     return Finding.of(what, fine, f"{path} is {found[0]}" + ("" if fine else ", too old for Muster's agent"), remedy)
@@ -48,13 +48,13 @@ def disk(what: str, free: int, folder: str, remedy: str = "make room there, or s
     return Finding.of(what, free >= LOW_DISK, f"{free >> 20} MiB free below {folder}", remedy)
 
 
-def gpus(what: str, said: str, wanted: int | Sequence[str]) -> Finding:
+def gpus(what: str, output: str, wanted: int | Sequence[str]) -> Finding:
     """Judge a host's GPUs by what :data:`NVIDIA_SMI` printed; ``wanted`` is how many or which jobs may use, 0 for none."""
-    found = gpus_of(said)
+    found = gpus_of(output)
     missing = _missing(found, wanted)
     drivers = ", ".join(sorted({gpu.driver for gpu in found}))
     kinds = ", ".join(dict.fromkeys(gpu.name for gpu in found))
-    text = f"{len(found)} x {kinds}, driver {drivers}" if found else f"none{f': {_line(said)}' if said.strip() else ''}"
+    text = f"{len(found)} x {kinds}, driver {drivers}" if found else f"none{f': {_line(output)}' if output.strip() else ''}"
     remedy = "install the NVIDIA driver there, or correct `gpus` in the connection"
     return Finding.of(what, not missing, text + (f"; {missing}" if missing else ""), remedy)
 

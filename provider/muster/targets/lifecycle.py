@@ -168,6 +168,6 @@ class Lifecycle(Generic[S]):
 
     def _known(self, job_id: str, claim: Claim | None) -> Claim:
         if claim is None:
-            where = f"target {self.ledger.target} ({self.ledger.place})"
-            raise UnknownRun(f"no run {job_id!r} on {where}; `muster ls` lists those in the store")
+            target = f"target {self.ledger.target} ({self.ledger.place})"
+            raise UnknownRun(f"no run {job_id!r} on {target}; `muster ls` lists those in the store")
         return claim

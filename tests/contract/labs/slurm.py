@@ -39,8 +39,8 @@ class ClusterLab(TargetLab[SlurmLab]):
     def left(self, handle: JobHandle) -> list[str]:
         """Name processes, and jobs that Slurm still has on its nodes or in its queue a moment after their end."""
         left = [f"process {pid}" for pid in self.jobs.living(handle)]
-        give_up = time.monotonic() + LEAVES
-        while (jobs := self.jobs.numbers(handle)) and time.monotonic() < give_up:
+        deadline = time.monotonic() + LEAVES
+        while (jobs := self.jobs.numbers(handle)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return [*left, *(f"Slurm's job {job}" for job in jobs)]
 

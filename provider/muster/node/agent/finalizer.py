@@ -22,9 +22,9 @@ from muster.node.mesh import PeerLost
 from muster.node.rpc import CommandFailed
 from muster.node.sync_commands import CommitManifest, PutRecord, StoreEventLog
 
-FAILED_PATIENCE = 30.0  # seconds that a run which failed anyway waits for the store
-LAST_PATIENCE = 10.0  # seconds for the last lines of the record
-COMMIT_PATIENCE = 20.0  # seconds that a cancel or a lost node waits for a manifest that is being written: once there, it counts
+FAILED_TIMEOUT = 30.0  # seconds that a run which failed anyway waits for the store
+LAST_TIMEOUT = 10.0  # seconds for the last lines of the record
+COMMIT_TIMEOUT = 20.0  # seconds that a cancel or a lost node waits for a manifest that is being written: once there, it counts
 
 
 class OutputsNotStored(Exception):
@@ -50,7 +50,7 @@ class Finalizer:
         if not is_refused:
             verdict = await self._keep_files(verdict, halt)
         self._record.conclude(_state_of(verdict), verdict)
-        timeout = 0.0 if is_refused else LAST_PATIENCE
+        timeout = 0.0 if is_refused else LAST_TIMEOUT
         await self._finish_logs(timeout)
         self._gang.membership.run_ended()
         await self._executor.syncer.notify(PutRecord(record=self._record.data))
@@ -67,12 +67,12 @@ class Finalizer:
     async def _keep_files(self, verdict: Verdict | None, halt: asyncio.Future[Verdict]) -> Verdict | None:
         """Store the files of every node; return the verdict, which a cancel, a lost node or an absent store still changes."""
         limit = self._a.plan.limits.store_patience
-        timeout = limit if verdict is None else min(FAILED_PATIENCE, limit)
+        timeout = limit if verdict is None else min(FAILED_TIMEOUT, limit)
         keeping = asyncio.ensure_future(self._store_and_commit(timeout, commit=verdict is None))
         endings: list[asyncio.Future[Any]] = [halt, *self._gang.membership.losses()] if verdict is None else []
         await asyncio.wait([keeping, *endings], return_when=asyncio.FIRST_COMPLETED)
         if not keeping.done() and self._is_committing:
-            await asyncio.wait([keeping], timeout=COMMIT_PATIENCE)
+            await asyncio.wait([keeping], timeout=COMMIT_TIMEOUT)
         if not keeping.done():
             keeping.cancel()
             return await self._keep_files(halt.result() if halt.done() else self._gang.membership.lost_verdict(), halt)

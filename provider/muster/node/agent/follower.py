@@ -15,8 +15,8 @@ from muster.node.assignment import Assignment
 from muster.node.reverse_probe import ReverseProbe
 from muster.node.rpc import Commands
 
-HALT_PATIENCE = 60.0  # seconds for the leader to end the run that this node wants ended
-ORPHAN_PATIENCE = 30.0  # seconds for storing what a node has when its leader is gone
+HALT_TIMEOUT = 60.0  # seconds for the leader to end the run that this node wants ended
+ORPHAN_TIMEOUT = 30.0  # seconds for storing what a node has when its leader is gone
 
 
 class Follower:
@@ -58,7 +58,7 @@ class Follower:
         if self._halt.done() and not done.done():
             self._executor.end_ranks()
             peer.push(Halt(verdict=self._halt.result()))
-            await asyncio.wait(_futures(peer.lost, done), timeout=HALT_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(_futures(peer.lost, done), timeout=HALT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         done.cancel()
         if not self._done.is_set():
             await self._end_alone(peer)
@@ -71,8 +71,8 @@ class Follower:
         self._executor.log.add(event.NOTE, level="error", text=f"node {self._a.node} ends its ranks: {why}")
         await self._executor.stop()
         if not self._a.plan.elastic:  # there the others continue, and a file of theirs may have the name of one of ours
-            await self._executor.store_files(ORPHAN_PATIENCE)
-        await self._executor.finish_log(ORPHAN_PATIENCE)
+            await self._executor.store_files(ORPHAN_TIMEOUT)
+        await self._executor.finish_log(ORPHAN_TIMEOUT)
 
 
 def _futures(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:

@@ -64,7 +64,7 @@ class Leader:
         address = self._a.addresses[0] and await asyncio.to_thread(facts.resolve_host, self._a.addresses[0])
         server = await mesh.listen(address, self._a.id.marker, self._executor.paths.certificate, self._gang.on_peer)
         finalizer = Finalizer(self._a, self._executor, self._gang, self._record)
-        verdict = await cancel_request.explain_verdict(await self._train(), self._executor.paths.cancel, self._a.term_patience)
+        verdict = await cancel_request.explain_verdict(await self._train(), self._executor.paths.cancel, self._a.term_timeout)
         await finalizer.run(verdict, self._halt)
         await self._gang.close()
         server.close()

@@ -62,9 +62,11 @@ class Rendezvous:
                 task.cancel()
 
     def _missing(self, node: int, within: float) -> Violation:
-        where = self._a.addresses[node]
+        address = self._a.addresses[node]
         leader = self._a.addresses[0] or "its address"
-        reason = f"it did not report within {within:.0f} s; look whether it is up{f' at {where}' if where else ''}, and reaches"
+        reason = (
+            f"it did not report within {within:.0f} s; look whether it is up{f' at {address}' if address else ''}, and reaches"
+        )
         return Violation(node=node, host="", reason=f"{reason} node 0 at {leader}")
 
     async def _probe_missing(self) -> None:

@@ -104,8 +104,8 @@ def _take(earlier: list[Path], path: Path) -> None:
         return
     source = next((folder for folder in earlier if folder.exists()), None)
     if source is None:
-        where = ", ".join(str(folder.parent) for folder in earlier) or "no earlier attempt"
-        raise OutputsGone(f"{path.name} is in none of {where}")
+        searched = ", ".join(str(folder.parent) for folder in earlier) or "no earlier attempt"
+        raise OutputsGone(f"{path.name} is in none of {searched}")
     os.rename(source, path)
 
 

@@ -24,7 +24,7 @@ from muster.core.paths import HostPaths, check_file_name
 from muster.node.host import gang_scheduler
 from muster.node.host.gang_scheduler import GRANTED, LAUNCHED, STARTING, WAITING, HostCapacity, QueueEntry, ResourceRequest
 from muster.node.private_files import replace_file
-from muster.node.rpc import Commands, Message, Reply, Request
+from muster.node.rpc import Commands, Message, OfJob, Reply, Request
 
 PART = "queue-control"  # of start.py
 LEASE = 45.0  # seconds after which a launcher that does not renew its lease counts as dead
@@ -109,20 +109,12 @@ class Withdraw(Request[WithdrawReply], _OfAttempt):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfJob:
-    job_id: str
-
-    def __post_init__(self) -> None:
-        check_file_name(self.job_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadAttempts(Request[tuple[QueueEntry, ...]], _OfJob):
+class ReadAttempts(Request[tuple[QueueEntry, ...]], OfJob):
     """Return the entries of all attempts of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteJob(Request[None], _OfJob):
+class DeleteJob(Request[None], OfJob):
     """Delete all that is known of a job."""
 
 

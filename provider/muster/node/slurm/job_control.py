@@ -21,7 +21,7 @@ from muster.node.assignment import Assignment
 from muster.node.cancel_request import CancelRequest
 from muster.node.event_log import read_end
 from muster.node.private_files import replace_file, write_private
-from muster.node.rpc import Commands, Request
+from muster.node.rpc import Commands, OfJob, Request
 from muster.node.slurm import claim_chain, replies
 from muster.node.slurm.claim_chain import ChainEntry
 from muster.node.slurm.replies import SubmitOutcome
@@ -86,15 +86,7 @@ class ReadJobs(Request[dict[str, JobFiles]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfJob:
-    job_id: str
-
-    def __post_init__(self) -> None:
-        check_file_name(self.job_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadTemplate(Request[Assignment], _OfJob):
+class ReadTemplate(Request[Assignment], OfJob):
     """Return the assignment that a batch job was submitted with."""
 
     generation: int
@@ -112,7 +104,7 @@ class SubmitReply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitJob(Request[SubmitReply], _OfJob):
+class SubmitJob(Request[SubmitReply], OfJob):
     """Claim a job's next attempt and submit it. ``files``: of its folder, in base64; ``argv``: sbatch's, but for the script."""
 
     number: int
@@ -135,7 +127,7 @@ class FoundJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindJob(Request[FoundJob], _OfJob):
+class FindJob(Request[FoundJob], OfJob):
     """Find the Slurm job of an attempt by name and comment, where sbatch's answer was never written down."""
 
     comment: str
@@ -146,7 +138,7 @@ class FindJob(Request[FoundJob], _OfJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestCancel(Request[int], _OfJob):
+class RequestCancel(Request[int], OfJob):
     """Write a cancel request where the agents read it; return how many nodes there are."""
 
     generation: int
@@ -156,7 +148,7 @@ class RequestCancel(Request[int], _OfJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteCredentials(Request[None], _OfJob):
+class DeleteCredentials(Request[None], OfJob):
     """Delete the credentials of all attempts up to one; newer attempts may be about to start."""
 
     generation: int
@@ -164,7 +156,7 @@ class DeleteCredentials(Request[None], _OfJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveJob(Request[bool], _OfJob):
+class RemoveJob(Request[bool], OfJob):
     """Delete a job's folder, unless another claim has followed; return whether it was deleted."""
 
     number: int

@@ -25,7 +25,7 @@ from muster.node.slurm import rendezvous, replies
 
 LEAVE_TIME = 90.0  # seconds beyond the grace for an agent that has lost its guardian
 OUT_OF_TIME_SLACK = 5.0  # seconds beyond the grace by which the agents are faster than Slurm's time limit
-EXPLAIN_TIME = 10.0  # seconds that an agent waits for the reason of its SIGTERM; Slurm kills 30 s after it
+EXPLAIN_TIMEOUT = 10.0  # seconds that an agent waits for the reason of its SIGTERM; Slurm kills 30 s after it
 LOST_NODE_TIME, TAIL = 1.0, 4000  # seconds that srun may take to name a lost node; characters of its output
 LIVENESS = 0.5  # seconds between two checks of what lives, while no signal comes
 ENDED = (signal.SIGTERM, signal.SIGCHLD)
@@ -140,7 +140,7 @@ class Task:
             gpus=_gpus(os.environ) if plan.needs.gpus and not self._template.commit_only else (),
             history=meeting.history if meeting.history is not None else self._template.history,
             claim=str(self._paths.claim),
-            term_patience=EXPLAIN_TIME,
+            term_timeout=EXPLAIN_TIMEOUT,
             notes=meeting.notes,
         )
 

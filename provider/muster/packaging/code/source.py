@@ -42,18 +42,18 @@ def describe(source: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _check_script(script: Path, job: TrainingJob) -> None:
-    where = f"entry_script {job.entry_script!r}"
+    subject = f"entry_script {job.entry_script!r}"
     if not script.is_file():
         problem = "is no file" if script.exists() else "is not there"
-        raise RequestError(f"{where} {problem} in source_directory {job.source_directory!r}; correct its path")
+        raise RequestError(f"{subject} {problem} in source_directory {job.source_directory!r}; correct its path")
     if not script.resolve().is_relative_to(Path(job.source_directory).resolve()):
         raise RequestError(
-            f"{where} is a link to {str(script.resolve())!r}, outside source_directory; put the file itself there"
+            f"{subject} is a link to {str(script.resolve())!r}, outside source_directory; put the file itself there"
         )
     try:
         code = script.read_bytes()
     except OSError as error:
-        raise RequestError(f"{where} can't be read: {error.strerror}; make it readable") from error
+        raise RequestError(f"{subject} can't be read: {error.strerror}; make it readable") from error
     _check_syntax(code, script, job)
 
 

@@ -150,8 +150,8 @@ def _cut_off() -> tuple[type[Exception], ...]:
     import requests.exceptions
     import urllib3.exceptions
 
-    away = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
-    return *away, docker.errors.StreamParseError, json.JSONDecodeError
+    unreachable = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
+    return *unreachable, docker.errors.StreamParseError, json.JSONDecodeError
 
 
 def _one_line(text: str) -> str:

@@ -42,17 +42,17 @@ def account_of(client: APIClient, image: str, user: str, labels: Mapping[str, st
 
     :raises RequestError: the image has no user or group of that name.
     """
-    wish, _, group = user.partition(":")
-    if wish in ("", "0", "root") and group in ("", "0", "root"):
+    name, _, group = user.partition(":")
+    if name in ("", "0", "root") and group in ("", "0", "root"):
         return Account()
     with _opened(client, image, labels) as container:
         entries = [entry for entry in _entries(client, container, PASSWD) if len(entry) == 7]
-        entry = next((e for e in entries if wish in (e[0], e[2])), None)
-        if entry is None and not wish.isdigit():
-            raise _nobody(image, "user", wish)
+        entry = next((e for e in entries if name in (e[0], e[2])), None)
+        if entry is None and not name.isdigit():
+            raise _nobody(image, "user", name)
         gid = _gid(client, container, image, group) if group else int(entry[3]) if entry else 0
         if entry is None:
-            return _unknown(int(wish), gid, entries)
+            return _unknown(int(name), gid, entries)
         if _owns(client, container, entry[5], int(entry[2])):
             return Account(uid=int(entry[2]), gid=gid, name=entry[0], home=entry[5])
         return Account(uid=int(entry[2]), gid=gid, name=entry[0], home=HOME, home_is_ours=True)

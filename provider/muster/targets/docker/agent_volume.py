@@ -26,7 +26,7 @@ LABEL = "muster.agent"
 MEMLOCK = "muster.memlock"  # on the volume: whether the engine lets containers lock as much memory as they like
 UNLIMITED = {"Name": "memlock", "Soft": -1, "Hard": -1}
 FILL_TIME = 120.0  # seconds for filling; a filler that takes longer has died
-PAUSE = 0.05
+POLL_INTERVAL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,14 @@ def volume_name(image_id: str, python: str) -> str:
     return f"muster-agent-{digest}-{place}"
 
 
-def find_volume(client: APIClient, name: str, where: str) -> AgentVolume | None:
+def find_volume(client: APIClient, name: str, engine_url: str) -> AgentVolume | None:
     """Return a volume that counts as filled; None if there is none, or while it is being filled.
 
     One whose filler died and was pruned is empty and counts all the same: a launch looks again, by :func:`ensure_in`.
     """
     import docker.errors
 
-    with explained("looking for the agent's volume", where):
+    with explained("looking for the agent's volume", engine_url):
         try:
             labels = client.inspect_volume(name)["Labels"] or {}
         except docker.errors.NotFound:
@@ -71,22 +71,22 @@ def find_volume(client: APIClient, name: str, where: str) -> AgentVolume | None:
     return None
 
 
-def ensure_volume(client: APIClient, image: Image, python: str, where: str, log: Log) -> AgentVolume:
+def ensure_volume(client: APIClient, image: Image, python: str, engine_url: str, log: Log) -> AgentVolume:
     """Find or fill the volume for an image; what a container of it could not run is found out here, before any launch.
 
     :raises RequestError: the image has no Python, or one that is too old.
     """
-    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, where=where)
-    while (found := find_volume(client, filling.name, where)) is None:
-        _fill_or_wait(client, filling, log, until=lambda: find_volume(client, filling.name, where))
+    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, engine_url=engine_url)
+    while (found := find_volume(client, filling.name, engine_url)) is None:
+        _fill_or_wait(client, filling, log, until=lambda: find_volume(client, filling.name, engine_url))
     return found
 
 
-def ensure_in(client: APIClient, container: str, image: Image, python: str, where: str) -> None:
+def ensure_in(client: APIClient, container: str, image: Image, python: str, engine_url: str) -> None:
     """See that the agent lies in the volume of a container that has not been started; costs one small question if it does."""
-    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, where=where)
-    if not _is_filled(client, container, where):
-        _fill_or_wait(client, filling, log=lambda line: None, until=lambda: _is_filled(client, container, where))
+    filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, engine_url=engine_url)
+    if not _is_filled(client, container, engine_url):
+        _fill_or_wait(client, filling, log=lambda line: None, until=lambda: _is_filled(client, container, engine_url))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +94,14 @@ class _Filling:
     name: str
     image: str
     python: str
-    where: str
+    engine_url: str
     unlimited: bool = True
 
 
-def _is_filled(client: APIClient, container: str, where: str) -> bool:
+def _is_filled(client: APIClient, container: str, engine_url: str) -> bool:
     """Return whether a container would find the agent in its volume; the agent's entry is what is copied there last."""
     url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
-    with explained("looking for the agent", where):
+    with explained("looking for the agent", engine_url):
         if client.head(url, params={"path": ENTRY}, timeout=client.timeout).status_code != 404:
             return True
         client.inspect_container(container)  # if it is the container that is missing, that is the error
@@ -110,20 +110,20 @@ def _is_filled(client: APIClient, container: str, where: str) -> bool:
 
 def _fill_or_wait(client: APIClient, filling: _Filling, log: Log, until: Callable[[], object]) -> None:
     """Fill the volume, as it is if it is there, or wait for whoever fills it; a filler that takes too long is removed."""
-    give_up = time.monotonic() + FILL_TIME
+    deadline = time.monotonic() + FILL_TIME
     while not _fill(client, filling, log) and not until():
-        if time.monotonic() > give_up:
-            with explained("removing what filled the agent's volume and did not end", filling.where):
+        if time.monotonic() > deadline:
+            with explained("removing what filled the agent's volume and did not end", filling.engine_url):
                 _undo(client, _filler(filling.name), filling.name)
-            give_up = time.monotonic() + FILL_TIME
-        time.sleep(PAUSE)
+            deadline = time.monotonic() + FILL_TIME
+        time.sleep(POLL_INTERVAL)
 
 
 def _fill(client: APIClient, filling: _Filling, log: Log) -> bool:
     """Fill the volume by a container of the image; False if somebody else does, or has removed the container under us."""
     import docker.errors
 
-    with explained(f"preparing image {filling.image}", filling.where):
+    with explained(f"preparing image {filling.image}", filling.engine_url):
         try:
             container = create_container(client, _config(filling), _filler(filling.name))
         except docker.errors.APIError as error:
@@ -146,7 +146,7 @@ def _fill(client: APIClient, filling: _Filling, log: Log) -> bool:
 
 def _run(client: APIClient, container: str, filling: _Filling) -> None:
     """Copy the agent through a container, and have it compiled there; what is there already is left as it is."""
-    if not _is_filled(client, container, filling.where):
+    if not _is_filled(client, container, filling.engine_url):
         client.put_archive(container, "/", _content())
         client.start(container)
         status = client.wait(container)["StatusCode"]
@@ -163,7 +163,9 @@ def _refusal(filling: _Filling, status: int, words: str) -> RequestError | Targe
         )
     if "too old" in words:
         return RequestError(f"image {filling.image}: {words.splitlines()[-1]}; choose an image with a newer Python")
-    error = meaning_of(words or f"exit {status}", f"starting Python in image {filling.image} (exit {status})", filling.where)
+    error = meaning_of(
+        words or f"exit {status}", f"starting Python in image {filling.image} (exit {status})", filling.engine_url
+    )
     return error if isinstance(error, (RequestError, TargetError)) else TargetError(str(error))
 
 

@@ -89,13 +89,13 @@ class AttemptContainers:
 class Jobs:
     """The jobs of one engine."""
 
-    def __init__(self, client: APIClient, where: str) -> None:
+    def __init__(self, client: APIClient, engine_url: str) -> None:
         self._client = client
-        self._where = where
+        self._engine_url = engine_url
 
     def attempts(self, job_id: str) -> list[AttemptContainers]:
         """Return a job's attempts, the newest first."""
-        with explained(f"looking for run {job_id}", self._where):
+        with explained(f"looking for run {job_id}", self._engine_url):
             rows = self._client.containers(all=True, filters={"label": f"{JOB}={job_id}"})
         found: dict[AttemptId, list[dict[str, Any]]] = {}
         for row in rows:
@@ -119,11 +119,11 @@ class Jobs:
     def assignment_of(self, attempt: AttemptContainers) -> Assignment:
         """Return what an attempt's leader was told."""
         assert attempt.leader is not None
-        with explained("reading the assignment", self._where):
+        with explained("reading the assignment", self._engine_url):
             text = b"".join(self._file(attempt.leader.id, NodePaths(root=NODE).assignment, 0))
         return from_data(Assignment, json.loads(text))
 
-    def is_told_to_end(self, container: str) -> bool:
+    def has_cancel_request(self, container: str) -> bool:
         """Return whether a node has been told to end, by a cancel or a newer submit."""
         return any(self._file(container, NodePaths(root=NODE).cancel, 0))
 
@@ -136,7 +136,7 @@ class Jobs:
             return
         yield from _content(stream, offset)
 
-    def step_aside(self, attempt: AttemptContainers) -> None:
+    def rename(self, attempt: AttemptContainers) -> None:
         """Free the name that is the claim, so that the next attempt can take it; whoever is first with that owns the job."""
         import docker.errors
 
@@ -153,7 +153,7 @@ class Jobs:
     def remove(self, attempts: Iterable[AttemptContainers]) -> None:
         """Remove containers, running or not, by their ids; those already gone don't matter."""
         containers = [container.id for attempt in attempts for container in attempt.containers]
-        with explained("removing containers", self._where):
+        with explained("removing containers", self._engine_url):
             each(self.remove_container, containers)
 
     def remove_container(self, container: str) -> None:
@@ -168,7 +168,7 @@ class Jobs:
 
     def networks(self, job_id: str) -> list[dict[str, Any]]:
         """Return the networks that were made for a job."""
-        with explained(f"looking for networks of run {job_id}", self._where):
+        with explained(f"looking for networks of run {job_id}", self._engine_url):
             networks: list[dict[str, Any]] = self._client.networks(filters={"label": f"{JOB}={job_id}"})
         return networks
 

@@ -75,39 +75,39 @@ MEANINGS = (
 )
 
 
-def meaning_of(words: str, what: str, where: str) -> MusterError:
+def meaning_of(words: str, what: str, engine_url: str) -> MusterError:
     """Return the error for what an engine said (``words``) when asked for ``what``."""
     for meaning in MEANINGS:
         found = re.search(meaning.pattern, words)
         if found:
             group = next(filter(None, found.groups()), "") if found.groups() else ""
-            return meaning.kind(f"{what} on {where}: {meaning.text.format(group.strip())}")
-    return TargetError(f"{what} on {where} failed: {_one_line(words)}")
+            return meaning.kind(f"{what} on {engine_url}: {meaning.text.format(group.strip())}")
+    return TargetError(f"{what} on {engine_url} failed: {_one_line(words)}")
 
 
 class EngineUnreachable(TargetError):
     """The engine does not answer."""
 
 
-def unreachable(reason: object, where: str) -> EngineUnreachable:
+def unreachable(reason: object, engine_url: str) -> EngineUnreachable:
     """Return the error for an engine that does not answer."""
     return EngineUnreachable(
-        f"the docker engine at {where} can't be reached: {_reason(str(reason))}; start it, or correct the target's url and TLS "
-        "files"
+        f"the docker engine at {engine_url} can't be reached: {_reason(str(reason))}; start it, or correct the target's url "
+        "and TLS files"
     )
 
 
 @contextlib.contextmanager
-def explained(what: str, where: str) -> Iterator[None]:
+def explained(what: str, engine_url: str) -> Iterator[None]:
     """Turn the errors of engine and SDK into Muster's own."""
     import docker.errors
 
     try:
         yield
     except docker.errors.APIError as error:
-        raise meaning_of(str(error.explanation or error), what, where) from error
+        raise meaning_of(str(error.explanation or error), what, engine_url) from error
     except connection_errors() as error:
-        raise unreachable(error, where) from error
+        raise unreachable(error, engine_url) from error
     except OSError as error:
         raise _of_this_machine(error, what) from error
 

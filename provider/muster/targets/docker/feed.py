@@ -84,8 +84,8 @@ class DockerFeed:
                 if attempt.id == job.id:
                     outage.ended()
                     return attempt
-            where = f"run {job.job_id!r} on {self._engine.url}"
-            raise UnknownRun(f"no attempt {job.attempt} of {where}; `muster show` tells what is stored")
+            run = f"run {job.job_id!r} on {self._engine.url}"
+            raise UnknownRun(f"no attempt {job.attempt} of {run}; `muster show` tells what is stored")
         return None
 
     def _read_all(self, job: JobHandle, cursor: Cursor, attempt: AttemptContainers | None) -> None:

@@ -48,22 +48,22 @@ class Images:
 
         return image.image_name(ref, self.base_of(ref), self.repository)
 
-    def ensure(self, client: APIClient, ref: EnvironmentRef, where: str, log: Log) -> Image:
+    def ensure(self, client: APIClient, ref: EnvironmentRef, engine_url: str, log: Log) -> Image:
         """Find the image of an environment, or pull or build it.
 
         :raises RequestError: it can't be had; with the reason.
         """
         from muster.packaging.image import image
 
-        with explained("preparing the image", where):
+        with explained("preparing the image", engine_url):
             base = self.base_of(ref)
             cache = Path(default_root()).expanduser()
             name = image.ensure_image(
                 client, ref, base_image=base, repository=self.repository, login=self.login, log=log, cache=cache
             )
-        found = find_image(client, name, where)
+        found = find_image(client, name, engine_url)
         if found is None:
-            raise RequestError(f"image {name} is not on {where} though it was fetched; look at the engine's own log")
+            raise RequestError(f"image {name} is not on {engine_url} though it was fetched; look at the engine's own log")
         return found
 
 
@@ -77,11 +77,11 @@ def python_of(ref: EnvironmentRef) -> str:
     return BUILT_PYTHON if is_built(ref) else "python3"
 
 
-def find_image(client: APIClient, name: str, where: str) -> Image | None:
+def find_image(client: APIClient, name: str, engine_url: str) -> Image | None:
     """Return an image that is on the engine."""
     import docker.errors
 
-    with explained(f"looking for image {name}", where):
+    with explained(f"looking for image {name}", engine_url):
         try:
             found: dict[str, Any] = client.inspect_image(name)  # type: ignore[no-untyped-call]
         except docker.errors.ImageNotFound:

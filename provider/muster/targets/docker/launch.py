@@ -54,7 +54,7 @@ class Launch:
     """One launch; ``before`` is the attempt whose files a commit takes over, None for an attempt that trains."""
 
     client: APIClient
-    where: str
+    engine_url: str
     target: str
     claim: Claim
     submission: Submission
@@ -100,7 +100,7 @@ class Launch:
                 started.result()
 
     def _make_network(self, name: str) -> str:
-        with explained("making the job's network", self.where):
+        with explained("making the job's network", self.engine_url):
             made: dict[str, Any] = self.client.create_network(name, driver="bridge", labels=self._labels())
         return str(made["Id"])
 
@@ -114,7 +114,7 @@ class Launch:
 
         name = f"{self._base}-n{node}" if node else containers.container_name(self.claim.job_id)
         config = self.config(node, network)
-        with explained(f"creating node {node}", self.where):
+        with explained(f"creating node {node}", self.engine_url):
             try:
                 self._containers[node] = create_container(self.client, config, name)
             except docker.errors.APIError as error:
@@ -127,7 +127,7 @@ class Launch:
             self._create(node, network)
         container = self._containers[node]
         files = node_files(shared, self._assignment(node), self.submission, self.settings.account)
-        with explained(f"copying files to node {node}", self.where):
+        with explained(f"copying files to node {node}", self.engine_url):
             self.client.put_archive(container, "/", files)
             if self.before is not None:
                 self._take_over(container, node)
@@ -137,7 +137,7 @@ class Launch:
     def _see_to_agent(self) -> None:
         """Check the agent's volume, which node 0 has: it was found by its name alone."""
         settings = self.settings
-        docker_agent.ensure_in(self.client, self._containers[0], settings.image, settings.python, self.where)
+        docker_agent.ensure_in(self.client, self._containers[0], settings.image, settings.python, self.engine_url)
 
     def _take_over(self, container: str, node: int) -> None:
         """Copy what the last attempt's ranks left; the older containers stay until this attempt lives."""
@@ -151,7 +151,7 @@ class Launch:
             self.client.put_archive(container, str(NODE), stream)
 
     def _start(self, node: int) -> None:
-        with explained(f"starting node {node}", self.where):
+        with explained(f"starting node {node}", self.engine_url):
             self.client.start(self._containers[node])
 
     def _leader_is_gone(self) -> bool:
@@ -170,8 +170,8 @@ class Launch:
 
     def _undo(self) -> None:
         """Remove what was made, by its ids; what can't be removed is found by its labels later."""
-        engine = Jobs(self.client, self.where)
-        with contextlib.suppress(MusterError, OSError), explained("undoing the launch", self.where):
+        engine = Jobs(self.client, self.engine_url)
+        with contextlib.suppress(MusterError, OSError), explained("undoing the launch", self.engine_url):
             each(engine.remove_container, self._containers.values())
             if self._network is not None:
                 engine.remove_network(self._network.result())

@@ -86,10 +86,10 @@ class DockerLedger(Ledger[DockerStanding]):
         """Create the containers, of which the engine lets only one have node 0's name, and start them."""
         owner = before.attempts[0] if before.attempts else None
         if owner is not None:
-            self.jobs.step_aside(owner)
+            self.jobs.rename(owner)
         launch = Launch(
             client=self.engine.client,
-            where=self.engine.url,
+            engine_url=self.engine.url,
             target=self.target,
             claim=claim,
             submission=submission,

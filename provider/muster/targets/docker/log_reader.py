@@ -26,7 +26,7 @@ from muster.targets.watch.news import Failed, Lines, News, NodeEnded, Note
 if TYPE_CHECKING:
     from docker import APIClient
 
-PAUSE = 0.05
+POLL_INTERVAL = 0.05
 SLOWEST = 3.0  # seconds between two inspections of a container without a relay
 ERRORS_KEPT = 1 << 12  # bytes of a relay's standard error
 OUTPUT_LINES = 5  # of a container's own output that are shown when it was lost
@@ -70,7 +70,7 @@ class NodeReader(threading.Thread):
         self._stopped = threading.Event()
         self._stream: ExecStream | None = None
         self._outage = EngineOutage(engine, self._note, engine_timeout)
-        self._backoff = Backoff(PAUSE, SLOWEST, factor=1.5)
+        self._backoff = Backoff(POLL_INTERVAL, SLOWEST, factor=1.5)
         self._born = time.monotonic()
         self._done = False  # the log has its last event
         self._up_since = ""  # when the container was, by the engine
@@ -192,7 +192,7 @@ class NodeReader(threading.Thread):
         if isinstance(error, docker.errors.NotFound):
             return self._end_of(ContainerExit(name=name, found=False))
         if isinstance(error, docker.errors.APIError) and error.status_code == 409:  # it is being removed
-            self._stopped.wait(PAUSE)
+            self._stopped.wait(POLL_INTERVAL)
             return None
         if isinstance(error, docker.errors.APIError) and (error.status_code or 500) < 500:
             return Failed(error=TargetError(f"reading container {name} failed: {error.explanation or error}"))

@@ -68,4 +68,4 @@ def _goes_on(jobs: Jobs, attempt: AttemptContainers, handle: JobHandle) -> bool:
     ours = attempt.id == handle.id
     if leader is None or not ours or leader.state not in LIVING:
         return False
-    return jobs.end_of(attempt) is None and not jobs.is_told_to_end(leader.id)
+    return jobs.end_of(attempt) is None and not jobs.has_cancel_request(leader.id)

@@ -12,7 +12,7 @@ from muster.targets.docker.errors import unreachable
 if TYPE_CHECKING:
     from docker import APIClient
 
-PAUSE = 0.05
+POLL_INTERVAL = 0.05
 SLOWEST = 3.0  # seconds between two tries to reach an engine
 
 
@@ -39,7 +39,7 @@ class EngineOutage:
             self._report(f"the docker engine at {self._engine.url} does not answer; waiting for it")
         if self._outage.seconds > self._timeout:
             raise unreachable(f"no answer for {self._timeout:g} s, the last try: {error}", self._engine.url)
-        return min(SLOWEST, max(PAUSE, self._outage.seconds / 4))
+        return min(SLOWEST, max(POLL_INTERVAL, self._outage.seconds / 4))
 
     def ended(self) -> None:
         """Count an answer."""

@@ -104,5 +104,5 @@ def _ulimit(text: str) -> dict[str, Any]:
 
 def _device(text: str) -> dict[str, str]:
     outside, _, rest = text.partition(":")
-    inside, _, rights = rest.partition(":")
-    return {"PathOnHost": outside, "PathInContainer": inside or outside, "CgroupPermissions": rights or "rwm"}
+    inside, _, permissions = rest.partition(":")
+    return {"PathOnHost": outside, "PathInContainer": inside or outside, "CgroupPermissions": permissions or "rwm"}

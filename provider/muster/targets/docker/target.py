@@ -77,9 +77,9 @@ class DockerTarget:
         """Find, pull or build the environment's image, and put the agent on the engine."""
         docker_arguments.parse(plan.container.arguments)
         self._shares(plan)
-        client, where = self.engine.client, self.engine.url
-        image = self.images.ensure(client, plan.environment, where, log)
-        docker_agent.ensure_volume(client, image, docker_image.python_of(plan.environment), where, log)
+        client, engine_url = self.engine.client, self.engine.url
+        image = self.images.ensure(client, plan.environment, engine_url, log)
+        docker_agent.ensure_volume(client, image, docker_image.python_of(plan.environment), engine_url, log)
 
     def build_image(self, environment: EnvironmentRef, log: Log) -> BuiltImage:
         """Build the image of an environment, or find it on the engine."""
@@ -136,17 +136,17 @@ class DockerTarget:
         return DockerLedger(engine=self.engine, target=self.name, settings=self._settings, timing=self.timing)
 
     def _settings(self, plan: JobPlan) -> LaunchSettings:
-        client, where, ref = self.engine.client, self.engine.url, plan.environment
+        client, engine_url, ref = self.engine.client, self.engine.url, plan.environment
         arguments = docker_arguments.parse(plan.container.arguments)
         image = self._image(ref)
         python = docker_image.python_of(ref)
-        agent = docker_agent.find_volume(client, docker_agent.volume_name(image.id, python), where)
-        with explained(f"looking up the user of image {image.name}", where):
+        agent = docker_agent.find_volume(client, docker_agent.volume_name(image.id, python), engine_url)
+        with explained(f"looking up the user of image {image.name}", engine_url):
             account = account_of(client, image.id, arguments["User"] or image.user, SCRATCH)
         return LaunchSettings(
             image=image,
             python=python,
-            agent=agent or docker_agent.ensure_volume(client, image, python, where, lambda line: None),
+            agent=agent or docker_agent.ensure_volume(client, image, python, engine_url, lambda line: None),
             account=account,
             arguments=arguments,
             interpreter=ref.interpreter or (BUILT_PYTHON if docker_image.is_built(ref) else ""),

@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 LAUNCH_TIME = 60.0  # seconds after which a container that was created and not started has no submit behind it
 KILL_TIME = 20.0  # seconds for the engine to end what was killed
-PAUSE = 0.05
+POLL_INTERVAL = 0.05
 
 
-def end(client: APIClient, where: str, attempt: AttemptContainers, reason: str, patience: float) -> None:
-    """End an attempt; what outlives ``patience`` seconds is killed.
+def end(client: APIClient, engine_url: str, attempt: AttemptContainers, reason: str, timeout: float) -> None:
+    """End an attempt; what outlives ``timeout`` seconds is killed.
 
     :raises TargetError: a container could not be ended.
     """
     cancel = cancel_file(CancelRequest(cause=Cause.CANCEL, reason=reason))
-    with explained("ending the run's containers", where):
-        each(partial(_end_one, client, cancel, patience), attempt.containers)
+    with explained("ending the run's containers", engine_url):
+        each(partial(_end_one, client, cancel, timeout), attempt.containers)
         left = [c.name for c in attempt.containers if _state(client, c) in LIVING]
     if left:
-        raise TargetError(f"containers {', '.join(left)} on {where} could not be ended; look at the engine's own log")
+        raise TargetError(f"containers {', '.join(left)} on {engine_url} could not be ended; look at the engine's own log")
 
 
-def await_birth(client: APIClient, where: str, attempt: AttemptContainers) -> bool:
+def await_birth(client: APIClient, engine_url: str, attempt: AttemptContainers) -> bool:
     """Wait for a launch that is under way; False if whoever began it has died, or given it up."""
-    give_up = time.monotonic() + LAUNCH_TIME
+    deadline = time.monotonic() + LAUNCH_TIME
     leader = attempt.leader
-    with explained("waiting for another submit's containers", where):
+    with explained("waiting for another submit's containers", engine_url):
         while leader is not None and (state := _state(client, leader)) == "created":
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return False
-            time.sleep(PAUSE)
+            time.sleep(POLL_INTERVAL)
     return leader is not None and state != ""
 
 
-def _end_one(client: APIClient, cancel: bytes, patience: float, container: Container) -> None:
+def _end_one(client: APIClient, cancel: bytes, timeout: float, container: Container) -> None:
     _quietly(client.put_archive, container.id, "/", cancel)  # first: one that is started again by now finds it
     state = _state(client, container)
     if state in ("", "exited", "dead"):
@@ -59,17 +59,17 @@ def _end_one(client: APIClient, cancel: bytes, patience: float, container: Conta
         _quietly(client.remove_container, container.id)
         return
     _quietly(client.kill, container.id, "SIGTERM")
-    if not _gone(client, container, patience):
+    if not _gone(client, container, timeout):
         _quietly(client.kill, container.id, "SIGKILL")
         _gone(client, container, KILL_TIME)
 
 
-def _gone(client: APIClient, container: Container, patience: float) -> bool:
-    give_up = time.monotonic() + patience
+def _gone(client: APIClient, container: Container, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
     while _state(client, container) in LIVING:
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             return False
-        time.sleep(PAUSE)
+        time.sleep(POLL_INTERVAL)
     return True
 
 

@@ -116,7 +116,7 @@ def environment_name(ref: EnvironmentRef) -> str:
 
 async def _build(shell: Shell, seen: HostInfo, name: str, ref: EnvironmentRef, log: Log) -> None:
     python = await _python_for(shell, seen, ref.python)
-    log(f"building environment {ref.digest[:19]} on {shell.where}")
+    log(f"building environment {ref.digest[:19]} on {shell.machine}")
     packages = f"packages/{name.rpartition('/')[2]}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="muster-packages-") as folder:
         await _download(Path(folder), seen, ref, log)
@@ -126,7 +126,7 @@ async def _build(shell: Shell, seen: HostInfo, name: str, ref: EnvironmentRef, l
     if done.code:
         reason = [line for line in done.err.decode(errors="replace").splitlines() if line.strip()][-6:]
         text = " | ".join(reason)
-        raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built on host {shell.where}: {text}")
+        raise EnvironmentUnsolvable(f"environment {ref.digest[:19]} can't be built on host {shell.machine}: {text}")
 
 
 async def _python_for(shell: Shell, seen: HostInfo, version: str) -> str:
@@ -137,7 +137,7 @@ async def _python_for(shell: Shell, seen: HostInfo, version: str) -> str:
     done = await shell.run([f"python{version}", "-I", "-S", "-c", code])
     if done.code or done.out.decode() != version:
         raise RequestError(
-            f"the environment is made for Python {version}, but host {shell.where} has {seen.version} ({seen.python}) and no "
+            f"the environment is made for Python {version}, but host {shell.machine} has {seen.version} ({seen.python}) and no "
             f"python{version}; install it there, or name a Python {seen.version} for the environment"
         )
     return f"python{version}"

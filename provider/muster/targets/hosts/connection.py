@@ -125,18 +125,18 @@ class HostConnection:
         seen = self._seen or await self.inspect()
         argv = [seen.python, "-I", "-S", _start(seen), part, seen.root]
         done = await shell.run(argv, stdin=stdin, limit=limit)
-        if done.code == 2 and "can't open file" in done.said:  # somebody has emptied the host's root folder
+        if done.code == 2 and "can't open file" in done.message:  # somebody has emptied the host's root folder
             self._seen = None
             seen = await self.inspect()
             done = await shell.run(argv, stdin=stdin, limit=limit)
         what = f"asking {part} ({request.command})"
         if done.code:
-            raise host_files.refusal(done, shell.where, what, seen.python)
+            raise host_files.refusal(done, shell.machine, what, seen.python)
         try:
-            return request.decode_reply(host_files.answer_of(done, shell.where))
+            return request.decode_reply(host_files.answer_of(done, shell.machine))
         except CommandFailed as failed:
             failure = CommandResult(code=1, out=b"", err=str(failed).encode())
-            raise host_files.refusal(failure, shell.where, what, seen.python) from None
+            raise host_files.refusal(failure, shell.machine, what, seen.python) from None
 
     @contextlib.asynccontextmanager
     async def room(self) -> AsyncIterator[None]:

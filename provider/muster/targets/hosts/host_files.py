@@ -42,12 +42,12 @@ async def inspect_host(shell: Shell, root: str, python: str, *names: str) -> Hos
     """
     done = await shell.run(_argv(python, "look", root, *names), limit=LOOK_TIME)
     if done.code:
-        raise refusal(done, shell.where, f"looking for what is below {root}", python)
-    data = answer_of(done, shell.where)
+        raise refusal(done, shell.machine, f"looking for what is below {root}", python)
+    data = answer_of(done, shell.machine)
     return HostInfo(**{**data, "have": tuple(data["have"])})
 
 
-def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
+def answer_of(done: CommandResult, machine: str) -> dict[str, Any]:
     """Return the JSON that a command of ours printed in its last line.
 
     :raises TargetError: the line is no JSON.
@@ -55,9 +55,9 @@ def answer_of(done: CommandResult, where: str) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     except (ValueError, IndexError):
-        said = " ".join(done.out.decode(errors="replace").split())[:200]
+        message = " ".join(done.out.decode(errors="replace").split())[:200]
         raise TargetError(
-            f"host {where} answered {said!r} where JSON was expected; its login files must print nothing"
+            f"host {machine} answered {message!r} where JSON was expected; its login files must print nothing"
         ) from None
     return data
 
@@ -67,20 +67,20 @@ async def send_archive(
 ) -> None:
     """Unpack a tar into the new folder ``name``."""
     argv = _argv(python, "unpack", root, name, *(["compile"] if compiled else []))
-    _check(await send(shell, argv, pieces), shell.where, f"putting {name} into place", python)
+    _check(await send(shell, argv, pieces), shell.machine, f"putting {name} into place", python)
 
 
 async def send_file(  # noqa: PLR0917
     shell: Shell, python: str, root: str, name: str, size: int, content: Iterable[bytes] | AsyncIterable[bytes]
 ) -> None:
     """Send a file of ``size`` bytes to ``name``; a file that arrives incomplete is discarded."""
-    _check(await send(shell, _argv(python, "store", root, name, str(size)), content), shell.where, f"sending {name}", python)
+    _check(await send(shell, _argv(python, "store", root, name, str(size)), content), shell.machine, f"sending {name}", python)
 
 
 async def write_files(shell: Shell, folder: str, files: Mapping[str, tuple[bytes, int]], python: str = DEFAULT_PYTHON) -> None:
     """Write files, each with its mode, below a folder of the host, in one command; folders between have mode 0700."""
     argv = _argv(python, "write", folder)
-    _check(await shell.run(argv, stdin=tar_of(files), limit=300.0), shell.where, f"writing files below {folder}", python)
+    _check(await shell.run(argv, stdin=tar_of(files), limit=300.0), shell.machine, f"writing files below {folder}", python)
 
 
 def tar_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
@@ -112,25 +112,25 @@ def pieces_of(file: Path) -> Iterator[bytes]:
             yield piece
 
 
-def refusal(done: CommandResult, where: str, what: str, python: str) -> TargetError | RequestError:
+def refusal(done: CommandResult, machine: str, what: str, python: str) -> TargetError | RequestError:
     """Return the error for a command of ours that failed on a host."""
-    said = done.said
+    message = done.message
     if done.code in (126, 127):
         return RequestError(
-            f"host {where} can't run {python!r} ({said}); install Python 3.10 or newer there, or correct python"
+            f"host {machine} can't run {python!r} ({message}); install Python 3.10 or newer there, or correct python"
         )
-    if done.code == TOO_OLD and "too old" in said:
-        return RequestError(f"host {where}: {said}; install a newer one there, and name it by python")
-    if "No space left" in said or "quota exceeded" in said.lower():
-        return TargetError(f"{what} on host {where} failed: its disk is full ({said}); free some")
-    if "Permission denied" in said or "Read-only file system" in said:
-        return RequestError(f"{what} on host {where} failed: {said}; let the user write there, or choose another root")
-    return TargetError(f"{what} on host {where} failed (exit {done.code}): {said or 'it did not say why'}")
+    if done.code == TOO_OLD and "too old" in message:
+        return RequestError(f"host {machine}: {message}; install a newer one there, and name it by python")
+    if "No space left" in message or "quota exceeded" in message.lower():
+        return TargetError(f"{what} on host {machine} failed: its disk is full ({message}); free some")
+    if "Permission denied" in message or "Read-only file system" in message:
+        return RequestError(f"{what} on host {machine} failed: {message}; let the user write there, or choose another root")
+    return TargetError(f"{what} on host {machine} failed (exit {done.code}): {message or 'it did not say why'}")
 
 
-def _check(done: CommandResult, where: str, what: str, python: str) -> None:
+def _check(done: CommandResult, machine: str, what: str, python: str) -> None:
     if done.code:
-        raise refusal(done, where, what, python)
+        raise refusal(done, machine, what, python)
 
 
 def _argv(python: str, *arguments: str) -> list[str]:

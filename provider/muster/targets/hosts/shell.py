@@ -33,7 +33,7 @@ class CommandResult:
     err: bytes
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """Return the end of the command's stderr (else stdout) in one line, for an error."""
         return " ".join((self.err or self.out).decode(errors="replace").split())[-500:]
 
@@ -66,10 +66,10 @@ class Stream(Protocol):
 
 
 class Shell(Protocol):
-    """Runs commands on one machine. ``where`` names it in messages."""
+    """Runs commands on one machine. ``machine`` names it in messages."""
 
     @property
-    def where(self) -> str: ...
+    def machine(self) -> str: ...
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         """Run a command to its end.
@@ -126,22 +126,22 @@ async def _each(pieces: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator
 class LocalShell:
     """This machine."""
 
-    where: str = "this machine"
+    machine: str = "this machine"
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", limit: float = 60.0) -> CommandResult:
         """Run a command to its end; see :class:`Shell`."""
-        process = await _spawn(argv, self.where)
+        process = await _spawn(argv, self.machine)
         try:
             out, err = await asyncio.wait_for(process.communicate(stdin), limit)
         except TimeoutError:
-            raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
+            raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.machine} did not end within {limit:g} s") from None
         finally:
             _end(process)
         return CommandResult(code=exit_code(process.returncode), out=out, err=err)
 
     async def open(self, argv: Sequence[str]) -> Stream:
         """Start a command; see :class:`Shell`."""
-        return LocalStream(await _spawn(argv, self.where), self.where)
+        return LocalStream(await _spawn(argv, self.machine), self.machine)
 
     async def close(self) -> None:
         """Release nothing: this machine needs no connection."""
@@ -150,11 +150,11 @@ class LocalShell:
 class LocalStream:
     """A process of this machine."""
 
-    def __init__(self, process: asyncio.subprocess.Process, where: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, machine: str) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        self._process, self._where = process, where
+        self._process, self._machine = process, machine
         self._in, self._out = process.stdin, process.stdout
         self._errors = asyncio.ensure_future(process.stderr.read())
 
@@ -164,7 +164,7 @@ class LocalStream:
             self._in.write(data)
             await self._in.drain()
         except OSError as error:
-            raise ConnectionLost(f"the command on {self._where} takes no more input: {error}") from error
+            raise ConnectionLost(f"the command on {self._machine} takes no more input: {error}") from error
 
     async def end(self) -> None:
         """Close its input."""
@@ -189,12 +189,12 @@ class LocalStream:
         return CommandResult(code=exit_code(await self._process.wait()), out=b"", err=err)
 
 
-async def _spawn(argv: Sequence[str], where: str) -> asyncio.subprocess.Process:
+async def _spawn(argv: Sequence[str], machine: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     try:
         return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as error:
-        raise TargetError(f"{argv[0]} can't be run on {where}: {error.strerror}; install it, or correct its path") from error
+        raise TargetError(f"{argv[0]} can't be run on {machine}: {error.strerror}; install it, or correct its path") from error
 
 
 def _end(process: asyncio.subprocess.Process) -> None:

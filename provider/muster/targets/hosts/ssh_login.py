@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONNECT_TIME = 20.0  # seconds for connection and login
 KEEPALIVE = 10.0  # seconds between two signs of life of the connection
 KEEPALIVES_MISSED = 3  # in a row, after which it counts as lost
-TRIES, FIRST_PAUSE = 5, 0.3  # logins where sshd hangs up at once, and seconds between the first two
+TRIES, FIRST_DELAY = 5, 0.3  # logins where sshd hangs up at once, and seconds between the first two
 DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts"
 _KEY_ON_ONE_LINE = re.compile(r"(-----BEGIN [A-Z ]+-----)([A-Za-z0-9+/= ]+)(-----END [A-Z ]+-----)")
 
@@ -66,7 +66,7 @@ class SshLogin:
         return cls(host=host, name=name or host, **values)
 
     @property
-    def where(self) -> str:
+    def machine(self) -> str:
         """Return the host's name and address for messages."""
         address = self.host if self.port == 22 else f"{self.host}:{self.port}"
         return self.name if self.name in ("", self.host) and self.port == 22 else f"{self.name or self.host} ({address})"
@@ -77,13 +77,13 @@ class SshLogin:
         :raises RequestError: the host is unknown, its key is not the expected one, or it refuses the login.
         :raises TargetError: it can't be reached now.
         """
-        pause = FIRST_PAUSE
+        delay = FIRST_DELAY
         for _ in range(TRIES - 1):
             try:
                 return await self._open()
             except HostBusy:  # many log in at once, and sshd drops some by chance
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-                pause *= 2
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay *= 2
         return await self._open()
 
     async def _open(self) -> SshShell:
@@ -105,8 +105,8 @@ class SshLogin:
                     login_timeout=CONNECT_TIME,
                 )
         except Exception as error:
-            raise error_for(error, self.where, self.user, self._keys("".join(shown[-1:]))) from error
-        return SshShell(connection, self.where)
+            raise error_for(error, self.machine, self.user, self._keys("".join(shown[-1:]))) from error
+        return SshShell(connection, self.machine)
 
     def _who(self) -> dict[str, Any]:
         """Return user and credentials as asyncssh's arguments."""
@@ -121,7 +121,7 @@ class SshLogin:
             try:
                 who["client_keys"] = [asyncssh.read_private_key(Path(self.key_file).expanduser(), self.passphrase or None)]
             except OSError as error:
-                raise RequestError(f"the private key {self.key_file} for host {self.where} can't be read: {error}") from error
+                raise RequestError(f"the private key {self.key_file} for host {self.machine} can't be read: {error}") from error
         return {**who, "agent_path": None} if who.get("client_keys") else who
 
     # -- host keys
@@ -149,7 +149,7 @@ class SshLogin:
                 return asyncssh.import_known_hosts("")
             return asyncssh.read_known_hosts(str(file))
         except (OSError, ValueError) as error:
-            raise RequestError(f"{self._source}, which has the key of host {self.where}, can't be read: {error}") from error
+            raise RequestError(f"{self._source}, which has the key of host {self.machine}, can't be read: {error}") from error
 
     def _lines(self) -> str:
         words = self.host_key.split()

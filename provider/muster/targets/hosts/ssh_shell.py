@@ -21,8 +21,8 @@ CHANNEL_TRIES = 6  # times that a channel is asked for where sshd allows fewer, 
 class SshShell:
     """A machine at the end of an SSH connection; commands become shell text here and nowhere else."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, where: str) -> None:
-        self.where = where
+    def __init__(self, connection: asyncssh.SSHClientConnection, machine: str) -> None:
+        self.machine = machine
         self._connection = connection
         self._channels = asyncio.Semaphore(CHANNELS)
 
@@ -41,12 +41,12 @@ class SshShell:
                     process.stdin.write_eof()  # also of nothing
                 out, err = await asyncio.wait_for(process.communicate(), limit)
             except TimeoutError:
-                raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.where} did not end within {limit:g} s") from None
+                raise CommandTimeout(f"{shlex.join(argv)[:200]} on {self.machine} did not end within {limit:g} s") from None
             except breaks() as error:
-                raise connection_lost(error, self.where) from error
+                raise connection_lost(error, self.machine) from error
             finally:
                 process.close()
-        return _done(process, self.where, bytes(out or b""), bytes(err or b""))
+        return _done(process, self.machine, bytes(out or b""), bytes(err or b""))
 
     async def open(self, argv: Sequence[str]) -> Stream:
         """Start a command; see :class:`Shell`."""
@@ -70,17 +70,17 @@ class SshShell:
     async def _start(self, argv: Sequence[str]) -> asyncssh.SSHClientProcess[bytes]:
         import asyncssh
 
-        pause = 0.1
+        delay = 0.1
         for left in reversed(range(CHANNEL_TRIES)):
             try:
                 return await self._connection.create_process(shlex.join(argv), encoding=None)
             except asyncssh.ChannelOpenError as error:
                 if self.lost or left == 0:
-                    raise connection_lost(error, self.where) from error
+                    raise connection_lost(error, self.machine) from error
             except breaks() as error:
-                raise connection_lost(error, self.where) from error
-            await asyncio.sleep(pause)
-            pause *= 2
+                raise connection_lost(error, self.machine) from error
+            await asyncio.sleep(delay)
+            delay *= 2
         raise AssertionError("unreachable")
 
 
@@ -101,7 +101,7 @@ class SshStream:
                 self._process.stdin.write(bytes(view[at : at + CHUNK]))
                 await self._process.stdin.drain()
         except breaks() as error:
-            raise connection_lost(error, self._shell.where) from error
+            raise connection_lost(error, self._shell.machine) from error
 
     async def end(self) -> None:
         """Close its input."""
@@ -134,7 +134,7 @@ class SshStream:
         err = await self._errors
         with contextlib.suppress(*breaks()):
             await self._process.wait_closed()
-        return _done(self._process, self._shell.where, b"", err)
+        return _done(self._process, self._shell.machine, b"", err)
 
 
 async def _tail(reader: Any, most: int = 65536) -> bytes:
@@ -155,7 +155,7 @@ def breaks() -> tuple[type[Exception], ...]:
     return (asyncssh.Error, OSError, TimeoutError)
 
 
-def _done(process: asyncssh.SSHClientProcess[bytes], where: str, out: bytes, err: bytes) -> CommandResult:
+def _done(process: asyncssh.SSHClientProcess[bytes], machine: str, out: bytes, err: bytes) -> CommandResult:
     if process.returncode is None:
-        raise connection_lost("it was closed before the command had ended", where)
+        raise connection_lost("it was closed before the command had ended", machine)
     return CommandResult(code=exit_code(process.returncode), out=out, err=err)

@@ -45,8 +45,10 @@ async def check_mounts(cluster: Cluster, mounts: tuple[Mount, ...], target: str)
             )
         argv = ["test", "-d", mount.source]
         if (await cluster.connection.use(lambda shell, argv=argv: shell.run(argv))).code:  # type: ignore[misc]
-            where = cluster.connection.host.name
-            raise RequestError(f"mounts: there is no folder {mount.source!r} on the login node {where}; mount or make it first")
+            login_node = cluster.connection.host.name
+            raise RequestError(
+                f"mounts: there is no folder {mount.source!r} on the login node {login_node}; mount or make it first"
+            )
 
 
 async def _partition(cluster: Cluster) -> list[Finding]:
@@ -71,6 +73,6 @@ async def _partition(cluster: Cluster) -> list[Finding]:
 
 async def _accounting(cluster: Cluster) -> Finding:
     done = await cluster.command(["sacct", "--allocations", "--noheader", "--starttime=now"])
-    text = "sacct answers" if done.code == 0 else f"sacct: {done.said}"
+    text = "sacct answers" if done.code == 0 else f"sacct: {done.message}"
     remedy = "jobs that squeue has forgotten can't be looked up without; raise MinJobAge, or set slurmdbd up"
     return Finding(what="accounting", fine=True, text=text, remedy="" if done.code == 0 else remedy)

@@ -64,8 +64,8 @@ class Cluster:
         full = [self.options.command(argv[0]), *argv[1:]]
         done = await self.connection.use(lambda shell: shell.run(full, limit=COMMAND_TIME))
         if done.code in (126, 127):
-            where = f"the login node {self.connection.host.name}"
-            raise RequestError(f"{where} can't run {full[0]} ({done.said}); name the folder of Slurm's commands by bin")
+            login_node = f"the login node {self.connection.host.name}"
+            raise RequestError(f"{login_node} can't run {full[0]} ({done.message}); name the folder of Slurm's commands by bin")
         return done
 
     async def output(self, argv: Sequence[str]) -> str:
@@ -75,14 +75,14 @@ class Cluster:
         """
         done = await self.command(argv)
         if done.code:
-            raise TargetError(f"{argv[0]} on {self.connection.host.name} failed: {done.said or f'exit {done.code}'}")
+            raise TargetError(f"{argv[0]} on {self.connection.host.name} failed: {done.message or f'exit {done.code}'}")
         return done.out.decode(errors="replace")
 
     async def status(self, job: str) -> SlurmJobStatus:
         """Ask for one job; of one that Slurm has forgotten, accounting."""
         done = await self.command(query.squeue_command([job]))
-        if done.code and UNKNOWN not in done.said:
-            raise TargetError(f"squeue on {self.connection.host.name} failed: {done.said}")
+        if done.code and UNKNOWN not in done.message:
+            raise TargetError(f"squeue on {self.connection.host.name} failed: {done.message}")
         found = query.parse_squeue(done.out.decode(errors="replace")).get(job)
         return found or (await self._accounted([job]))[job]
 
@@ -103,14 +103,14 @@ class Cluster:
 
     async def _poll(self) -> None:
         """Ask for all jobs at once, again and again, as long as anybody listens: more often while something changes."""
-        fastest, pause = min(FASTEST, self.options.poll_interval), 0.0
+        fastest, delay = min(FASTEST, self.options.poll_interval), 0.0
         while self._listeners:
             self._changed.clear()
             busy = await self._poll_once()
-            pause = fastest if busy else min(max(pause, fastest) * 1.5, self.options.poll_interval)
+            delay = fastest if busy else min(max(delay, fastest) * 1.5, self.options.poll_interval)
             await asyncio.sleep(fastest)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, pause - fastest))
+                await asyncio.wait_for(self._changed.wait(), max(0.0, delay - fastest))
 
     async def _poll_once(self) -> bool:
         """Ask, and report to all listeners; return whether anything is new."""

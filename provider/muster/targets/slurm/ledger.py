@@ -45,7 +45,7 @@ from muster.targets.slurm.query import Partition, SlurmJobStatus
 from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
 
 SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
-PAUSE, SLOWEST = 0.3, 2.0
+POLL_INTERVAL, SLOWEST = 0.3, 2.0
 CA = "ca.pem"
 T = TypeVar("T")
 
@@ -137,11 +137,11 @@ class SlurmLedger(Ledger[SlurmStanding]):
         if not number:
             status = status_of(running=False, end=None, commit=record.claim.commit)
             return SlurmStanding(record=record, claim=record.claim, status=status)
-        told = await self.cluster.status(number)
+        job_status = await self.cluster.status(number)
         end = (await self._record(job_id)).end
-        if not told.state.over and end is not None and rendezvous.is_final(end):
-            told = await self._left(number, self.timing.leave)
-        status = status_of(running=not told.state.over, end=end, commit=record.claim.commit)
+        if not job_status.state.over and end is not None and rendezvous.is_final(end):
+            job_status = await self._left(number, self.timing.leave)
+        status = status_of(running=not job_status.state.over, end=end, commit=record.claim.commit)
         return SlurmStanding(record=record, claim=record.claim, status=status, end=end, number=number)
 
     async def _number(self, record: JobRecord) -> str:
@@ -164,7 +164,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
                 return found.job
             if time.monotonic() > deadline:
                 return ""
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(POLL_INTERVAL)
             record = await self._record(record.job_id)
             if record.claim is None:
                 return ""
@@ -172,10 +172,10 @@ class SlurmLedger(Ledger[SlurmStanding]):
 
     async def _left(self, number: str, limit: float) -> SlurmJobStatus:
         """Wait until Slurm has let go of a job."""
-        deadline, backoff = time.monotonic() + limit, Backoff(PAUSE, SLOWEST, factor=1.3)
-        while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
+        deadline, backoff = time.monotonic() + limit, Backoff(POLL_INTERVAL, SLOWEST, factor=1.3)
+        while not (status := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             await asyncio.sleep(backoff.next())
-        return told
+        return status
 
     # -- the end
 
@@ -184,17 +184,17 @@ class SlurmLedger(Ledger[SlurmStanding]):
         await self._request_cancel(record, reason)
         await self.cluster.command(["scancel", "--state=PENDING", number])
         deadline = time.monotonic() + claim.grace + self.timing.kill_slack
-        backoff = Backoff(PAUSE, SLOWEST, factor=1.5)
-        while not (told := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
+        backoff = Backoff(POLL_INTERVAL, SLOWEST, factor=1.5)
+        while not (status := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             # to the nodes' tasks, not to the script, and again: they may only just be starting
             await self.cluster.command(["scancel", "--signal=TERM", number])
             await asyncio.sleep(backoff.next())
-        if not told.state.over:
+        if not status.state.over:
             await self.cluster.command(["scancel", number])
-            told = await self._left(number, self.timing.hard_end)
-        if not told.state.over:
+            status = await self._left(number, self.timing.hard_end)
+        if not status.state.over:
             raise TargetError(
-                f"run {claim.job_id}: Slurm job {number} could not be ended, it is {told.name}; see scontrol show job"
+                f"run {claim.job_id}: Slurm job {number} could not be ended, it is {status.name}; see scontrol show job"
             )
         await self._delete_credentials(claim)
 
@@ -238,26 +238,30 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return True
 
     async def _refuse_hopeless(self, claim: Claim, next_number: int, number: str) -> None:
-        told = await self._first_look(number)
-        why = HOPELESS.get(told.reason) if told.state.waits else None
+        status = await self._first_look(number)
+        why = HOPELESS.get(status.reason) if status.state.waits else None
         partition = await self._partition() if why else None
-        if why is None or (told.reason == NODE_LIMIT and partition is not None and partition.fits(claim.nodes)):
+        if why is None or (status.reason == NODE_LIMIT and partition is not None and partition.fits(claim.nodes)):
             return
         await self.cluster.command(["scancel", number])
         await self._left(number, self.timing.hard_end)
         await self._delete_credentials(claim)
         if next_number == 1:
             await self.cluster.ask(RemoveJob(job_id=claim.job_id, number=next_number))
-        what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({told.reason})"
+        what = f"Slurm would never start run {claim.job_id}: it asks for {why} ({status.reason})"
         has = f"; {partition}" if partition is not None else ""
         raise RequestError(f"{what}{has}; ask for less, or choose another partition")
 
     async def _first_look(self, number: str) -> SlurmJobStatus:
         """Return the status of a new job, once Slurm's scheduler has seen it."""
         deadline = time.monotonic() + self.timing.first_look
-        while (told := await self.cluster.status(number)).state.waits and told.reason in UNSEEN and time.monotonic() < deadline:
-            await asyncio.sleep(PAUSE)
-        return told
+        while (
+            (status := await self.cluster.status(number)).state.waits
+            and status.reason in UNSEEN
+            and time.monotonic() < deadline
+        ):
+            await asyncio.sleep(POLL_INTERVAL)
+        return status
 
     async def _partition(self) -> Partition | None:
         wanted = self.cluster.options.partition

@@ -29,7 +29,7 @@ class ThisMachine:
 
     async def open(self) -> OwnShell:
         """Return this machine's shell."""
-        return OwnShell(where="the login node (this machine)")
+        return OwnShell(machine="the login node (this machine)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +47,15 @@ class LoginNode:
 
         :raises RequestError: a login to this machine with a host, or one elsewhere without.
         """
-        where = {name: str(fields[name]) for name in ("root", "python") if fields.get(name)}
-        said, host = str(fields.get("login") or ""), fields.get("host")
-        if said not in ("", LOCAL, "ssh"):
-            raise RequestError(f"login = {said!r} is neither 'local' nor 'ssh'; leave it out, or give the login node's host")
-        if said == LOCAL and host:
+        options = {name: str(fields[name]) for name in ("root", "python") if fields.get(name)}
+        kind, host = str(fields.get("login") or ""), fields.get("host")
+        if kind not in ("", LOCAL, "ssh"):
+            raise RequestError(f"login = {kind!r} is neither 'local' nor 'ssh'; leave it out, or give the login node's host")
+        if kind == LOCAL and host:
             raise RequestError(f"login is 'local', but host = {host!r} is given as well; leave one of them out")
         if not host:
-            if said == "ssh":
+            if kind == "ssh":
                 raise RequestError("login is 'ssh', but no host is given; name the login node, or use login = 'local'")
-            return cls(login=ThisMachine(), **where)
+            return cls(login=ThisMachine(), **options)
         login = SshLogin.from_fields(fields, name=str(host))
-        return cls(login=cast("ShellFactory", login), name=str(host), **where)
+        return cls(login=cast("ShellFactory", login), name=str(host), **options)

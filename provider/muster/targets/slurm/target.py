@@ -62,8 +62,8 @@ class SlurmTarget:
             seen = await connection.inspect()
             await check_mounts(cluster, mounts, self.name)
             if cache.environment_name(plan.environment):
-                where = (seen.root, seen.python, plan.environment, log)
-                await connection.use(lambda shell: cache.ensure_environment(shell, *where))
+                arguments = (seen.root, seen.python, plan.environment, log)
+                await connection.use(lambda shell: cache.ensure_environment(shell, *arguments))
 
         background().run(prepared(self._ledger.cluster))
 

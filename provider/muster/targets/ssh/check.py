@@ -26,7 +26,7 @@ async def _check(host: Host) -> list[Finding]:
         return [Finding.refused(f"{host.name}: login", error)]
     try:
         return [
-            Finding(what=f"{host.name}: login", fine=True, text=f"{shell.where}, host key {_trust(host)}"),
+            Finding(what=f"{host.name}: login", fine=True, text=f"{shell.machine}, host key {_trust(host)}"),
             *await _look(host, shell),
         ]
     except MusterError as error:

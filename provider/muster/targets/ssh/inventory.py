@@ -90,13 +90,13 @@ class Inventory:
         able = [h for h in self.hosts if not h.spare and (not h.slots or h.slots >= slots) and len(h.gpus) >= gpus]
         if len(able) >= nodes:
             return
-        wish = (
+        request = (
             f"{nodes} node{'s' if nodes > 1 else ''}" + (f" with {gpus} GPUs" if gpus else "") + f" and {slots} processes each"
         )
         there = ", ".join(
             f"{h.name} ({h.slots or 'any number of'} slots, {len(h.gpus)} GPUs)" for h in self.hosts if not h.spare
         )
-        raise RequestError(f"{wish} were asked for, but target {target!r} has {len(able)} such hosts: {there}; ask for less")
+        raise RequestError(f"{request} were asked for, but target {target!r} has {len(able)} such hosts: {there}; ask for less")
 
 
 def slots_of(plan: JobPlan) -> int:

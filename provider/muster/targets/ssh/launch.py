@@ -148,7 +148,7 @@ class Launch:
         try:
             what = f"reading {name}"
             await host_files.send_file(
-                shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.where, what)
+                shell, seen.python, seen.root, name, int(size.out or 0), _stream(source, there.machine, what)
             )
         finally:
             await source.close()
@@ -162,7 +162,7 @@ class Launch:
         if done.code and not (await self._queue.look(entry.id)).live:
             raise LeaseLost
         if done.code:  # it would be so for whoever tries next
-            gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.said}; submit it again")
+            gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.message}; submit it again")
             raise BadHosts({allocation.host: gone for allocation in entry.allocations})
         return host_files.files_of(done.out)
 
@@ -260,7 +260,7 @@ class Launch:
         return reply.entry
 
 
-async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]:
+async def _stream(source: Stream, machine: str, what: str) -> AsyncIterator[bytes]:
     """Yield a command's output.
 
     :raises TargetError: the command has failed, or was cut off.
@@ -269,4 +269,4 @@ async def _stream(source: Stream, where: str, what: str) -> AsyncIterator[bytes]
         yield data
     done = await source.wait()
     if done.code:
-        raise host_files.refusal(done, where, what, "cat")
+        raise host_files.refusal(done, machine, what, "cat")

@@ -32,7 +32,7 @@ from muster.targets.ssh.launch import Launch, LaunchUncertain
 from muster.targets.ssh.launch_bundle import LaunchBundle
 from muster.targets.ssh.queue_client import QueueClient, QueuedJob
 
-PAUSE = 0.2
+POLL_INTERVAL = 0.2
 T = TypeVar("T")
 
 
@@ -170,7 +170,7 @@ class SshLedger(Ledger[SshStanding]):
             if await self._end_unlaunched(entry, reason, timeout):
                 self.jobs.waiting.wake()
                 return
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(POLL_INTERVAL)
             seen = await self.jobs.seen(entry.id)
             entry = seen.entry or entry
             if not seen.live:

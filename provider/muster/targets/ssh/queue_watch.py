@@ -197,13 +197,13 @@ class QueueWatcher:
 def waiting_reason(entry: QueueEntry, entries: list[QueueEntry]) -> str:
     """Return what a job waits for, and who has it."""
     gpus = f" with {entry.gpus} free GPU{'s' if entry.gpus > 1 else ''}" if entry.gpus else " with free slots"
-    wish = f"{entry.nodes} host{'s' if entry.nodes > 1 else ''}{gpus}" + (" each" if entry.nodes > 1 else "")
+    request = f"{entry.nodes} host{'s' if entry.nodes > 1 else ''}{gpus}" + (" each" if entry.nodes > 1 else "")
     before = [other for other in entries if other.state == WAITING and other.number < entry.number]
     holders = [o.job for o in entries if o.state != WAITING and {p.host for p in o.allocations} & set(entry.held)]
     held = f" ({', '.join(entry.held)})" if entry.held else ""
     taken = f"; taken by {_listed(holders)}" if holders else ""
     ahead = f"; {len(before)} before it" if before else ""
-    return f"waits for {wish}{held}{taken}{ahead}"
+    return f"waits for {request}{held}{taken}{ahead}"
 
 
 def _listed(names: list[str], most: int = 3) -> str:

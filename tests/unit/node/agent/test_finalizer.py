@@ -100,7 +100,7 @@ async def test_a_cancel_waits_for_the_manifest_that_is_being_written(tmp_path: P
 
 
 async def test_a_cancel_does_not_wait_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finalize, "COMMIT_PATIENCE", 0.01)
+    monkeypatch.setattr(finalize, "COMMIT_TIMEOUT", 0.01)
     store = Store()
     finalizer, record, events = ended(tmp_path, store)
     running = await cancelled_in_commit(finalizer, store)

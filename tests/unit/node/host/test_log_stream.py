@@ -56,9 +56,9 @@ class LogStreamer:
             self.endings[head["key"]] = head
 
     def until(self, condition: Any, limit: float = 120.0) -> None:
-        give_up = time.monotonic() + limit
+        deadline = time.monotonic() + limit
         while not condition():
-            assert time.monotonic() < give_up
+            assert time.monotonic() < deadline
             self.read()
 
 

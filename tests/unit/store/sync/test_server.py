@@ -108,7 +108,7 @@ def test_check_names_what_is_wrong_in_one_line_within_seconds(
     assert time.monotonic() - began < 60
     assert words in why
     assert "\n" not in why
-    assert access.secret_key not in why + node.said() + "".join(node.notes)
+    assert access.secret_key not in why + node.message() + "".join(node.notes)
     with pytest.raises(MusterError) as raised:
         RunStore(uri, access).check()
     assert isinstance(raised.value, StoreUnavailable if kind in AWAY else StoreUnusable)

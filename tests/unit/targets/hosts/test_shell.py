@@ -18,7 +18,7 @@ async def test_arguments_arrive_unchanged_and_status_and_output_come_back() -> N
     code = "import sys; sys.stdout.write('|'.join(sys.argv[1:])); sys.stderr.write('aside'); sys.exit(3)"
     done = await SHELL.run([sys.executable, "-c", code, *HOSTILE])
     assert (done.code, done.out.decode(), done.err) == (3, "|".join(HOSTILE), b"aside")
-    assert done.said == "aside"
+    assert done.message == "aside"
 
 
 async def test_input_is_read_to_its_end_and_a_signal_is_told() -> None:
@@ -55,7 +55,7 @@ async def test_a_stream_goes_both_ways_until_it_is_closed() -> None:
 async def test_much_is_sent_piece_by_piece_and_a_refusal_says_why() -> None:
     assert (await send(SHELL, ["wc", "-c"], (b"x" * 100_000 for _ in range(50)))).out.split() == [b"5000000"]
     refused = await send(SHELL, ["sh", "-c", "echo full >&2; exit 1"], (b"x" * 100_000 for _ in range(50)))
-    assert (refused.code, refused.said) == (1, "full")
+    assert (refused.code, refused.message) == (1, "full")
 
 
 async def test_writing_to_one_that_has_ended_is_told() -> None:

@@ -68,8 +68,8 @@ def test_our_own_errors_stay_what_they_are_and_a_loss_is_named() -> None:
 
 def test_fields_become_a_login_and_what_can_not_be_is_refused() -> None:
     login = SshLogin.from_fields({"host": "h", "port": "2222", "user": "me", "other": "left alone"}, name="gpu")
-    assert (login.port, login.user, login.where, login.host_key_check) == (2222, "me", "gpu (h:2222)", True)
-    assert SshLogin.from_fields({"host": "h"}).where == "h"
+    assert (login.port, login.user, login.machine, login.host_key_check) == (2222, "me", "gpu (h:2222)", True)
+    assert SshLogin.from_fields({"host": "h"}).machine == "h"
     for fields, words in (({}, "has no address"), ({"host": "h", "port": "0"}, "port = 0 is not a port")):
         with pytest.raises(RequestError, match=words):
             SshLogin.from_fields(fields, name="gpu")

@@ -30,7 +30,7 @@ CLAIM = Claim(
 def entry_of(state: str, folder: str = "", slots: int = 1) -> QueueEntry:
     allocations = tuple(Allocation(host=host, folder=folder) for host in ("a", "b"))
     fields: dict[str, Any] = {"number": 1, "job": "job", "generation": 1, "attempt": 1, "nodes": 2, "slots": slots, "gpus": 0}
-    return QueueEntry(**fields, state=state, allocations=allocations, excluded={}, launch=3, bundle="/parcel")
+    return QueueEntry(**fields, state=state, allocations=allocations, excluded={}, launch=3, bundle="/launch-bundle")
 
 
 class Hosts:
