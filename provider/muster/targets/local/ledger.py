@@ -165,7 +165,10 @@ class LocalLedger(Ledger[Standing]):
         return sys.executable
 
     def restart_node(self, handle: JobHandle, node: int) -> bool:
-        """Start the agent of a node that an elastic run has lost again; not if the run has ended or is another attempt's."""
+        """Start the agent of a lost node of an elastic run again; return whether it is alive then, whoever started it.
+
+        Not if the run has ended or is another attempt's.
+        """
         from muster.packaging import agent_pack
 
         with self.locked(handle.job_id):
@@ -173,12 +176,12 @@ class LocalLedger(Ledger[Standing]):
             if claim is None or claim.id != handle.id:
                 return False
             nodes = self.nodes(claim)
-            runs = _is_alive(nodes[0]) and read_end(nodes[0].events) is None and not nodes[0].cancel.exists()
-            if runs and not _is_alive(nodes[node]):
+            if not _is_alive(nodes[0]) or read_end(nodes[0].events) is not None or nodes[0].cancel.exists():
+                return False
+            if not _is_alive(nodes[node]):
                 _kill_ranks(nodes[node], claim, node)
                 guardian_process.restart_guardian(nodes[node], str(agent_pack.unpack_agent(self.root)))
-                return True
-        return False
+            return True
 
 
 def start_agent(node: NodePaths, assignment: Assignment, entry: Path) -> None:
