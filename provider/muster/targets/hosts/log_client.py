@@ -137,12 +137,13 @@ class LogClient:
                 except Exception as error:
                     host = self._connection.host.name
                     self._fail(error if isinstance(error, MusterError) else TargetError(f"host {host}: {error!r}"))
-                    return
+                    break
                 if self._watches:
                     self.lost_since = self.lost_since or self._received
                     if self._received > began + LONGEST_DELAY:
                         backoff.reset()
                     await asyncio.sleep(backoff.next())
+        self.lost_since = 0.0  # else the next watch would begin with the outage of an earlier one
 
     async def _receive(self) -> None:
         await self._connection.inspect()  # somebody may have emptied the host's root folder
