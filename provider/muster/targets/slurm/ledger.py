@@ -112,14 +112,19 @@ class SlurmLedger(Ledger[SlurmStanding]):
         """Delete the job's folder."""
         _run(self.cluster.ask(RemoveJob(job_id=job_id, number=standing.record.next_number)))
 
-    def request_cancel(self, job_id: str, generation: int, reason: str) -> None:
-        """Leave a cancel request for the nodes of a generation that owns the job, also for those that are only starting."""
-        record = _run(self._record(job_id))
-        owns = record.claim is not None and record.claim.generation == generation
-        if owns and (record.end is None or not rendezvous.is_final(record.end)):
-            _run(self._request_cancel(record, reason))
+    def request_cancel(self, job_id: str, generation: int, reason: str) -> Claim | None:
+        """Leave a cancel request for the nodes of a generation that owns the job, also for those that are only starting.
 
-    def delete_credentials(self, last: JobHandle) -> None:
+        Return the owner, None if the generation does not own the job.
+        """
+        record = _run(self._record(job_id))
+        if record.claim is None or record.claim.generation != generation:
+            return None
+        if record.end is None or not rendezvous.is_final(record.end):
+            _run(self._request_cancel(record, reason))
+        return record.claim
+
+    def delete_credentials(self, last: Claim | JobHandle) -> None:
         """Delete the credentials of all attempts up to one that has ended; a job that never ran could not do so itself."""
         _run(self._delete_credentials(last))
 

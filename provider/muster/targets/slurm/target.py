@@ -81,10 +81,11 @@ class SlurmTarget:
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until Slurm has nothing left of it."""
-        self._ledger.request_cancel(handle.job_id, generation, reason)  # before Slurm is asked, which may not answer
+        owner = self._ledger.request_cancel(handle.job_id, generation, reason)  # before Slurm is asked, which may not answer
         if self._lifecycle.cancel(handle.job_id, generation, reason):
             return True
-        self._ledger.delete_credentials(handle)
+        if owner is not None:
+            self._ledger.delete_credentials(owner)
         return False
 
     def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:

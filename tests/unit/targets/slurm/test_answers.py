@@ -138,6 +138,17 @@ def test_credentials_of_a_job_that_others_withdrew_go_by_its_cancel(target: Slur
     assert secrets_below(root) == []
 
 
+def test_a_cancel_by_an_older_attempt_s_handle_deletes_the_owner_s_credentials(
+    target: SlurmTarget, slurm: FakeSlurm, root: Path
+) -> None:
+    first = target.submit(SUBMISSION)
+    slurm.change(State="CANCELLED")
+    assert target.submit(SUBMISSION).attempt == 2
+    slurm.change(State="CANCELLED")
+    assert not target.cancel(first, 1)
+    assert secrets_below(root) == []
+
+
 def test_an_attempt_that_could_never_start_leaves_no_credentials(target: SlurmTarget, slurm: FakeSlurm, root: Path) -> None:
     assert target.cancel(target.submit(SUBMISSION), 1)
     slurm.be(reason="BadConstraints")
