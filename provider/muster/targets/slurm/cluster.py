@@ -117,9 +117,11 @@ class Cluster:
         wanted = {job for job, _ in self._listeners.values()}
         try:
             states = await self._states(wanted)
-        except MusterError as error:
+        except Exception as error:  # also a bug of ours, or an answer of a kind never seen: whoever watches must hear of it
             self._lost_since = self._lost_since or time.monotonic()
-            outage = SlurmOutage(since=self._lost_since, reason=str(error))
+            known = isinstance(error, MusterError)
+            reason = str(error) if known else f"Slurm can't be asked: {type(error).__name__}: {error}"
+            outage = SlurmOutage(since=self._lost_since, reason=reason)
             for _, listener in list(self._listeners.values()):
                 listener(outage)
             return False

@@ -20,9 +20,12 @@ from muster.node.slurm.job_control import PART
 from muster.targets.contract import Submission
 from muster.targets.hosts.shell import CommandResult, ConnectionLost
 from muster.targets.hosts.ssh_errors import HostUnreachable
+from muster.targets.slurm.cluster import Cluster, SlurmOutage
 from muster.targets.slurm.login_node import LoginNode, OwnShell
 from muster.targets.slurm.options import Options
+from muster.targets.slurm.query import SlurmJobStatus
 from muster.targets.slurm.target import SlurmTarget
+from muster.targets.watch.news import News
 from slurm_fake import FakeSlurm
 
 
@@ -115,3 +118,24 @@ def test_what_is_to_be_known_of_an_end_is_waited_for(tmp_path: Path) -> None:
     events = watched(target(tmp_path, slurm, away), handle)
     assert events[-1].data["verdict"]["detail"] == "node 0 was lost"
     assert away.looks == []
+
+
+async def test_an_answer_of_slurm_that_nobody_understands_is_an_outage_and_ends_no_watch(tmp_path: Path) -> None:
+    slurm, told = FakeSlurm.of(tmp_path / "bin"), list[News]()
+    submitted(tmp_path, slurm)
+    slurm.change(RestartCnt="many")
+    node = LoginNode(login=Away(), root=str(tmp_path / "shared"), python=sys.executable)
+    ticket = (cluster := Cluster(node, Options(bin=str(slurm.folder), poll_interval=1.0))).listen("1", told.append)
+
+    async def heard(kind: type[News]) -> News:
+        async with asyncio.timeout(60):
+            while not any(isinstance(news, kind) for news in told):
+                await asyncio.sleep(0.05)
+        return told[-1]
+
+    outage = await heard(SlurmOutage)
+    assert isinstance(outage, SlurmOutage)
+    assert "many" in outage.reason
+    slurm.change(RestartCnt="0")
+    assert isinstance(await heard(SlurmJobStatus), SlurmJobStatus)
+    cluster.leave(ticket)
