@@ -12,6 +12,7 @@ from airflow.sdk import DAG, Asset
 from muster.operators.pytorch import PyTorchTrainOperator
 from muster.operators.register import RegisterModelOperator
 from muster.operators.train import RUN_KEY, TrainOperator
+from store_server import pieces_of
 
 HELLO = """
 import os
@@ -208,7 +209,7 @@ def first_error_line(log: str, kind: str = "AirflowException") -> str:
 
 def read(air: Air, run: str, path: str) -> str:
     """Return the content of a run's file."""
-    return b"".join(air.store.open().read_file(run, path)).decode()
+    return b"".join(pieces_of(air.store.open(), run, path)).decode()
 
 
 def everything_kept(air: Air, dag_run: Any) -> dict[str, bytes]:

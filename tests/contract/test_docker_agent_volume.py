@@ -12,7 +12,7 @@ from docker_lab import DockerLab
 from lab import lines, new_job_id, plan_of
 from muster.core.plan import EnvironmentRef
 from muster.core.state import RunState
-from muster.targets.docker import agent_volume
+from muster.targets.docker import agent_volume, engine
 from muster.targets.docker.image import Image
 
 ENGINE_URL, PYTHON = "the engine", "python3"
@@ -86,6 +86,6 @@ def test_a_filler_whose_worker_died_is_removed_with_its_volume(
     monkeypatch.setattr(agent_volume, "FILL_TIME", 0.2)
     leave(docker_lab, volume)
     filling = agent_volume._Filling(name=volume, image=image.name, python=PYTHON, engine_url=ENGINE_URL)
-    agent_volume.create(docker_lab.engine.api, agent_volume._config(filling), agent_volume._filler(volume))
+    engine.create_container(docker_lab.engine.api, agent_volume._config(filling), agent_volume._filler(volume))
     agent_volume.ensure_volume(docker_lab.engine.api, image, PYTHON, ENGINE_URL, lambda line: None)
     assert is_filled(docker_lab, image, volume)

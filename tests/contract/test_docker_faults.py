@@ -80,7 +80,7 @@ def test_outputs_that_the_store_could_not_take_are_committed_later(docker_lab: D
         "while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)"
     )
     options = ContainerOptions(arguments=("--user", "1234:1234"))
-    plan = dataclasses.replace(plan_of(code, docker_lab.store.uri, store_patience=2.0), container=options)
+    plan = dataclasses.replace(plan_of(code, docker_lab.store.uri, store_patience=6.0), container=options)
     handle = docker_lab.submit(plan, new_job_id())
     docker_lab.wait_for_line(handle)
     docker_lab.wait_for_line(handle, node=1)

@@ -215,7 +215,7 @@ def test_cut_off_between_two_writes_a_retry_gets_no_second_version(store: Store,
     """The store's own registry: cut off before its n-th write, then other manifests are registered, then it is tried again."""
     open_registry("store", store.open()).register(manifest(100), "digits")
     dying = store.open()
-    dying._made = _Dying(dying.bucket, writes)  # type: ignore[assignment]
+    dying._opened = _Dying(dying.bucket, writes)  # type: ignore[assignment]
     try:
         open_registry("store", dying).register(manifest(1), "digits")
     except KeyboardInterrupt:

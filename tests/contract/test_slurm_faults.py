@@ -17,7 +17,7 @@ from muster.core.state import RunState
 from muster.core.store_keys import RunKeys
 from muster.core.verdict import Cause
 from slurm_lab import SlurmLab, queued, states
-from store_server import wait_until
+from store_server import pieces_of, wait_until
 
 WAITS = "import time; print('here', flush=True); time.sleep(600)"
 # two ranks that train step by step, each with its own state; what they end with depends on every step. A first attempt that is
@@ -53,7 +53,7 @@ def interrupted_at_60(lab: SlurmLab) -> JobHandle:
 
 def weights(lab: SlurmLab, handle: JobHandle) -> list[bytes]:
     store = lab.store.open()
-    return [b"".join(store.read_file(handle.job_id, f"outputs/weights-{rank}.json", 1)) for rank in (0, 1)]
+    return [b"".join(pieces_of(store, handle.job_id, f"outputs/weights-{rank}.json")) for rank in (0, 1)]
 
 
 # -- requests that can't be met

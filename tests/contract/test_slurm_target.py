@@ -159,7 +159,7 @@ while not pathlib.Path("outputs", "go").exists():
 
 
 def test_outputs_that_could_not_be_stored_are_committed_later(slurm_lab: SlurmLab) -> None:
-    handle = slurm_lab.submit(plan_of(PATIENT, slurm_lab.store.uri, store_patience=2.0))
+    handle = slurm_lab.submit(plan_of(PATIENT, slurm_lab.store.uri, store_patience=6.0))
     for node in range(2):
         slurm_lab.wait_for_line(handle, "waiting", node)
     slurm_lab.store.server.stop()

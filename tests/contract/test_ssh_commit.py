@@ -23,7 +23,7 @@ CODE = (
 
 def uncommitted(lab: HostsLab) -> JobHandle:
     """Have two nodes complete while the store is away."""
-    handle = lab.submit(plan_of(CODE, lab.store.uri, nodes=2, store_patience=2.0))
+    handle = lab.submit(plan_of(CODE, lab.store.uri, nodes=2, store_patience=6.0))
     for node in range(2):
         lab.wait_for(handle, node=node)
     lab.store.server.stop()

@@ -98,7 +98,7 @@ def test_outputs_that_the_store_could_not_take_are_committed_later(hosts_lab: Ho
         "while not pathlib.Path('go').exists(): time.sleep(0.05)\n"
         "pathlib.Path('outputs', 'model.txt').write_text('kept')"
     )
-    plan = plan_of(code, hosts_lab.store.uri, nodes=2, store_patience=2.0)
+    plan = plan_of(code, hosts_lab.store.uri, nodes=2, store_patience=6.0)
     handle = hosts_lab.submit(plan, job_id="uncommitted")
     for node in range(2):
         hosts_lab.wait_for(handle, node=node)

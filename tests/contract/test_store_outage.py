@@ -49,7 +49,7 @@ def test_an_outage_in_mid_run_is_survived(lab: Lab) -> None:
 
 @pytest.mark.parametrize("way", ["commit", "retry"])
 def test_outputs_that_could_not_be_stored_are_committed_later(lab: Lab, way: str) -> None:
-    plan = plan_of(PATIENT, lab.store.uri, store_patience=2.0)
+    plan = plan_of(PATIENT, lab.store.uri, store_patience=6.0)
     handle = lab.submit(plan)
     lab.wait_for_event(handle, "line", count=2)
     lab.store.server.stop()

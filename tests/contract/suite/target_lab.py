@@ -19,7 +19,7 @@ from muster.core.verdict import Verdict
 from muster.runner import Outcome
 from muster.store.run_store import RunStore
 from muster.targets.contract import ComputeTarget
-from store_server import Store
+from store_server import Store, pieces_of
 
 Jobs = TypeVar("Jobs", bound=JobLab)
 
@@ -170,11 +170,11 @@ class RunFile:
 
     def content(self) -> bytes:
         """Read it whole."""
-        return b"".join(self.store.read_file(self.job_id, self.path, 1))
+        return b"".join(pieces_of(self.store, self.job_id, self.path))
 
     def sha256(self) -> str:
         """Read it piece by piece and give the digest of what was read."""
         hasher = hashlib.sha256()
-        for piece in self.store.read_file(self.job_id, self.path, 1):
+        for piece in pieces_of(self.store, self.job_id, self.path):
             hasher.update(piece)
         return hasher.hexdigest()
