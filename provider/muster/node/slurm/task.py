@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -181,7 +182,8 @@ class Task:
     def _terminate(self, guardian: int) -> None:
         """Send a SIGTERM to the guardian, after writing the reason unless a cancel has written one."""
         if not self._here.cancel.exists():
-            replace_file(self._here.cancel, self._reason())
+            with contextlib.suppress(OSError):  # a full disk takes no reason; agents leave without one too
+                replace_file(self._here.cancel, self._reason())
         processes.send_signal([guardian] if guardian else [], signal.SIGTERM)
 
     def _reason(self) -> bytes:

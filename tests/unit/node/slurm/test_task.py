@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 from lab import assignment_of, plan_of
 from muster.core.codec import canonical
 from muster.core.paths import JobPaths, NodePaths
+from muster.node import processes
 from muster.node.assignment import AttemptRecord
 from muster.node.slurm import claim_chain, replies
+from muster.node.slurm import task as slurm_task
 from muster.node.slurm.claim_chain import ChainEntry
 from muster.node.slurm.rendezvous import StartRefused, first_start
 from muster.node.slurm.task import Task
@@ -98,3 +102,16 @@ def test_a_commit_is_not_part_of_the_runs_duration(paths: JobPaths, monkeypatch:
     first_start(paths.started(1), now - 7200)
     assert task(paths, 1)._deadline(now)[0] < now
     assert task(paths, 2)._deadline(now)[0] > now
+
+
+def test_a_node_with_a_full_disk_is_ended_all_the_same(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    signalled: list[int] = []
+    monkeypatch.setattr(replies, "ask", lambda job: None)
+    monkeypatch.setattr(slurm_task, "replace_file", full)
+    monkeypatch.setattr(processes, "send_signal", lambda pids, number: signalled.extend(pids))
+    submitted(paths, 1)
+    task(paths, 1)._terminate(4711)
+    assert signalled == [4711]
