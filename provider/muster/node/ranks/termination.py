@@ -59,8 +59,9 @@ class Terminator:
         """KILL what outlived the grace, and wait for the exit of every rank; for the spawner's own not as long."""
         while (running := self._running()) and time.monotonic() < began + LAST_REPORTS:
             living = self._living()
-            if running == {SPAWNER} and time.monotonic() > began + SPAWNER_GRACE:
-                living.append(self._ranks.processes[SPAWNER].pid)
+            spawner = self._ranks.processes[SPAWNER].pid if running == {SPAWNER} else 0  # 0 until its shim has started it
+            if spawner and time.monotonic() > began + SPAWNER_GRACE:
+                living.append(spawner)
             processes.send_signal(living, signal.SIGKILL)
             await asyncio.sleep(0.01)
 
