@@ -167,3 +167,9 @@ def test_enums_and_wrong_shapes() -> None:
     assert from_data(Box, {"state": "Failed"}).state is RunState.FAILED
     with pytest.raises(ValueError):
         from_data(Verdict, {"cause": "no such cause"})
+
+
+def test_a_number_that_no_float_holds_is_an_error_like_any_other() -> None:
+    assert from_data(dict[str, float], {"loss": 1, "other": float("inf")}) == {"loss": 1.0, "other": float("inf")}
+    with pytest.raises(ValueError, match="too large"):
+        from_data(dict[str, float], {"loss": 10**400})
