@@ -14,7 +14,6 @@ from lab import Lab, lines, plan_of
 from muster.core.codec import canonical
 from muster.core.paths import NodePaths
 from muster.core.verdict import Cause, Verdict
-from muster.node import mesh
 from muster.node.assignment import Assignment
 from muster.node.host.clean_environment import clean_environment
 from muster.node.private_files import write_private
@@ -44,7 +43,7 @@ def start_on(host: Host, paths: NodePaths, assignment: Assignment, entry: Path) 
 def net_lab(rack: Rack, rack_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """Give a lab whose nodes are on the hosts of the rack, one on each; their firewalls are open again afterwards."""
     lab = Lab(root=tmp_path / "machine", store=rack_store)
-    monkeypatch.setattr(mesh, "loopback_address", lambda job, node: rack.hosts[node].address)
+    monkeypatch.setattr(local_ledger, "loopback_address", lambda job, node: rack.hosts[node].address)
     monkeypatch.setattr(
         local_ledger,
         "start_agent",

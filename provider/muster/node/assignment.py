@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from muster.core.plan import JobPlan
 
 ASSIGNMENT_VERSION = 1
 LEAST_JOIN_TIMEOUT = 20.0  # seconds
+
+
+def loopback_address(job_id: str, node: int) -> str:
+    """Return a node's own address in 127/8, so that jobs of one machine do not meet on the same ports."""
+    seed = hashlib.sha256(job_id.encode()).digest()
+    return f"127.{1 + seed[0] % 254}.{seed[1]}.{1 + node % 254}"
 
 
 @dataclass(frozen=True, kw_only=True)

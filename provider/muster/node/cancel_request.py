@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import time
@@ -44,6 +43,8 @@ async def explain_verdict(verdict: Verdict | None, file: Path, timeout: float) -
     """
     if verdict is None or not timeout or not _may_be_the_engines(verdict):
         return verdict
+    import asyncio  # the most expensive import of a host's commands, which wait for nothing
+
     deadline = time.monotonic() + timeout
     while (request := read_request(file)) is None and time.monotonic() < deadline:
         await asyncio.sleep(POLL_INTERVAL)

@@ -38,12 +38,6 @@ class PeerLost(Exception):
     """The other end is gone or silent for too long."""
 
 
-def loopback_address(job_id: str, node: int) -> str:
-    """Return a node's own address in 127/8, so that jobs of one machine do not meet on the same ports."""
-    seed = hashlib.sha256(job_id.encode()).digest()
-    return f"127.{1 + seed[0] % 254}.{seed[1]}.{1 + node % 254}"
-
-
 def ports_of(job: str) -> list[int]:
     """Return the ports that a job's leader may listen on, in the order to try; ``job`` names the attempt."""
     seed = hashlib.sha256(job.encode()).digest()

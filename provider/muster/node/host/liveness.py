@@ -10,9 +10,11 @@ import signal
 import time
 from collections.abc import Iterator
 
-from muster.core.attempt import AttemptId
-from muster.core.paths import NodePaths
 from muster.node import processes
+
+TYPE_CHECKING = False  # of ours: typing and dataclasses would be a quarter of a log relay, which every container has
+if TYPE_CHECKING:
+    from muster.core.paths import NodePaths
 
 BIRTH_TIME = 60.0  # seconds that a guardian may take to write its pid, once there is an assignment for it
 BOOT = "boot_id"  # in a node folder: the boot of the host in which its agent was started
@@ -92,6 +94,8 @@ def marker_of(folder: str) -> str:
             assignment = json.load(file)
     except (OSError, ValueError):
         return ""
+    from muster.core.attempt import AttemptId
+
     return AttemptId(assignment["job_id"], assignment["generation"], assignment["attempt"]).marker
 
 

@@ -16,8 +16,7 @@ from muster.core.paths import JobPaths
 from muster.core.retry import Backoff
 from muster.core.state import RunState
 from muster.core.verdict import Cause
-from muster.node import mesh
-from muster.node.assignment import Assignment, AttemptRecord
+from muster.node.assignment import Assignment, AttemptRecord, loopback_address
 from muster.node.event_log import read_end
 from muster.node.private_files import replace_file
 from muster.node.slurm import claim_chain
@@ -170,7 +169,7 @@ def _leaders_address(job_id: str) -> str:
     for name in (os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""), os.environ.get("SLURMD_NODENAME", ""), socket.gethostname()):
         address = _address(name)
         if address.startswith(LOOPBACK):
-            return mesh.loopback_address(job_id, 0)
+            return loopback_address(job_id, 0)
         if address and _is_local(address):
             return address
     return socket.gethostname()
@@ -179,7 +178,7 @@ def _leaders_address(job_id: str) -> str:
 def _own_address(leader: str, job_id: str, node: int) -> str:
     """Return the address of this node on the way to node 0."""
     if leader.startswith(LOOPBACK):
-        return mesh.loopback_address(job_id, node)
+        return loopback_address(job_id, node)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((leader, 9))  # nothing is sent
         return str(probe.getsockname()[0])

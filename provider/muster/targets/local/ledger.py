@@ -19,8 +19,8 @@ from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import EnvironmentRef, JobPlan
 from muster.core.verdict import Cause
-from muster.node import mesh, processes
-from muster.node.assignment import Assignment
+from muster.node import processes
+from muster.node.assignment import Assignment, loopback_address
 from muster.node.cancel_request import CancelRequest
 from muster.node.event_log import read_end
 from muster.node.host import guardian_process, liveness, node_folder
@@ -147,7 +147,7 @@ class LocalLedger(Ledger[Standing]):
             node,
             requested=submission.requested,
             target=self.target,
-            addresses=tuple(mesh.loopback_address(claim.job_id, n) for n in range(claim.nodes)),
+            addresses=tuple(loopback_address(claim.job_id, n) for n in range(claim.nodes)),
             interpreter=self._interpreter(plan.environment),
             muster_python=sys.executable,
             gpus=_share_of_gpus(plan.needs.gpus, node),
