@@ -145,7 +145,7 @@ class LogSchedule:
 
     def __init__(self) -> None:
         self._logs: dict[object, WatchedLog] = {}
-        self._due: list[tuple[float, int, object]] = []
+        self._due: list[tuple[float, int, WatchedLog]] = []
         self._count = 0
 
     def add(self, log: WatchedLog) -> None:
@@ -170,8 +170,8 @@ class LogSchedule:
         """Yield a part of each log that is due now; None for the part once nothing of the node is left."""
         now = time.monotonic()
         while self.next_due <= now:
-            log = self._logs.get(heapq.heappop(self._due)[2])
-            if log is None:
+            log = heapq.heappop(self._due)[2]
+            if self._logs.get(log.key) is not log:  # removed or replaced
                 continue
             part, last = log.read(now)
             if last and log.is_clean():
@@ -184,7 +184,7 @@ class LogSchedule:
 
     def _schedule(self, when: float, log: WatchedLog) -> None:
         self._count += 1
-        heapq.heappush(self._due, (when, self._count, log.key))
+        heapq.heappush(self._due, (when, self._count, log))
 
 
 class LogStreamer:

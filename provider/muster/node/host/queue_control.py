@@ -310,8 +310,9 @@ class QueueServer:
     # -- the queue
 
     def _advance(self, request: AdvanceQueue) -> QueueState:
-        for entry in filter(None, map(self._entry, request.wanted)):
-            self._update(entry, seen=self._now)
+        wanted = set(request.wanted)  # of all jobs that a triggerer watches
+        seen = (replace(entry, seen=self._now) if entry.id in wanted else entry for entry in self._queue.entries)
+        self._queue = replace(self._queue, entries=tuple(seen))
         for entry in filter(None, map(self._entry, request.ended)):
             if self._may_leave(entry):
                 self._leave(entry, None)

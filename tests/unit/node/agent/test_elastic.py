@@ -93,3 +93,8 @@ async def test_a_loss_while_ranks_are_started_anew_is_survived() -> None:
         await asyncio.sleep(0)
     assert gang.started[-1] == [0, 1]
     assert not membership.broken.done()
+
+
+async def test_every_node_but_the_leaders_own_can_be_lost() -> None:
+    membership = await begun(Gang())
+    assert [membership.can_lose(node) for node in range(3)] == [False, True, True]

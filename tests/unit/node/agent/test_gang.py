@@ -13,9 +13,10 @@ import pytest
 from lab import plan_of
 from muster.core.verdict import Cause, Verdict
 from muster.node import mesh
-from muster.node.agent.commands import RanksStopped, StartRanks, StartSpawner, StopRanks, StoreFiles
+from muster.node.agent.commands import Join, RanksStopped, StartRanks, StartSpawner, StopRanks, StoreFiles
 from muster.node.agent.executor import NodeExecutor
 from muster.node.agent.gang import FixedMembership, Gang, NodeFailed
+from muster.node.preflight.facts import broken
 from muster.node.rpc import CommandFailed, Handler, Request
 
 START = StartRanks(hosts=(), ports=(), local_bindings=())
@@ -103,3 +104,18 @@ async def test_one_that_can_not_end_its_ranks_does_not_keep_the_others_reports_b
     await gang.stop(within=60.0)
     assert gang.metrics == {"node": 1.0}
     assert work.notes == [f"node 0 (a) could not end its ranks: {FULL}"]
+
+
+async def test_a_second_node_of_the_same_number_is_refused_as_long_as_the_first_is_there() -> None:
+    gang = gang_of(Work(), Peer())
+    first, second, third = gang.members[1], Peer(), Peer()
+    join = Join(node=1, facts=broken(1, "as it is now"), clock=0.0)
+    assert isinstance(first, Peer)
+    assert not gang._join(second, join)
+    assert gang.members[1] is first
+    assert gang.host(1) == "b"
+    first.disconnect("its connection closed")
+    assert gang._join(third, join)
+    assert gang.members[1] is third
+    assert gang.facts[1] == join.facts
+    assert not gang._join(second, join)

@@ -15,7 +15,7 @@ import pytest
 
 from muster.node import processes
 from muster.node.host import liveness
-from muster.node.host.log_stream import READ_SIZE, LogFile, LogPart
+from muster.node.host.log_stream import READ_SIZE, LogFile, LogPart, LogSchedule, WatchedLog
 from store_server import wait_until
 
 JOB = f"none-{os.getpid()}"  # of this worker alone: what carries its marker is ended
@@ -254,3 +254,13 @@ def test_a_log_file_that_is_read_piece_by_piece_is_whole(tmp_path: Path) -> None
         found, turns = found + part.lines, turns + 1
         assert turns < 100
     assert found == data
+
+
+def test_a_log_that_is_watched_anew_is_read_once_in_place_of_the_one_before(tmp_path: Path) -> None:
+    schedule, folder = LogSchedule(), node(tmp_path / "n", text="a\n")
+    for _ in range(3):
+        schedule.add(WatchedLog(1, str(folder), 0))
+    assert [part.lines for _, part in schedule.read_due() if part is not None] == [b"a\n"]
+    time.sleep(0.02)
+    assert list(schedule.read_due()) == []
+    assert len(schedule._due) == 1
