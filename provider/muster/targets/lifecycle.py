@@ -91,83 +91,90 @@ class Ledger(Protocol[S]):
         return contextlib.nullcontext()
 
 
-@dataclass(frozen=True, kw_only=True)
 class Lifecycle(Generic[S]):
-    """What a target does with jobs, over its ledger."""
+    """The part of :class:`muster.targets.contract.ComputeTarget` that is the same for all targets with a ledger."""
 
-    ledger: Ledger[S]
+    @property
+    def ledger(self) -> Ledger[S]:
+        """Return the target's ledger."""
+        raise NotImplementedError
 
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
-        digest = submission.plan.digest()
-        with self.ledger.locked(submission.job_id):
+        ledger, digest = self.ledger, submission.plan.digest()
+        with ledger.locked(submission.job_id):
             while True:
-                before = self.ledger.standing(submission.job_id)
+                before = ledger.standing(submission.job_id)
                 step = next_step(before.claim, before.status, submission.generation, digest)
                 if before.claim is not None and step in _RESULTS:
-                    self.ledger.delete_older(before)
-                    return before.claim.handle(self.ledger.target, _RESULTS[step])
+                    ledger.delete_older(before)
+                    return before.claim.handle(ledger.target, _RESULTS[step])
                 if before.status is AttemptStatus.RUNNING:
-                    self.ledger.end(before, "replaced by a newer submit")
+                    ledger.end(before, "replaced by a newer submit")
                     continue
                 claim = next_claim(before.claim, before.end, step, submission, digest)
-                if self.ledger.launch(claim, before, submission):
-                    return claim.handle(self.ledger.target, SubmitResult.LAUNCHED)
+                if ledger.launch(claim, before, submission):
+                    return claim.handle(ledger.target, SubmitResult.LAUNCHED)
 
     def find(self, job_id: str) -> JobHandle:
         """Return the handle of a job's newest attempt.
 
         :raises UnknownRun: nobody owns the job.
         """
-        return self._known(job_id, self.ledger.owner(job_id)).handle(self.ledger.target, SubmitResult.ATTACHED)
+        ledger = self.ledger
+        return _known(ledger, job_id, ledger.owner(job_id)).handle(ledger.target, SubmitResult.ATTACHED)
 
-    def cancel(self, job_id: str, generation: int, reason: str) -> bool:
-        """End the job if ``generation`` still owns it; return whether it was running."""
-        with self.ledger.locked(job_id):
-            standing = self.ledger.standing(job_id)
+    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
+        """End the job if ``generation`` still owns it, and wait until nothing of it is left; return whether it was running."""
+        ledger = self.ledger
+        with ledger.locked(handle.job_id):
+            standing = ledger.standing(handle.job_id)
             owns = standing.claim is not None and standing.claim.generation == generation
             if not owns or standing.status is not AttemptStatus.RUNNING:
                 return False
-            self.ledger.end(standing, reason)
+            ledger.end(standing, reason)
             return True
 
-    def commit(self, job_id: str, access: StoreAccess) -> JobHandle:
+    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
         """Launch an attempt that only stores what a completed run could not.
 
         :raises TargetError: nothing waits to be stored, or another submit owns the job by now.
         """
-        with self.ledger.locked(job_id):
-            before = self.ledger.standing(job_id)
-            claim = self._known(job_id, before.claim)
+        ledger, job_id = self.ledger, handle.job_id
+        with ledger.locked(job_id):
+            before = ledger.standing(job_id)
+            claim = _known(ledger, job_id, before.claim)
             if before.status is not AttemptStatus.UNCOMMITTED:
                 status = before.status.value if before.status else "unknown"
                 raise TargetError(f"run {job_id} has nothing to commit: it is {status}")
             submission = Submission(
                 job_id=job_id,
                 generation=claim.generation,
-                plan=self.ledger.plan_of(before),
+                plan=ledger.plan_of(before),
                 archive=None,
                 access=access,
                 requested=time.time(),
             )
             following = next_claim(claim, before.end, Step.COMMIT, submission, claim.plan_digest)
-            if not self.ledger.launch(following, before, submission):
+            if not ledger.launch(following, before, submission):
                 raise TargetError(f"run {job_id} was submitted again meanwhile; watch that attempt")
-            return following.handle(self.ledger.target, SubmitResult.LAUNCHED)
+            return following.handle(ledger.target, SubmitResult.LAUNCHED)
 
-    def remove(self, job_id: str) -> None:
+    def remove(self, handle: JobHandle) -> None:
         """Delete everything of a job.
 
         :raises TargetError: the job is running.
         """
-        with self.ledger.locked(job_id):
-            standing = self.ledger.standing(job_id)
+        ledger, job_id = self.ledger, handle.job_id
+        with ledger.locked(job_id):
+            standing = ledger.standing(job_id)
             if standing.status is AttemptStatus.RUNNING:
                 raise TargetError(f"run {job_id} is still running; cancel it first")
-            self.ledger.delete(job_id, standing)
+            ledger.delete(job_id, standing)
 
-    def _known(self, job_id: str, claim: Claim | None) -> Claim:
-        if claim is None:
-            target = f"target {self.ledger.target} ({self.ledger.place})"
-            raise UnknownRun(f"no run {job_id!r} on {target}; `muster ls` lists those in the store")
-        return claim
+
+def _known(ledger: Ledger[S], job_id: str, claim: Claim | None) -> Claim:
+    if claim is None:
+        where = f"target {ledger.target} ({ledger.place})"
+        raise UnknownRun(f"no run {job_id!r} on {where}; `muster ls` lists those in the store")
+    return claim

@@ -10,7 +10,7 @@ import pytest
 from lab import plan_of
 from muster.core.errors import RequestError, StaleGeneration, TargetError, UnknownRun
 from muster.core.event import END, Event
-from muster.core.handle import SubmitResult
+from muster.core.handle import JobHandle, SubmitResult
 from muster.core.plan import JobPlan
 from muster.core.store_access import StoreAccess
 from muster.targets.claim import AttemptStatus, Claim
@@ -21,6 +21,7 @@ RUNNING, COMPLETED = AttemptStatus.RUNNING, AttemptStatus.COMPLETED
 UNCOMMITTED, ENDED = AttemptStatus.UNCOMMITTED, AttemptStatus.ENDED
 PLAN = plan_of("print('trained')", "s3://bucket/prefix", nodes=2)
 OTHER = plan_of("print('trained otherwise')", "s3://bucket/prefix", nodes=2)
+HANDLE = JobHandle(job_id="job", generation=2, attempt=1, target="memory", plan_digest="", store="s3://none")
 ACCESS = StoreAccess(access_key="key", secret_key="secret")
 
 
@@ -93,6 +94,15 @@ class MemoryLedger(Ledger[Standing]):
         self.did.append("older deleted")
 
 
+@dataclass
+class MemoryTarget(Lifecycle[Standing]):
+    memory: MemoryLedger
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        return self.memory
+
+
 def of(status: AttemptStatus, plan: JobPlan = PLAN, attempt: int = 1) -> MemoryLedger:
     end = ended("Failed", "store") if status is UNCOMMITTED else None if status is RUNNING else ended()
     return MemoryLedger(now=Standing(claim=claim(attempt, plan), status=status, end=end))
@@ -121,7 +131,7 @@ def test_a_submit_follows_the_status_of_the_owner(  # noqa: PLR0917
     status: AttemptStatus, generation: int, plan: JobPlan, found: str, attempt: int, did: list[str]
 ) -> None:
     ledger = of(status)
-    handle = Lifecycle(ledger=ledger).submit(submission(generation, plan))
+    handle = MemoryTarget(ledger).submit(submission(generation, plan))
     assert (handle.found, handle.generation, handle.attempt) == (found, generation, attempt)
     assert handle.target == "memory"
     assert ledger.did == did
@@ -129,7 +139,7 @@ def test_a_submit_follows_the_status_of_the_owner(  # noqa: PLR0917
 
 def test_the_first_submit_launches() -> None:
     ledger = MemoryLedger()
-    handle = Lifecycle(ledger=ledger).submit(submission())
+    handle = MemoryTarget(ledger).submit(submission())
     assert (handle.found, handle.generation, handle.attempt) == (SubmitResult.LAUNCHED, 2, 1)
     assert not ledger.launched[0][0].commit
 
@@ -137,13 +147,13 @@ def test_the_first_submit_launches() -> None:
 def test_only_an_attempt_whose_outputs_wait_is_followed_by_one_that_commits() -> None:
     ledgers = {status: of(status) for status in (UNCOMMITTED, ENDED)}
     for ledger in ledgers.values():
-        Lifecycle(ledger=ledger).submit(submission())
+        MemoryTarget(ledger).submit(submission())
     assert [ledger.launched[0][0].commit for ledger in ledgers.values()] == [True, False]
 
 
 def test_what_was_replaced_is_recorded_with_its_end() -> None:
     ledger = of(RUNNING)
-    Lifecycle(ledger=ledger).submit(submission(plan=OTHER))
+    MemoryTarget(ledger).submit(submission(plan=OTHER))
     record = ledger.launched[0][0].history[0]
     assert (record.attempt, record.ended, record.state) == (1, 9.0, "Canceled")
 
@@ -152,7 +162,7 @@ def test_a_run_that_completes_while_it_is_replaced_is_not_trained_again() -> Non
     ledger = of(RUNNING)
     ledger.ends_as = Standing(status=COMPLETED, end=ended("Completed"))
     with pytest.raises(RequestError, match="completed generation 2 with another plan"):
-        Lifecycle(ledger=ledger).submit(submission(plan=OTHER))
+        MemoryTarget(ledger).submit(submission(plan=OTHER))
     assert ledger.did == [REPLACED]
 
 
@@ -171,7 +181,7 @@ def test_a_submit_that_loses_the_race_looks_again(
 ) -> None:
     ledger = of(before)
     ledger.rivals = [of(rival, attempt=2).now]
-    handle = Lifecycle(ledger=ledger).submit(submission())
+    handle = MemoryTarget(ledger).submit(submission())
     assert (handle.found, handle.attempt) == (found, attempt)
     assert ledger.did == did
 
@@ -179,13 +189,13 @@ def test_a_submit_that_loses_the_race_looks_again(
 def test_an_older_generation_starts_nothing() -> None:
     ledger = of(RUNNING)
     with pytest.raises(StaleGeneration):
-        Lifecycle(ledger=ledger).submit(submission(generation=1))
+        MemoryTarget(ledger).submit(submission(generation=1))
     assert not ledger.did
 
 
 def test_a_commit_launches_an_attempt_of_the_same_plan_without_code() -> None:
     ledger = of(UNCOMMITTED)
-    handle = Lifecycle(ledger=ledger).commit("job", ACCESS)
+    handle = MemoryTarget(ledger).commit(HANDLE, ACCESS)
     following, submitted = ledger.launched[0]
     assert (handle.found, handle.attempt) == (SubmitResult.LAUNCHED, 2)
     assert following.commit
@@ -197,7 +207,7 @@ def test_a_commit_launches_an_attempt_of_the_same_plan_without_code() -> None:
 def test_only_outputs_that_wait_are_committed(status: AttemptStatus) -> None:
     ledger = of(status)
     with pytest.raises(TargetError, match=f"run job has nothing to commit: it is {status.value}"):
-        Lifecycle(ledger=ledger).commit("job", ACCESS)
+        MemoryTarget(ledger).commit(HANDLE, ACCESS)
     assert not ledger.did
 
 
@@ -205,29 +215,29 @@ def test_a_commit_that_loses_the_race_says_what_to_watch() -> None:
     ledger = of(UNCOMMITTED)
     ledger.rivals = [of(RUNNING, attempt=2).now]
     with pytest.raises(TargetError, match="run job was submitted again meanwhile; watch that attempt"):
-        Lifecycle(ledger=ledger).commit("job", ACCESS)
+        MemoryTarget(ledger).commit(HANDLE, ACCESS)
     assert ledger.did == ["lost"]
 
 
 @pytest.mark.parametrize("status", list(AttemptStatus))
 def test_a_cancel_ends_what_runs_if_its_generation_owns_the_job(status: AttemptStatus) -> None:
     ledger = of(status)
-    assert not Lifecycle(ledger=ledger).cancel("job", 1, "enough")
-    assert Lifecycle(ledger=ledger).cancel("job", 2, "enough") is (status is RUNNING)
+    assert not MemoryTarget(ledger).cancel(HANDLE, 1, "enough")
+    assert MemoryTarget(ledger).cancel(HANDLE, 2, "enough") is (status is RUNNING)
     assert ledger.did == (["ended: enough"] if status is RUNNING else [])
 
 
 def test_what_nobody_owns_is_not_found_not_committed_and_needs_no_cancel() -> None:
     ledger = MemoryLedger()
-    for ask in (lambda: Lifecycle(ledger=ledger).find("job"), lambda: Lifecycle(ledger=ledger).commit("job", ACCESS)):
+    for ask in (lambda: MemoryTarget(ledger).find("job"), lambda: MemoryTarget(ledger).commit(HANDLE, ACCESS)):
         with pytest.raises(UnknownRun, match=r"no run 'job' on target memory \(nowhere\); `muster ls`"):
             ask()
-    assert not Lifecycle(ledger=ledger).cancel("job", 2, "enough")
+    assert not MemoryTarget(ledger).cancel(HANDLE, 2, "enough")
 
 
 def test_a_job_is_found_however_it_stands() -> None:
     for status in AttemptStatus:
-        assert Lifecycle(ledger=of(status, attempt=3)).find("job").attempt == 3
+        assert MemoryTarget(of(status, attempt=3)).find("job").attempt == 3
 
 
 @pytest.mark.parametrize("status", list(AttemptStatus))
@@ -235,7 +245,7 @@ def test_only_what_does_not_run_is_removed(status: AttemptStatus) -> None:
     ledger = of(status)
     if status is RUNNING:
         with pytest.raises(TargetError, match="run job is still running; cancel it first"):
-            Lifecycle(ledger=ledger).remove("job")
+            MemoryTarget(ledger).remove(HANDLE)
     else:
-        Lifecycle(ledger=ledger).remove("job")
+        MemoryTarget(ledger).remove(HANDLE)
     assert ledger.did == ([] if status is RUNNING else ["deleted"])

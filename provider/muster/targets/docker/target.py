@@ -40,7 +40,7 @@ SCRATCH = {"muster.scratch": "yes"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DockerTarget:
+class DockerTarget(Lifecycle[DockerStanding]):
     """One engine. ``networks`` are joined by every node besides the job's own; ``gpus`` are the devices that jobs may use."""
 
     engine: Engine
@@ -89,37 +89,26 @@ class DockerTarget:
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
         _refuse_loopback(submission.access)
-        return self._lifecycle.submit(submission)
-
-    def find(self, job_id: str) -> JobHandle:
-        """Return the handle of a job's newest attempt."""
-        return self._lifecycle.find(job_id)
+        return super().submit(submission)
 
     def session(self) -> Session:
         """Open a session: one client, a stream for every node that is watched."""
         return WatchSession(lambda: DockerFeed(self.engine, self.timing), self.timing)
 
-    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
-        """End the job if ``generation`` still owns it; waits until nothing of it is left."""
-        return self._lifecycle.cancel(handle.job_id, generation, reason)
-
     def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
         """Start agents that store what a completed run could not."""
         _refuse_loopback(access)
-        return self._lifecycle.commit(handle.job_id, access)
+        return super().commit(handle, access)
 
     def release(self, handle: JobHandle) -> None:
         """Remove the containers and networks of the run, unless it lives or its outputs could not be stored yet."""
-        jobs = self._ledger.jobs
+        ledger = self.ledger
+        jobs = ledger.jobs
         attempts = [attempt for attempt in jobs.attempts(handle.job_id) if attempt.id <= handle.id]
-        if attempts and self._ledger.status(attempts[0])[0] in (AttemptStatus.RUNNING, AttemptStatus.UNCOMMITTED):
+        if attempts and ledger.status(attempts[0])[0] in (AttemptStatus.RUNNING, AttemptStatus.UNCOMMITTED):
             return
         jobs.remove(attempts)
         jobs.remove_networks(handle.job_id, last=handle.id)
-
-    def remove(self, handle: JobHandle) -> None:
-        """Remove everything of the job from the engine, outputs that were never stored included."""
-        self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
         """Check engine, images, networks and GPUs."""
@@ -128,11 +117,8 @@ class DockerTarget:
     # -- launching
 
     @property
-    def _lifecycle(self) -> Lifecycle[DockerStanding]:
-        return Lifecycle(ledger=self._ledger)
-
-    @property
-    def _ledger(self) -> DockerLedger:
+    def ledger(self) -> DockerLedger:
+        """Return the jobs of the engine."""
         return DockerLedger(engine=self.engine, target=self.name, settings=self._settings, timing=self.timing)
 
     def _settings(self, plan: JobPlan) -> LaunchSettings:

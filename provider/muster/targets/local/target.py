@@ -26,10 +26,9 @@ from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.paths import JobPaths, NodePaths
 from muster.core.plan import JobPlan
-from muster.core.store_access import StoreAccess
 from muster.node.assignment import Assignment
 from muster.targets import bare_metal, checks
-from muster.targets.contract import Log, Session, Submission
+from muster.targets.contract import Log, Session
 from muster.targets.lifecycle import Lifecycle, Standing
 from muster.targets.local.feed import LocalFeed
 from muster.targets.local.ledger import LocalLedger, LocalTiming
@@ -38,7 +37,7 @@ from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalTarget:
+class LocalTarget(Lifecycle[Standing]):
     """This machine; ``root`` keeps jobs, environments, agents and snapshots."""
 
     root: Path
@@ -63,32 +62,12 @@ class LocalTarget:
 
             venv.ensure_venv(plan.environment, self.root, log)
 
-    def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
-        return self._lifecycle.submit(submission)
-
-    def find(self, job_id: str) -> JobHandle:
-        """Return the handle of a job's newest attempt."""
-        return self._lifecycle.find(job_id)
-
     def session(self) -> Session:
         """Open a session; nothing is connected to, on this machine."""
-        return WatchSession(lambda: LocalFeed(self._nodes_of, self._ledger.restart_node, self.timing), self.timing)
-
-    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
-        """End the job if ``generation`` still owns it; waits until nothing of it is left."""
-        return self._lifecycle.cancel(handle.job_id, generation, reason)
-
-    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
-        """Start agents that store what a completed run could not."""
-        return self._lifecycle.commit(handle.job_id, access)
+        return WatchSession(lambda: LocalFeed(self._nodes_of, self.ledger.restart_node, self.timing), self.timing)
 
     def release(self, handle: JobHandle) -> None:
         """Keep the job's folders, for people to look into; nothing else is held."""
-
-    def remove(self, handle: JobHandle) -> None:
-        """Delete the job's folders."""
-        self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
         """Check root folder, disk, Python, and the devices that there are."""
@@ -109,11 +88,8 @@ class LocalTarget:
         )
 
     @property
-    def _lifecycle(self) -> Lifecycle[Standing]:
-        return Lifecycle(ledger=self._ledger)
-
-    @property
-    def _ledger(self) -> LocalLedger:
+    def ledger(self) -> LocalLedger:
+        """Return the jobs below the root folder."""
         return LocalLedger(root=self.root, target=self.name, timing=self.timing)
 
     def _nodes_of(self, handle: JobHandle) -> list[NodePaths]:

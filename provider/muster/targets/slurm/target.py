@@ -17,10 +17,9 @@ from typing import Any
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import JobPlan
-from muster.core.store_access import StoreAccess
 from muster.targets import bare_metal
 from muster.targets.claim import AttemptStatus
-from muster.targets.contract import Log, Session, Submission
+from muster.targets.contract import Log, Session
 from muster.targets.hosts import cache
 from muster.targets.hosts.background import background
 from muster.targets.lifecycle import Lifecycle
@@ -34,7 +33,7 @@ from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmTarget:
+class SlurmTarget(Lifecycle[SlurmStanding]):
     """One cluster, with the way in which its jobs are submitted."""
 
     login: LoginNode
@@ -65,15 +64,7 @@ class SlurmTarget:
                 arguments = (seen.root, seen.python, plan.environment, log)
                 await connection.use(lambda shell: cache.ensure_environment(shell, *arguments))
 
-        background().run(prepared(self._ledger.cluster))
-
-    def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
-        return self._lifecycle.submit(submission)
-
-    def find(self, job_id: str) -> JobHandle:
-        """Return the handle of a job's newest attempt."""
-        return self._lifecycle.find(job_id)
+        background().run(prepared(self.ledger.cluster))
 
     def session(self) -> Session:
         """Open a session; all of a process share one connection and one question to Slurm."""
@@ -81,37 +72,28 @@ class SlurmTarget:
 
     def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
         """End the job if ``generation`` still owns it; waits until Slurm has nothing left of it."""
-        owner = self._ledger.request_cancel(handle.job_id, generation, reason)  # before Slurm is asked, which may not answer
-        if self._lifecycle.cancel(handle.job_id, generation, reason):
+        ledger = self.ledger
+        owner = ledger.request_cancel(handle.job_id, generation, reason)  # before Slurm is asked, which may not answer
+        if super().cancel(handle, generation, reason):
             return True
         if owner is not None:
-            self._ledger.delete_credentials(owner)
+            ledger.delete_credentials(owner)
         return False
-
-    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
-        """Submit a job that stores what a completed run could not."""
-        return self._lifecycle.commit(handle.job_id, access)
 
     def release(self, handle: JobHandle) -> None:
         """Delete the run's credentials from the shared folder, unless it lives; the rest stays for people to look into."""
-        standing = self._ledger.standing(handle.job_id)
+        ledger = self.ledger
+        standing = ledger.standing(handle.job_id)
         if standing.claim is not None and standing.status is not AttemptStatus.RUNNING:
-            self._ledger.delete_credentials(handle)
-
-    def remove(self, handle: JobHandle) -> None:
-        """Delete the job's folder."""
-        self._lifecycle.remove(handle.job_id)
+            ledger.delete_credentials(handle)
 
     def check(self) -> tuple[Finding, ...]:
         """Check the login node, the shared folder, Slurm's commands, the partition and its nodes."""
-        return background().run(check(self._ledger.cluster))
+        return background().run(check(self.ledger.cluster))
 
     @property
-    def _lifecycle(self) -> Lifecycle[SlurmStanding]:
-        return Lifecycle(ledger=self._ledger)
-
-    @property
-    def _ledger(self) -> SlurmLedger:
+    def ledger(self) -> SlurmLedger:
+        """Return the jobs of the cluster."""
         return SlurmLedger(cluster=background().run(self._cluster()), target=self.name, timing=self.timing)
 
     # -- the background loop

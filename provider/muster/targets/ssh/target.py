@@ -17,7 +17,6 @@ from muster.core.errors import RequestError
 from muster.core.finding import Finding
 from muster.core.handle import JobHandle
 from muster.core.plan import ContainerOptions, JobPlan
-from muster.core.store_access import StoreAccess
 from muster.targets import bare_metal
 from muster.targets.contract import Log, Session, Submission
 from muster.targets.hosts.background import Background, background
@@ -31,7 +30,7 @@ from muster.targets.watch.session import WatchSession
 
 
 @dataclass(frozen=True)
-class SshTarget:
+class SshTarget(Lifecycle[SshStanding]):
     """Hosts; all targets of one inventory in a process share their connections."""
 
     inventory: Inventory
@@ -61,41 +60,22 @@ class SshTarget:
     def submit(self, submission: Submission) -> JobHandle:
         """Get or create the job; one whose turn has not come waits, and is launched by whoever watches."""
         self.inventory.check(submission.plan, self.name)
-        return self._lifecycle.submit(submission)
-
-    def find(self, job_id: str) -> JobHandle:
-        """Return the handle of a job's newest attempt."""
-        return self._lifecycle.find(job_id)
+        return super().submit(submission)
 
     def session(self) -> Session:
         """Open a session; it shares the connections that there are."""
         return WatchSession(lambda: SshFeed(self._jobs, self.timing), self.timing)
 
-    def cancel(self, handle: JobHandle, generation: int, reason: str = "cancelled") -> bool:
-        """End the job if ``generation`` still owns it, also one that waits; returns when nothing of it is left."""
-        return self._lifecycle.cancel(handle.job_id, generation, reason)
-
-    def commit(self, handle: JobHandle, access: StoreAccess) -> JobHandle:
-        """Start agents, on the hosts that had them, that store what a completed run could not."""
-        return self._lifecycle.commit(handle.job_id, access)
-
     def release(self, handle: JobHandle) -> None:
         """Keep the job's folders, for people to look into; hosts and GPUs were let go of when its agents left."""
-
-    def remove(self, handle: JobHandle) -> None:
-        """Delete what the job left on all hosts."""
-        self._lifecycle.remove(handle.job_id)
 
     def check(self) -> tuple[Finding, ...]:
         """Check every host: host key, login, Python, clock, disk, GPUs."""
         return self._background.run(check(self.inventory))
 
     @property
-    def _lifecycle(self) -> Lifecycle[SshStanding]:
-        return Lifecycle(ledger=self._ledger)
-
-    @property
-    def _ledger(self) -> SshLedger:
+    def ledger(self) -> SshLedger:
+        """Return the jobs of the inventory."""
         return SshLedger(jobs=self._jobs, target=self.name, timing=self.timing)
 
     # -- shared in this process
