@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import math
@@ -12,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from muster.core.event import Event
+from muster.core.event import Event, last_end
 
 RESERVE = 1 << 20  # bytes of disk reserved beyond the log's end, which nobody else can fill
 TAIL_READ = 1 << 20  # bytes from the end of a log in which the END event is looked for
-END_MARK = b'"k": "end"'
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: blocks are taken, readers see no longer file
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -85,11 +83,6 @@ def read_end(path: Path) -> Event | None:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_READ))
-            lines = file.read().splitlines()
+            return last_end(file.read())
     except OSError:
         return None
-    for line in reversed(lines):
-        if END_MARK in line:
-            with contextlib.suppress(ValueError, KeyError):
-                return Event.from_line(line)
-    return None

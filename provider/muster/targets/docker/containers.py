@@ -17,6 +17,7 @@ from muster.core.codec import from_data
 from muster.core.event import Event, last_end
 from muster.core.paths import NodePaths
 from muster.node.assignment import Assignment
+from muster.node.event_log import TAIL_READ
 from muster.targets.claim import Claim
 from muster.targets.docker.errors import explained
 from muster.targets.docker.node_files import NODE
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 JOB, GENERATION, ATTEMPT = "muster.job", "muster.generation", "muster.attempt"  # labels of containers and networks
 NODE_NUMBER, PYTHON, CLAIM = "muster.node", "muster.python", "muster.claim"  # labels of containers
 LIVING = frozenset({"running", "paused", "restarting"})
-TAIL_READ = 1 << 20  # bytes from the end of an event log in which its last event is looked for
 
 
 def container_name(job_id: str) -> str:
