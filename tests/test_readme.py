@@ -13,7 +13,6 @@ import pytest
 import benchmark_tables
 
 REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
@@ -22,9 +21,9 @@ DOCUMENTS = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    """The code blocks of a language in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(document), flags=re.DOTALL | re.MULTILINE)
 
 
 def text_of(document: str) -> str:
@@ -58,6 +57,37 @@ def test_the_task_of_the_readme_in_containers_can_be_planned() -> None:
     assert (Path(job.source_directory) / job.entry_script).is_file()
 
 
+def test_the_job_of_the_first_steps_is_the_same_from_airflow_and_from_a_file(tmp_path: Path) -> None:
+    from muster.operators.request import requested_job
+    from muster.request.job_file import read_job_file
+    from muster.request.training_job import training_job
+
+    script, dag = blocks("python", "docs/start.md")
+    (tmp_path / "dags" / "sums").mkdir(parents=True)
+    (tmp_path / "dags" / "sums" / "train.py").write_text(script)
+    compile(script, "train.py", "exec")
+    names: dict[str, Any] = {}
+    exec(compile(dag, "sums.py", "exec"), names)
+    names["train"].dag.fileloc = str(tmp_path / "dags" / "sums.py")
+    of_airflow = requested_job(names["train"])
+    assert (Path(of_airflow.source_directory) / of_airflow.entry_script).is_file()
+    (tmp_path / "sums.yaml").write_text(blocks("yaml", "docs/start.md")[0])
+    same = {"name": of_airflow.name, "store": of_airflow.store}
+    assert training_job({**read_job_file(tmp_path / "sums.yaml"), **same}, base=tmp_path) == of_airflow
+
+
+def test_every_target_of_the_muster_toml_that_is_shown_opens(tmp_path: Path) -> None:
+    from muster.settings import load_settings
+    from muster.targets import open_target
+
+    (tmp_path / "muster.toml").write_text(blocks("toml", "docs/connections.md")[0])
+    settings = load_settings(tmp_path, {"HOME": str(tmp_path)})
+    assert settings.choose_store() == "s3://bucket/prefix"
+    assert {config["type"] for config in settings.targets.values()} == {"local", "docker", "ssh", "slurm"}
+    for name in settings.targets:
+        assert open_target(settings.choose_target(name), alone=True)
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_every_make_target_that_is_named_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
@@ -75,7 +105,9 @@ def test_help_tells_every_target() -> None:
 def test_every_muster_command_of_the_readme_is_understood() -> None:
     from muster.cli import _parser
 
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("muster ")]
+    documents = ("README.md", "docs/start.md")
+    text = "\n".join(block for document in documents for block in blocks("sh", document))
+    lines = [line for line in text.splitlines() if line.startswith("muster ")]
     commands = {_parser().parse_args(shlex.split(line, comments=True)[1:]).command for line in lines}
     assert commands >= {"run", "ls", "show", "logs", "cancel", "download"}
 

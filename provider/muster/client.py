@@ -69,6 +69,7 @@ def prepare(
     requested = time.time()
     if isinstance(job, Mapping):
         parameters, folder = dict(job), Path.cwd()
+        job_file.refuse_airflow_only(parameters, "job")
     else:
         path = Path(job)
         parameters, folder = {"name": path.stem, **job_file.read_job_file(path)}, path.absolute().parent

@@ -1,29 +1,8 @@
 """Store and target that are not given on the command line, from the environment and muster.toml.
 
 The first wins: command line, job file, environment (``MUSTER_STORE``, ``MUSTER_TARGET``, ``AWS_*``), muster.toml.
-One muster.toml is read: of the job file's folder or the nearest one above it, else ``~/.config/muster/muster.toml``::
-
-    target = "big"                      # which of the targets, when nothing else says
-
-    [store]
-    uri = "s3://bucket/prefix"
-    endpoint_url = "https://s3.example.org"   # and access_key, secret_key, session_token, region, verify
-
-    [targets.big]
-    type = "local"
-    root = "scratch/muster"             # relative to muster.toml
-
-    [targets.rack]
-    type = "docker"
-    url = "tcp://rack:2376"             # without it: DOCKER_HOST, else this machine's socket
-    tls_ca_cert = "certs/ca.pem"        # relative to muster.toml; and tls_client_cert, tls_client_key
-    base_image = "python:3.11-slim"     # and gpu_base_image, image_repository, networks, gpus
-    registry_login = { server = "registry.example.org", username = "me", password = "secret" }
-
-    [targets.hosts]
-    type = "ssh"
-    hosts = ["gpu-1 host=10.0.0.11 gpus=4", "gpu-2 host=10.0.0.12 gpus=4"]   # the first keeps the queue
-    user = "train"                      # and key_file, known_hosts_file (relative to muster.toml), slots, python
+One muster.toml is read: of the job file's folder or the nearest one above it, else ``~/.config/muster/muster.toml``; it has
+``target``, a table ``[store]`` and a table ``[targets.NAME]`` for each target, as docs/connections.md shows.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_standard_fields_become_options(monkeypatch: pytest.MonkeyPatch) -> None
         ),
         (
             {"conn_type": "muster_docker", "extra": {"uri": "x"}},
-            "connection 'one': target 'docker' has no field 'uri'; it takes url,",
+            "connection 'one': target 'docker' has no option 'uri'; it takes url,",
         ),
         ({"conn_type": "muster_docker", "extra": {"tls_verify": "no way"}}, "tls_verify must be true or false, got 'no way'"),
         ({"conn_type": "muster_slurm", "extra": {"cpus_per_task": "many"}}, "must be a whole number, got 'many'; such as 32"),

@@ -49,6 +49,13 @@ def test_a_passed_deadline_is_a_timeout_and_a_cancel_a_failure() -> None:
     assert type(failure(ended(RunState.CANCELED, Cause.CANCEL, detail="told to"), retry=False)) is AirflowException
 
 
+def test_a_wrong_request_is_explained_by_its_sentence_and_not_by_a_traceback() -> None:
+    with pytest.raises(AirflowFailException) as raised, airflow_errors(retry=False):
+        raise RequestError("say this")
+    assert str(raised.value) == "say this"
+    assert raised.value.__suppress_context__
+
+
 @pytest.mark.parametrize(
     ("error", "retry", "kind"),
     [

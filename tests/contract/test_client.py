@@ -78,4 +78,6 @@ def test_a_wrong_job_is_refused_before_anything_is_launched(job: dict[str, Any],
         muster.submit({**job, "nodes": 2})
     with pytest.raises(muster.RequestError, match="unknown target 'rack'"):
         muster.submit({**job, "command": ["true"]}, target="rack")
+    with pytest.raises(muster.RequestError, match="job: 'aws_conn_id' is a connection of Airflow"):
+        muster.submit({**job, "command": ["true"], "aws_conn_id": "my_store"})
     assert not (tmp_path / "home" / "jobs").exists()

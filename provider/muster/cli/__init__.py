@@ -129,7 +129,7 @@ def _command(commands: argparse._SubParsersAction[_Parser], name: str, text: str
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run = _command(commands, "run", "Run a job file and wait for its end.", run=False)
-    run.add_argument("job", metavar="JOB.yaml", help="the train operator's parameters, and framework: pytorch or any")
+    run.add_argument("job", metavar="JOB.yaml", help="the operator's parameters and framework: pytorch, tensorflow, mpi or any")
     run.add_argument("--target", metavar="NAME", help="local, or a target of muster.toml")
     run.add_argument("--json", action="store_true", help="one event a line, and last the run, its state, verdict and manifest")
 

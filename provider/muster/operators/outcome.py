@@ -42,14 +42,14 @@ def airflow_errors(*, retry: bool) -> Iterator[None]:
     """Raise Muster's errors as Airflow's: a wrong request is never retried; all else may be, such as an unreachable store.
 
     On a retry the store was usable when the job was launched; one that refuses now must not fail a task for good whose job is
-    running.
+    running. A wrong request is explained by its sentence alone, so the task log does not have its traceback.
     """
     try:
         yield
     except StoreUnusable as error:
         raise (AirflowException if retry else AirflowFailException)(str(error)) from error
     except RequestError as error:
-        raise AirflowFailException(str(error)) from error
+        raise AirflowFailException(str(error)) from None
     except MusterError as error:
         raise AirflowException(str(error)) from error
 

@@ -50,10 +50,18 @@ def read_job_file(path: Path) -> dict[str, Any]:
         raise RequestError(f"job file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise RequestError(f"job file {path}: {error}") from error
+    refuse_airflow_only(parameters, f"job file {path}")
+    return parameters
+
+
+def refuse_airflow_only(parameters: Mapping[str, Any], where: str) -> None:
+    """Refuse the parameters that only Airflow can serve.
+
+    :raises RequestError: one of them is given.
+    """
     for name, remedy in AIRFLOW_ONLY.items():
         if name in parameters:
-            raise RequestError(f"job file {path}: {name!r} is a connection of Airflow, which is not available here; {remedy}")
-    return parameters
+            raise RequestError(f"{where}: {name!r} is a connection of Airflow, which is not available here; {remedy}")
 
 
 def secret_values(sources: Mapping[str, str], base: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -95,7 +95,7 @@ def require_known(options: Iterable[Option], values: Iterable[str], owner: str) 
     names = [option.name for option in options if option.kind is not Kind.CONNECTION]
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise RequestError(f"{owner} has no field {unknown[0]!r}; it takes {', '.join(names)}")
+        raise RequestError(f"{owner} has no option {unknown[0]!r}; it takes {', '.join(names)}")
 
 
 def default_root() -> str:

@@ -145,7 +145,7 @@ def _host(given: Mapping[str, Any], shared: Mapping[str, Any]) -> Host:
     name = str(given.get("name") or given.get("host") or "")
     unknown = sorted(set(given) - set(HOST_FIELDS))
     if unknown:
-        raise RequestError(f"host {name!r} has no field {unknown[0]!r}; it takes {', '.join(HOST_FIELDS)}")
+        raise RequestError(f"host {name!r} has no option {unknown[0]!r}; it takes {', '.join(HOST_FIELDS)}")
     fields = {**shared, **{key: value for key, value in given.items() if value not in (None, "")}}
     if fields.get(CONN_ID):
         raise RequestError(f"host {name!r}: {CONN_ID} names a connection of Airflow, which is not here; give user and key_file")

@@ -42,7 +42,7 @@ def test_the_engine_is_the_one_that_was_named_else_the_environments(monkeypatch:
         ({"registry_login": {"token": "s3cret"}}, "registry_login must be a mapping"),
         ({"tls_verify": "perhaps"}, "tls_verify must be true or false"),
         ({"networks": {"a": 1}}, "networks must be a list"),
-        ({"nope": 1}, "has no field 'nope'"),
+        ({"nope": 1}, "has no option 'nope'"),
     ],
 )
 def test_bad_fields_are_refused_and_secrets_not_shown(fields: dict[str, object], words: str) -> None:

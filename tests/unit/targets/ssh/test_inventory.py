@@ -54,7 +54,7 @@ def test_lines_and_mappings_say_the_same() -> None:
     [
         ({}, "hosts is empty"),
         ({"hosts": "a\na"}, "host 'a' is in the inventory twice"),
-        ({"hosts": "a colour=red"}, "host 'a' has no field 'colour'; it takes name, host, port"),
+        ({"hosts": "a colour=red"}, "host 'a' has no option 'colour'; it takes name, host, port"),
         ({"hosts": "a host"}, "hosts: 'a host' can't be read"),
         ({"hosts": "a 'b"}, "can't be read"),
         ({"hosts": 7}, "hosts must be lines or a list, got int"),
