@@ -28,7 +28,7 @@ def new_version(
         manifest=manifest.digest(),
         path=path.strip("/"),
         metrics={key: float(value) for key, value in (kept or {}).items()},
-        tags=dict(tags or {}),
+        tags={str(key): str(value) for key, value in (tags or {}).items()},  # templates make numbers of texts
         created=time.time(),
     )
 
