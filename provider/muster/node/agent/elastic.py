@@ -21,8 +21,6 @@ from muster.node.preflight.probe import FindPorts
 from muster.node.rpc import one_line
 from muster.node.sync_commands import PutRecord
 
-STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
-
 
 class ElasticMembership(FixedMembership):
     """The run continues with the nodes that are there, as long as the plan's ``min_nodes`` are, node 0 among them.
@@ -202,7 +200,7 @@ class ElasticMembership(FixedMembership):
     async def _stop_and_start(self, choice: network.Choice) -> None:
         """End all ranks, and start them on the nodes that are there, from the newest checkpoints that any has committed."""
         self.exits.end_round()
-        await self.gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
+        await self.gang.stop()
         request = Restore(run=self._a.job_id, generation=self._a.generation, newest=True)
         for node, restored in (await self.gang.ask_all(request)).items():
             if restored.error:

@@ -35,6 +35,7 @@ from muster.node.ranks.commands import LineOutput
 from muster.node.rpc import CommandFailed, Commands, Request
 
 A = TypeVar("A")
+STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
 
 # what a node could not do, in words
 _PURPOSES: dict[type[Request[Any]], str] = {
@@ -298,10 +299,10 @@ class Gang:
         """Send what is buffered, and close all connections."""
         await asyncio.gather(*(m.close() for m in self.members.values() if isinstance(m, mesh.Peer)))
 
-    async def stop(self, within: float) -> None:
-        """End every rank of every node; what the nodes then report is final."""
+    async def stop(self) -> None:
+        """End every rank of every node, within the grace and a slack; what the nodes then report is final."""
         with contextlib.suppress(asyncio.TimeoutError):
-            answers = await asyncio.wait_for(self._outcomes(StopRanks()), timeout=within)
+            answers = await asyncio.wait_for(self._outcomes(StopRanks()), timeout=self._plan.limits.grace + STOP_SLACK)
             for node in sorted(answers, reverse=True):
                 stopped = answers[node]
                 if isinstance(stopped, BaseException):

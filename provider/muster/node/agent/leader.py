@@ -25,8 +25,6 @@ from muster.node.preflight.preflight import PreflightFailed
 from muster.node.rpc import CommandFailed
 from muster.node.sync_commands import CheckStore, PutRecord
 
-STOP_SLACK = 20.0  # seconds beyond the grace in which a node must have ended its ranks
-
 
 class Stopped(Exception):
     """The run is to end; carries the verdict."""
@@ -184,7 +182,7 @@ class Leader:
         return lost or self._gang.first_failure() or self._membership.lost_verdict()
 
     async def _stop(self) -> None:
-        await self._gang.stop(within=self._a.plan.limits.grace + STOP_SLACK)
+        await self._gang.stop()
         for end in self._gang.exits.by_rank.values():
             self._record.rank_ended(end)
 

@@ -34,7 +34,7 @@ class Gang:
     def shared_host(self) -> str:
         return ""
 
-    async def stop(self, within: float) -> None:
+    async def stop(self) -> None:
         pass
 
     async def ask(self, node: int, request: Any) -> Any:

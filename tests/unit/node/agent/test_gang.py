@@ -101,7 +101,7 @@ async def test_where_losses_are_survived_it_is_lost_but_for_the_leaders_own() ->
 async def test_one_that_can_not_end_its_ranks_does_not_keep_the_others_reports_back() -> None:
     work = Work(StopRanks)
     gang = gang_of(work, Peer())
-    await gang.stop(within=60.0)
+    await gang.stop()
     assert gang.metrics == {"node": 1.0}
     assert work.notes == [f"node 0 (a) could not end its ranks: {FULL}"]
 
