@@ -81,9 +81,9 @@ def make(engine: DockerClient, version: str, name: str) -> None:
         raise NoBaseImage(f"python:{version}-slim can't be pulled, and making one needs root")
     debian = f"local/debian:{suite}"
     if not has(engine, debian):
-        say(f"making {debian} by debootstrap")
+        log(f"making {debian} by debootstrap")
         bootstrap(engine, suite, debian)
-    say(f"making {name}")
+    log(f"making {name}")
     build(engine, debian, name)
 
 
@@ -155,7 +155,7 @@ def run(argv: list[str]) -> None:
         raise NoBaseImage(f"{argv[0]} failed with {done.returncode}: {done.stdout[-1000:]}")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print what takes so long."""
     print(f"base image: {text}", file=sys.stderr, flush=True)
 
@@ -168,7 +168,7 @@ def main() -> int:
     try:
         print(ensure(docker.from_env(timeout=300), version))
     except (NoBaseImage, docker.errors.DockerException) as error:
-        say(str(error))
+        log(str(error))
         return 1
     return 0
 

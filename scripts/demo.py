@@ -53,10 +53,10 @@ def main() -> int:
         with only_one():
             demo(arguments.ui)
     except KeyboardInterrupt:
-        say("stopped; nothing of it is left running")
+        log("stopped; nothing of it is left running")
         return 130
     except (DemoFailed, demo_airflow.AirflowFailed, seaweedfs.ServerFailed, MusterError) as error:
-        say(f"failed: {error}")
+        log(f"failed: {error}")
         return 1
     return 0
 
@@ -83,22 +83,22 @@ def only_one() -> Iterator[None]:
 def demo(with_ui: bool) -> None:
     """Do all of it, print the result, and with a UI wait for Ctrl-C."""
     keys = own_keys()
-    say("starting SeaweedFS, an S3-compatible server on loopback")
+    log("starting SeaweedFS, an S3-compatible server on loopback")
     with seaweedfs.server(HOME / "seaweedfs", BUCKET, keys["access"], keys["secret"]) as endpoint, no_job_left():
         access = StoreAccess(endpoint_url=endpoint, access_key=keys["access"], secret_key=keys["secret"])
         port = free_port(8080)
         airflow = demo_airflow.make(HOME / "airflow", REPOSITORY / "dags", port, keys, settings(access))
-        say("preparing Airflow's database")
+        log("preparing Airflow's database")
         airflow.migrate()
         if not with_ui:
-            say(f"Airflow runs the DAG {DAG_ID}; the first time this builds an environment with PyTorch, which takes minutes")
+            log(f"Airflow runs the DAG {DAG_ID}; the first time this builds an environment with PyTorch, which takes minutes")
             print_result(access, lambda: airflow.test_dag(REPOSITORY / "dags" / f"{DAG_ID}.py", DAG_ID, show))
             return
-        say("starting Airflow: API server, scheduler, triggerer, DAG processor")
+        log("starting Airflow: API server, scheduler, triggerer, DAG processor")
         with demo_airflow.ui(airflow, keys["password"]) as api:
-            say(f"Airflow's UI: {api.url}  user: {demo_airflow.USER}  password: {keys['password']}")
-            print_result(access, lambda: api.run_dag(DAG_ID, say))
-            say(f"Airflow's UI stays up: {api.url}  user: {demo_airflow.USER}  password: {keys['password']}  (Ctrl-C ends it)")
+            log(f"Airflow's UI: {api.url}  user: {demo_airflow.USER}  password: {keys['password']}")
+            print_result(access, lambda: api.run_dag(DAG_ID, log))
+            log(f"Airflow's UI stays up: {api.url}  user: {demo_airflow.USER}  password: {keys['password']}  (Ctrl-C ends it)")
             wait_for_signal()
 
 
@@ -136,7 +136,7 @@ def evaluate(access: StoreAccess, model: ModelVersion) -> float:
     store = run_store(access)
     folder = HOME / "models" / f"{MODEL}-{model.version}"
     files = store.download(model.run, model.path, folder)
-    say(f"downloaded version {model.version} of {MODEL}: {', '.join(str(file.relative_to(folder)) for file in files)}")
+    log(f"downloaded version {model.version} of {MODEL}: {', '.join(str(file.relative_to(folder)) for file in files)}")
     interpreter = store.record(model.run)["environment"]["interpreter"]
     script = REPOSITORY / "dags" / "digits" / "train.py"
     argv = [interpreter, str(script), "--evaluate", str(folder / model.path / "model.pt")]
@@ -174,7 +174,7 @@ def no_job_left() -> Iterator[None]:
         for job in sorted((HOME / "machine" / "jobs").glob("*")):
             handle = target.find(job.name)
             if target.cancel(handle, handle.generation, "the demo was stopped"):
-                say(f"cancelled run {job.name}")
+                log(f"cancelled run {job.name}")
 
 
 def own_keys() -> dict[str, str]:
@@ -207,7 +207,7 @@ def wait_for_signal() -> None:
         signal.pause()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print for the person who watches."""
     print(f"demo: {text}", file=sys.stderr, flush=True)
 

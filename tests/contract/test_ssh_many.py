@@ -80,7 +80,7 @@ class Recorded:
             self.handles.append(claim.handle("ssh", "launched"))
         (self.root / "queue.json").write_text(json.dumps({"next": JOBS + 1, "entries": entries}))
 
-    def say(self, *events: Event) -> None:
+    def append(self, *events: Event) -> None:
         for log in self.logs:
             with log.open("a") as file:
                 file.write("".join(event.to_line() for event in events))
@@ -89,7 +89,7 @@ class Recorded:
         """End all jobs at once; gives when."""
         end = {"state": "Completed", "verdict": None, "manifest": None, "digest": None, "uri": "", "metrics": {}, "files": 0}
         now = time.time()
-        self.say(Event(time=now, kind=END, node=0, data=end), Event(time=now, kind=NODE_END, node=0))
+        self.append(Event(time=now, kind=END, node=0, data=end), Event(time=now, kind=NODE_END, node=0))
         asyncio.run(self._kill())
         return time.monotonic()
 
@@ -137,7 +137,7 @@ def test_two_hundred_jobs_are_watched_over_one_connection(hosts_lab: HostsLab) -
         triggers = [asyncio.create_task(trigger(handle)) for handle in recorded.handles]
         for number in range(10):
             line = Event(time=time.time(), kind=LINE, node=0, data={"rank": 0, "text": f"step {number}"})
-            await asyncio.to_thread(recorded.say, line)
+            await asyncio.to_thread(recorded.append, line)
             while heard[0] < JOBS * (number + 1):
                 await asyncio.sleep(0.1)
             connections.append(await asyncio.to_thread(recorded.host.connections))

@@ -134,14 +134,14 @@ def test_a_host_with_other_code_is_replaced(lab: HostsLab, tmp_path: Path) -> No
 
 
 def test_a_connection_that_is_lost_meanwhile_costs_no_host(lab: HostsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, dropped = preflight.NodeProbes.look, []
+    real, dropped = preflight.NodeProbes.inspect, []
 
-    async def look(self: preflight.NodeProbes, *given: Any) -> Endpoint:
+    async def inspect(self: preflight.NodeProbes, *given: Any) -> Endpoint:
         if not dropped:
             dropped.append(await asyncio.to_thread(lab.rack.hosts[1].drop_connections))
         return await real(self, *given)
 
-    monkeypatch.setattr(preflight.NodeProbes, "look", look)
+    monkeypatch.setattr(preflight.NodeProbes, "inspect", inspect)
     hosts, told = completed(lab, plan_of(NAMES, lab.store.uri, nodes=2))
     assert dropped[0] >= 1, "the test has dropped nothing"
     assert hosts == ["rack-1", "rack-2"]

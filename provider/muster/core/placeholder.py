@@ -46,7 +46,7 @@ class Bindings:
 
     hosts: tuple[str, ...]
     ports: tuple[dict[str, int], ...]
-    here: dict[str, str]
+    local: dict[str, str]
 
 
 def resolve(text: Text, bindings: Bindings) -> str:
@@ -62,5 +62,5 @@ def _resolve_part(part: Part, bindings: Bindings) -> str:
     if isinstance(part, PortOf):
         return str(bindings.ports[part.port_of][part.port])
     if isinstance(part, Here):
-        return bindings.here[part.here]
+        return bindings.local[part.here]
     return part

@@ -79,12 +79,12 @@ class Assignment:
         """Return the attempt's name."""
         return AttemptId(self.job_id, self.generation, self.attempt)
 
-    def join_timeout(self, *, came_back: bool = False) -> float:
+    def join_timeout(self, *, was_restarted: bool = False) -> float:
         """Return the seconds from now that the nodes have to join; some are left however wrong this node's clock is.
 
-        ``came_back``: this node was here before, so that the others must be there already.
+        ``was_restarted``: this node was here before, so that the others must be there already.
         """
-        limit = LEAST_JOIN_TIMEOUT if came_back else self.plan.limits.mesh
+        limit = LEAST_JOIN_TIMEOUT if was_restarted else self.plan.limits.mesh
         return min(max(self.submitted + limit - time.time(), LEAST_JOIN_TIMEOUT), limit)
 
     @property

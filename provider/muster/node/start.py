@@ -20,7 +20,7 @@ LIBRARIES = "libraries"  # beside the package: what the sync process needs and r
 def main() -> int:
     """Find the packed library beside this file and hand over to the part that was asked for."""
     if sys.version_info[:2] < OLDEST:
-        say("Python " + sys.version.split()[0] + " (" + sys.executable + ") is too old for Muster's agent: 3.10 is the oldest")
+        fail("Python " + sys.version.split()[0] + " (" + sys.executable + ") is too old for Muster's agent: 3.10 is the oldest")
         return 3
     home = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     sys.path.insert(0, home)
@@ -61,11 +61,11 @@ def compile_package(folder: str) -> int:
 
 def unknown(part: str) -> int:
     """Refuse a part that there is not."""
-    say("start.py: unknown part", repr(part) + "; it is guardian, agent, sync, relay, compile,", ", ".join(PARTS))
+    fail("start.py: unknown part", repr(part) + "; it is guardian, agent, sync, relay, compile,", ", ".join(PARTS))
     return 2
 
 
-def say(*words: str) -> None:
+def fail(*words: str) -> None:
     """Print to stderr."""
     sys.stderr.write(" ".join(words) + "\n")
 

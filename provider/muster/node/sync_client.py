@@ -25,10 +25,10 @@ class SyncClient:
     ``on_note(text)`` is called when the store becomes unreachable or reachable again, ``on_start(pid)`` with the new process.
     """
 
-    def __init__(self, python: str, folder: Path, on_note: Callable[[str], None], on_start: Callable[[int], None]) -> None:
+    def __init__(self, python: str, folder: Path, on_message: Callable[[str], None], on_start: Callable[[int], None]) -> None:
         self._python = python
         self._folder = folder
-        self._on_note = on_note
+        self._on_message = on_message
         self._on_start = on_start
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -108,6 +108,6 @@ class SyncClient:
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "note" in message:
-            self._on_note(message["note"])
+            self._on_message(message["note"])
         elif (reply := self._replies.pop(message["id"], None)) is not None and not reply.done():
             reply.set_result(message)

@@ -78,7 +78,7 @@ class Claim:
         )
 
     def assignment(self, plan: JobPlan, node: int, *, requested: float, **place: Any) -> Assignment:
-        """Return a node's assignment; ``place`` are the fields that only the target knows, and those that it knows better.
+        """Return a node's assignment; ``location`` are the fields that only the target knows, and those that it knows better.
 
         ``requested``: when the user's request came in, 0.0 if nobody knows.
         """
@@ -128,7 +128,7 @@ class Step(str, Enum):
 
     LAUNCH = "launch"  # a new generation: attempt 1
     ATTACH = "attach"
-    TAKE = "take"
+    REUSE = "reuse"
     RETRY = "retry"  # the next attempt, resumed from committed checkpoints
     COMMIT = "commit"  # the next attempt only stores what the last one left
     REPLACE = "replace"  # end what runs, then the next attempt
@@ -155,7 +155,7 @@ def next_step(claim: Claim | None, status: AttemptStatus | None, generation: int
         return Step.REPLACE
     return {
         AttemptStatus.RUNNING: Step.ATTACH,
-        AttemptStatus.COMPLETED: Step.TAKE,
+        AttemptStatus.COMPLETED: Step.REUSE,
         AttemptStatus.UNCOMMITTED: Step.COMMIT,
         AttemptStatus.ENDED: Step.RETRY,
     }[status]

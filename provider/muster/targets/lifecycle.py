@@ -17,7 +17,7 @@ from muster.targets.claim import AttemptStatus, Claim, Step, next_claim, next_st
 from muster.targets.contract import Submission
 from muster.targets.watch.timing import WatchTiming
 
-_RESULTS = {Step.ATTACH: SubmitResult.ATTACHED, Step.TAKE: SubmitResult.COMPLETED}
+_RESULTS = {Step.ATTACH: SubmitResult.ATTACHED, Step.REUSE: SubmitResult.COMPLETED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Ledger(Protocol[S]):
     target: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return where the jobs are kept, for error messages."""
         ...
 
@@ -175,6 +175,6 @@ class Lifecycle(Generic[S]):
 
 def _known(ledger: Ledger[S], job_id: str, claim: Claim | None) -> Claim:
     if claim is None:
-        where = f"target {ledger.target} ({ledger.place})"
-        raise UnknownRun(f"no run {job_id!r} on {where}; `muster ls` lists those in the store")
+        target = f"target {ledger.target} ({ledger.location})"
+        raise UnknownRun(f"no run {job_id!r} on {target}; `muster ls` lists those in the store")
     return claim

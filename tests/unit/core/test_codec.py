@@ -125,7 +125,7 @@ def test_a_missing_field_is_an_error() -> None:
 
 
 def test_text_that_looks_like_a_token_stays_text() -> None:
-    bindings = Bindings(hosts=("a",), ports=({"master": 1},), here={"interpreter": "/python"})
+    bindings = Bindings(hosts=("a",), ports=({"master": 1},), local={"interpreter": "/python"})
     plan = from_data(JobPlan, json.loads(canonical(PLAN)))
     argv = [resolve(text, bindings) for text in plan.nodes[0].ranks[0].argv]
     assert argv == ["/python", "-u", "a b", "", '{"host_of": 0}']

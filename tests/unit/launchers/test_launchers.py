@@ -18,7 +18,7 @@ from muster.request.frameworks import FRAMEWORKS
 BINDINGS = Bindings(
     hosts=("10.0.0.1", "10.0.0.2"),
     ports=(defaultdict(lambda: 2222, master=6107), defaultdict(lambda: 2222)),
-    here={
+    local={
         "interpreter": "/py",
         "interface": "eth7",
         "network": "10.0.0.0/24",

@@ -26,7 +26,7 @@ def bindings(plan: tuple[NodePlan, ...]) -> Bindings:
     """Find the ports of every node as an agent does: from the wish upwards, all different."""
     ports = tuple({wish.name: wish.near + index for index, wish in enumerate(node.ports)} for node in plan)
     hosts = tuple(f"10.0.0.{node.node}" for node in plan)
-    return Bindings(hosts=hosts, ports=ports, here={"interpreter": "/py", "interface": "eth7"})
+    return Bindings(hosts=hosts, ports=ports, local={"interpreter": "/py", "interface": "eth7"})
 
 
 def ranks(plan: tuple[NodePlan, ...]) -> list[RankPlan]:

@@ -20,7 +20,7 @@ JOB = TrainingJob(
 BINDINGS = Bindings(
     hosts=("10.0.0.1", "10.0.0.2", "10.0.0.3"),
     ports=({"rendezvous": 29401}, {}, {}),
-    here={"interpreter": "/py", "attempt": "x-g1-a1", "round": "2", "nodes": "2", "interface": "eth7"},
+    local={"interpreter": "/py", "attempt": "x-g1-a1", "round": "2", "nodes": "2", "interface": "eth7"},
 )
 
 

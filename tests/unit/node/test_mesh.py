@@ -105,14 +105,14 @@ def test_who_has_slept_itself_does_not_count_the_other_side_as_silent(
 
 
 def test_who_can_not_take_what_it_is_told_hangs_up(certificate: Path) -> None:
-    async def tell() -> str:
+    async def report() -> str:
         server, peer = await connected("job-g", certificate)
         peer.push(Fail())
         why = await asyncio.wait_for(peer.lost, 60)
         server.close()
         return why
 
-    assert "connection" in asyncio.run(tell())
+    assert "connection" in asyncio.run(report())
 
 
 def test_a_stranger_with_another_certificate_is_refused(certificate: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def claim(generation: int = 2, plan_digest: str = "sha256:a") -> Claim:
     ("found", "generation", "plan_digest", "step"),
     [
         (AttemptStatus.RUNNING, 2, "sha256:a", Step.ATTACH),
-        (AttemptStatus.COMPLETED, 2, "sha256:a", Step.TAKE),
+        (AttemptStatus.COMPLETED, 2, "sha256:a", Step.REUSE),
         (AttemptStatus.UNCOMMITTED, 2, "sha256:a", Step.COMMIT),
         (AttemptStatus.ENDED, 2, "sha256:a", Step.RETRY),
         (AttemptStatus.RUNNING, 2, "sha256:other", Step.REPLACE),

@@ -59,7 +59,7 @@ class MemoryLedger(Ledger[Standing]):
     target: str = "memory"
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return "nowhere"
 
     def owner(self, job_id: str) -> Claim | None:

@@ -63,7 +63,7 @@ class Agent:
         """Lead or follow to the end, and leave with the exit status."""
         halt: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._halt = halt
-        syncer = SyncClient(self._a.muster_python or sys.executable, self._paths.root, self._note, self._register_sync)
+        syncer = SyncClient(self._a.muster_python or sys.executable, self._paths.root, self._log_note, self._register_sync)
         if self._a.node == 0:
             syncer.start()
         self._watch()
@@ -83,11 +83,11 @@ class Agent:
         try:
             await role.run()
         except PeerLost as error:
-            self._note(str(error))
+            self._log_note(str(error))
             return NO_LEADER
         return 0
 
-    def _note(self, text: str) -> None:
+    def _log_note(self, text: str) -> None:
         self._log.add(event.NOTE, level="warning", text=text)
 
     def _register_sync(self, sync_pid: int) -> None:

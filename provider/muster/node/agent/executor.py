@@ -79,9 +79,9 @@ class NodeExecutor:
         self._spawner: NodeSpawner | None = None
         self._ending: asyncio.Task[tuple[RankExit, ...]] | None = None
         self._ending_since = math.inf
-        self.secrets = _take_secrets(paths)
+        self.secrets = _consume_secrets(paths)
         # whether ranks ran here before this agent: the node has come back to its run
-        self.came_back = not assignment.commit_only and any(paths.ranks.glob("rank-*"))
+        self.was_restarted = not assignment.commit_only and any(paths.ranks.glob("rank-*"))
         self._local_bindings: dict[str, str] = {}
         self._kernel_kills = 0
         self._timers: list[asyncio.TimerHandle] = []
@@ -135,7 +135,7 @@ class NodeExecutor:
         """Return the folder of the code; None if ranks, or a mount of the container, may have written to it."""
         a = self.assignment
         inside = any(mount.target.startswith(str(self.paths.work)) for mount in a.plan.container.mounts)
-        return None if self._facts is not None or a.commit_only or inside or self.came_back else self.paths.work
+        return None if self._facts is not None or a.commit_only or inside or self.was_restarted else self.paths.work
 
     async def _restore(self, request: Restore) -> Restored:
         nodes = len(self.assignment.plan.nodes)
@@ -286,7 +286,7 @@ class NodeExecutor:
         return ""
 
 
-def _take_secrets(paths: NodePaths) -> dict[str, str]:
+def _consume_secrets(paths: NodePaths) -> dict[str, str]:
     """Read the secrets into memory and remove their file."""
     if not paths.secrets.exists():
         return {}

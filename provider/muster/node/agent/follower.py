@@ -34,7 +34,7 @@ class Follower:
         :raises PeerLost: there was no leader in the first place.
         """
         facts = asyncio.ensure_future(self._executor.inspect())
-        deadline = time.monotonic() + self._a.join_timeout(came_back=self._executor.came_back)
+        deadline = time.monotonic() + self._a.join_timeout(was_restarted=self._executor.was_restarted)
         certificate = self._executor.paths.certificate
         probe = ReverseProbe(self._a, certificate)
         opening = asyncio.ensure_future(probe.open_after())

@@ -39,9 +39,9 @@ class Rendezvous:
         if self._a.commit_only:
             return None
         submitter = self._a.submitted - time.time()
-        return await Preflight(plan=self._a.plan, nodes=self._gang, submitter=submitter, note=self._note).run()
+        return await Preflight(plan=self._a.plan, nodes=self._gang, submitter=submitter, note=self._log_note).run()
 
-    def _note(self, level: str, text: str) -> None:
+    def _log_note(self, level: str, text: str) -> None:
         self._log.add(event.NOTE, level=level, text=text)
 
     # -- who is there

@@ -119,9 +119,9 @@ class FreeCapacity:
         self._gpus = {host.name: list(host.gpus) for host in hosts}
         for entry in entries:
             for allocation in entry.allocations if entry.state != WAITING else ():
-                self._take(allocation.host, entry.slots, allocation.gpus)
+                self._deduct(allocation.host, entry.slots, allocation.gpus)
 
-    def _take(self, host: str, slots: int, gpus: Iterable[str]) -> None:
+    def _deduct(self, host: str, slots: int, gpus: Iterable[str]) -> None:
         if host in self._slots:  # else the inventory has lost it
             self._slots[host] -= slots
             self._gpus[host] = [gpu for gpu in self._gpus[host] if gpu not in set(gpus)]
@@ -133,7 +133,7 @@ class FreeCapacity:
     def allocate(self, host: str, entry: QueueEntry) -> Allocation:
         """Take a node's part of a host."""
         gpus = tuple(self._gpus[host][: entry.gpus])
-        self._take(host, entry.slots, gpus)
+        self._deduct(host, entry.slots, gpus)
         return Allocation(host=host, gpus=gpus)
 
     def free(self, host: str, entry: QueueEntry) -> tuple[int, int]:

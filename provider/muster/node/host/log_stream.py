@@ -1,7 +1,7 @@
 """Streams the event logs of all watched node folders of one host, in whole lines as they come.
 
 On its standard input come JSON lines: ``{"do": "watch", "key", "folder", "offset", "outside", "quiet"}``,
-``{"do": "over", "key"}`` and ``{"do": "forget", "key"}``. On its standard output go frames, each a JSON line and what it
+``{"do": "over", "key"}`` and ``{"do": "unwatch", "key"}``. On its standard output go frames, each a JSON line and what it
 announces: ``{"key", "bytes": N, "skipped": M}`` and N bytes of whole lines, which follow a line of M bytes that is too long to
 be read; ``{"key", "silent": true, "orderly", "rebooted"}`` once nothing of the node is left and its log has been read to the
 end; ``{"beat": seconds}``, so that a lost connection is found. The process ends with its input.
@@ -222,16 +222,16 @@ class LogStreamer:
         *lines, self._asked = (self._asked + data).split(b"\n")
         for line in lines:
             if line.strip():
-                self._take(json.loads(line))
+                self._handle(json.loads(line))
 
-    def _take(self, request: dict[str, Any]) -> None:
+    def _handle(self, request: dict[str, Any]) -> None:
         key = request["key"]
         if request["do"] == "watch":
             outside, quiet = bool(request.get("outside")), bool(request.get("quiet"))
             log = WatchedLog(key, str(request["folder"]), int(request.get("offset", 0)), outside=outside, quiet=quiet)
             log.over = bool(request.get("over"))
             self._schedule.add(log)
-        elif request["do"] == "forget":
+        elif request["do"] == "unwatch":
             self._schedule.remove(key)
         elif request["do"] == "over" and (watched := self._schedule.get(key)) is not None:
             watched.over = True

@@ -56,7 +56,7 @@ class StartNode(Request[StartReply]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GiveUpLaunch(Request[tuple[str, ...]]):
+class AbandonLaunch(Request[tuple[str, ...]]):
     """End and delete what a launch or an earlier one has started, and forbid it to start more; return what could not be ended.
 
     ``keep_outputs``: but for the outputs of earlier ranks.
@@ -136,7 +136,7 @@ class NodeControl:
         self.commands = Commands(
             {
                 StartNode: self.start_node,
-                GiveUpLaunch: self.give_up_launch,
+                AbandonLaunch: self.abandon_launch,
                 RestartNode: self.restart_node,
                 InspectNodes: self.inspect_nodes,
                 ReadAssignment: self.read_assignment,
@@ -156,21 +156,21 @@ class NodeControl:
             return StartReply(refused=f"mounts: there is no folder {missing[0]!r}; mount or make it first")
         with node_folder.locked_node(node):
             repeated = node_folder.launch_of(node) == launch  # the connection was lost meanwhile
-            if node_folder.launch_of(node) > launch or node_folder.is_given_up(node, launch):
+            if node_folder.launch_of(node) > launch or node_folder.is_abandoned(node, launch):
                 return StartReply(stale=True)
             if not repeated:
                 if self._fence(request.folder, "its launch was broken off"):
                     return StartReply(refused="an earlier launch has left processes that could not be ended")
                 node_folder.create_node(node, self._files, launch, request.archive, commits=bool(earlier))
-            if node_folder.is_given_up(node, launch):  # meanwhile, by a request that may not have seen the folder
+            if node_folder.is_abandoned(node, launch):  # meanwhile, by a request that may not have seen the folder
                 node_folder.delete(node, keep_outputs=bool(earlier))
                 return StartReply(stale=True)
-            return _take_outputs_and_start(NodePaths(root=node), request.marker, earlier, repeated=repeated)
+            return _hand_over_and_start(NodePaths(root=node), request.marker, earlier, repeated=repeated)
 
-    def give_up_launch(self, request: GiveUpLaunch) -> tuple[str, ...]:
+    def abandon_launch(self, request: AbandonLaunch) -> tuple[str, ...]:
         """Abandon a launch."""
         node = self._checked(request.folder)
-        node_folder.give_up(node, request.launch)
+        node_folder.abandon_launch(node, request.launch)
         left: tuple[str, ...] = ()
         if node.exists() and node_folder.launch_of(node) <= request.launch:
             left = self._fence(request.folder, "the launch was given up")
@@ -210,7 +210,7 @@ class NodeControl:
         """Cancel nodes, wait for their ends, kill the rest."""
         nodes = {folder: self._checked(folder) for folder in request.folders}
         for node in nodes.values() if request.launch else ():
-            node_folder.give_up(node, request.launch)
+            node_folder.abandon_launch(node, request.launch)
         there = [folder for folder, node in nodes.items() if node.is_dir()]
         for folder in there:
             with contextlib.suppress(OSError):  # a full disk takes no reason; agents leave without one too
@@ -246,11 +246,11 @@ class NodeControl:
         return path
 
 
-def _take_outputs_and_start(paths: NodePaths, marker: str, earlier: list[NodePaths], *, repeated: bool) -> StartReply:
+def _hand_over_and_start(paths: NodePaths, marker: str, earlier: list[NodePaths], *, repeated: bool) -> StartReply:
     """Take the outputs of earlier ranks, if there were any, and start the guardian; ``repeated``: unless it is started."""
     try:
         if earlier:
-            node_folder.take_outputs(earlier, paths)
+            node_folder.hand_over_outputs(earlier, paths)
     except node_folder.OutputsGone as gone:
         return StartReply(refused=f"the ranks' outputs are not available: {gone}; clear the task to train anew")
     if not repeated:

@@ -86,7 +86,7 @@ class OutputsGone(Exception):
     """The ranks' outputs are in none of the folders; the message names the folders."""
 
 
-def take_outputs(earlier: Iterable[NodePaths], node: NodePaths) -> None:
+def hand_over_outputs(earlier: Iterable[NodePaths], node: NodePaths) -> None:
     """Move the ranks' outputs into a node's folder that has none; may be repeated after an interruption.
 
     ``earlier``: the node's folders of the attempts before, the newest first. An attempt that failed before it had taken the
@@ -95,11 +95,11 @@ def take_outputs(earlier: Iterable[NodePaths], node: NodePaths) -> None:
     :raises OutputsGone: no folder has the outputs.
     """
     folders = list(earlier)
-    _take([before.work for before in folders], node.work)
-    _take([before.ranks for before in folders], node.ranks)
+    _hand_over([before.work for before in folders], node.work)
+    _hand_over([before.ranks for before in folders], node.ranks)
 
 
-def _take(earlier: list[Path], path: Path) -> None:
+def _hand_over(earlier: list[Path], path: Path) -> None:
     if path.exists():
         return
     source = next((folder for folder in earlier if folder.exists()), None)
@@ -112,27 +112,27 @@ def _take(earlier: list[Path], path: Path) -> None:
 # -- launches that were given up, perhaps before they had begun on this host
 
 
-def give_up(node: Path, launch: int) -> None:
+def abandon_launch(node: Path, launch: int) -> None:
     """Forbid this launch and all before it to start anything here; where that can't be written, no folder can be created."""
-    if is_given_up(node, launch):
+    if is_abandoned(node, launch):
         return
     scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")
     with contextlib.suppress(OSError):
         node.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch.write_text(str(launch))
-        scratch.rename(_given_up(node))
+        scratch.rename(_abandoned(node))
     with contextlib.suppress(OSError):
         scratch.unlink()
 
 
-def is_given_up(node: Path, launch: int) -> bool:
+def is_abandoned(node: Path, launch: int) -> bool:
     """Return whether a launch must start nothing here."""
-    return _number(_given_up(node)) >= launch
+    return _number(_abandoned(node)) >= launch
 
 
 def delete_launches(node: Path) -> None:
     """Delete the record of launches of a node that is removed, and the folders that are empty then."""
-    _given_up(node).unlink(missing_ok=True)
+    _abandoned(node).unlink(missing_ok=True)
     for parent in (node.parent, node.parent.parent):
         with contextlib.suppress(OSError):
             parent.rmdir()
@@ -151,7 +151,7 @@ def locked_node(node: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _given_up(node: Path) -> Path:
+def _abandoned(node: Path) -> Path:
     return node.with_name(f".{node.name}.given-up")
 
 

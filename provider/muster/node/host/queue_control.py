@@ -160,7 +160,7 @@ class RenewLease(Request[bool], _OfLauncher):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeginStart(Request[bool], _OfLauncher):
+class RecordStart(Request[bool], _OfLauncher):
     """Note the node folders before the first agent starts, and until when agents may be alive; return False without a lease."""
 
     folders: tuple[str, ...]
@@ -217,7 +217,7 @@ class QueueServer:
                 AdvanceQueue: self._advance,
                 AcquireLease: self._acquire_lease,
                 RenewLease: self._renew_lease,
-                BeginStart: self._begin_start,
+                RecordStart: self._record_start,
                 FinishStart: self._finish_start,
                 ReturnAllocations: self._return_allocations,
             }
@@ -295,7 +295,7 @@ class QueueServer:
         leased, ours = entry.until >= self._now, bool(request.launcher) and entry.launcher == request.launcher
         if not ours and (leased or entry.state in (STARTING, LAUNCHED)):
             return WithdrawReply(withdrawn=False, leased=leased)
-        self._leave(entry, request.end)
+        self._dequeue(entry, request.end)
         return WithdrawReply(withdrawn=True)
 
     def _read_attempts(self, request: ReadAttempts) -> tuple[QueueEntry, ...]:
@@ -314,15 +314,15 @@ class QueueServer:
         seen = (replace(entry, seen=self._now) if entry.id in wanted else entry for entry in self._queue.entries)
         self._queue = replace(self._queue, entries=tuple(seen))
         for entry in filter(None, map(self._entry, request.ended)):
-            if self._may_leave(entry):
-                self._leave(entry, None)
+            if self._may_dequeue(entry):
+                self._dequeue(entry, None)
         self._schedule(request.hosts)
         return QueueState(entries=self._queue.entries, now=self._now)
 
     def _schedule(self, hosts: tuple[HostCapacity, ...]) -> None:
         self._queue = replace(self._queue, entries=gang_scheduler.schedule(self._queue.entries, hosts, self._now))
 
-    def _may_leave(self, entry: QueueEntry) -> bool:
+    def _may_dequeue(self, entry: QueueEntry) -> bool:
         """Return whether an attempt without nodes is over; after the death of its launcher it is launched again if wanted."""
         wanted = entry.is_wanted(self._now) and self._owns(entry)
         died = entry.state == STARTING and entry.until < self._now and not wanted
@@ -346,7 +346,7 @@ class QueueServer:
             self._update(entry, until=self._now + LEASE)
         return entry is not None
 
-    def _begin_start(self, request: BeginStart) -> bool:
+    def _record_start(self, request: RecordStart) -> bool:
         entry = self._leased(request)
         if entry is None or not self._owns(entry):
             return False
@@ -397,7 +397,7 @@ class QueueServer:
         entry = self._entry(request.id)
         return entry if entry is not None and entry.launcher == request.launcher else None
 
-    def _leave(self, entry: QueueEntry, end: Event | None) -> None:
+    def _dequeue(self, entry: QueueEntry, end: Event | None) -> None:
         self._queue = replace(self._queue, entries=tuple(other for other in self._queue.entries if other.id != entry.id))
         self._delete_bundle(entry)
         _write(self._ended_file(entry.id), canonical(EndedEntry(entry=entry, end=end)))

@@ -36,8 +36,8 @@ def rank_spec(
     ``$NAME`` in arguments stands for variables that the job itself has (its own, the launcher's, ``MUSTER_*``), nothing else:
     any other dollar sign, and every secret, stays as it was written.
     """
-    here = {**bindings.here, "local_rank": str(rank.local_rank), "node": str(assignment.node)}
-    bindings = dataclasses.replace(bindings, here=here)
+    local = {**bindings.local, "local_rank": str(rank.local_rank), "node": str(assignment.node)}
+    bindings = dataclasses.replace(bindings, local=local)
     launcher = {name: value for name, text in rank.env if (value := resolve(text, bindings))}
     known = {**dict(assignment.plan.env), **launcher, **kept}
     known |= {**identity(assignment, paths, rank, bindings), **spawner_identity}

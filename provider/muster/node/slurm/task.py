@@ -57,26 +57,26 @@ class Task:
         self._template = Assignment.read(batch.template)
         self._paths = JobPaths(root=batch.root.parents[2], job_id=self._template.job_id)
         self._attempt = self._template.attempt + self._restarts
-        self._here = self._paths.node(self._template.generation, self._attempt, self._node)
+        self._node_paths = self._paths.node(self._template.generation, self._attempt, self._node)
 
     def run(self) -> int:
         """Create the node's folder, start its guardian, and outlive the guardian."""
         meeting = self._meet()
         self._create_folder()
         assignment = self._assignment(meeting)
-        write_private(self._here.assignment, canonical(assignment))
+        write_private(self._node_paths.assignment, canonical(assignment))
         processes.become_subreaper()
         guardian = self._start_guardian(assignment)
         if self._batch.cancel.exists():
             self._terminate(guardian)
         status = self._wait(guardian, assignment.plan.limits.grace)
-        for file in (self._here.access, self._here.secrets):
+        for file in (self._node_paths.access, self._node_paths.secrets):
             file.unlink(missing_ok=True)
         return self._conclude(status) if self._node == 0 else 0
 
     def _conclude(self, status: int) -> int:
         """Delete the credentials unless Slurm may start the job again; return the exit code for Slurm's accounting."""
-        end = read_end(self._here.events)
+        end = read_end(self._node_paths.events)
         if end is not None and rendezvous.is_final(end):
             for file in (self._batch.access, self._batch.secrets):
                 file.unlink(missing_ok=True)
@@ -95,30 +95,32 @@ class Task:
     def _create_folder(self) -> None:
         """Create the node's folder; a folder that exists was left by a start that failed."""
         if self._template.commit_only:
-            self._take_outputs()
+            self._hand_over_outputs()
         else:
-            shutil.rmtree(self._here.root, ignore_errors=True)
-        for folder in (self._here.outputs, self._here.logs, self._here.checkpoints, self._here.ranks):
+            shutil.rmtree(self._node_paths.root, ignore_errors=True)
+        for folder in (self._node_paths.outputs, self._node_paths.logs, self._node_paths.checkpoints, self._node_paths.ranks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._template.archive and not self._template.commit_only:
-            node_folder.unpack_code(self._template.archive, self._here.work)
-        for source, here in (
-            (self._batch.certificate, self._here.certificate),
-            (self._batch.access, self._here.access),
-            (self._batch.secrets, self._here.secrets),
+            node_folder.unpack_code(self._template.archive, self._node_paths.work)
+        for source, destination in (
+            (self._batch.certificate, self._node_paths.certificate),
+            (self._batch.access, self._node_paths.access),
+            (self._batch.secrets, self._node_paths.secrets),
         ):
             if source.exists():
-                write_private(here, source.read_bytes())
+                write_private(destination, source.read_bytes())
 
-    def _take_outputs(self) -> None:
+    def _hand_over_outputs(self) -> None:
         """Move the ranks' outputs from the attempt that has them into the attempt that commits them.
 
         :raises StartRefused: no attempt has them.
         """
-        self._here.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._node_paths.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         generation, earlier = self._template.generation, range(self._attempt - 1, 0, -1)
         try:
-            node_folder.take_outputs((self._paths.node(generation, attempt, self._node) for attempt in earlier), self._here)
+            node_folder.hand_over_outputs(
+                (self._paths.node(generation, attempt, self._node) for attempt in earlier), self._node_paths
+            )
         except node_folder.OutputsGone as gone:
             left = f"what node {self._node} of run {self._template.job_id} left is gone: {gone}"
             raise rendezvous.StartRefused(f"{left}; it can't be committed, clear the task to train anew") from gone
@@ -161,8 +163,8 @@ class Task:
     def _start_guardian(self, assignment: Assignment) -> int:
         env = _without_slurms_own(os.environ)
         env["MUSTER_JOB"] = assignment.id.marker
-        argv = guardian_process.guardian_command(self._here, sys.argv[0])
-        return guardian_process.spawn_guardian(self._here, argv, env, setsigmask=[signal.SIGTERM])
+        argv = guardian_process.guardian_command(self._node_paths, sys.argv[0])
+        return guardian_process.spawn_guardian(self._node_paths, argv, env, setsigmask=[signal.SIGTERM])
 
     # -- beside the guardian
 
@@ -181,9 +183,9 @@ class Task:
 
     def _terminate(self, guardian: int) -> None:
         """Send a SIGTERM to the guardian, after writing the reason unless a cancel has written one."""
-        if not self._here.cancel.exists():
+        if not self._node_paths.cancel.exists():
             with contextlib.suppress(OSError):  # a full disk takes no reason; agents leave without one too
-                replace_file(self._here.cancel, self._reason())
+                replace_file(self._node_paths.cancel, self._reason())
         processes.send_signal([guardian] if guardian else [], signal.SIGTERM)
 
     def _reason(self) -> bytes:

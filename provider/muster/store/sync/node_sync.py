@@ -99,7 +99,7 @@ class NodeSync:
         self._is_left_behind = a.node > 0 and a.plan.on_node_loss == CONTINUE
         self._begun = threading.Lock()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the background work, once; not before the check, which a launch waits for."""
         if not self._refused and self._begun.acquire(blocking=False):
             _lower_priority()
@@ -118,12 +118,12 @@ class NodeSync:
             UploadObjects: self._store_objects,
             CommitManifest: self._commit,
             StoreEventLog: self._store_event_log,
-            PutRecord: self._note_record,
+            PutRecord: self._set_record,
             Finish: self._finish,
         }
         return Commands({kind: partial(_run, handler) for kind, handler in handlers.items()})
 
-    def _note_record(self, request: PutRecord) -> None:
+    def _set_record(self, request: PutRecord) -> None:
         self._record = request.record
         self._records.wake()
 
@@ -144,7 +144,7 @@ class NodeSync:
 
     def _store_files(self, request: UploadFiles) -> list[ManifestFile]:
         """Store every file; afterwards nothing is stored but on request, so that the manifest stays true."""
-        self.begin()
+        self.start()
         self._checkpoints.flush()
         self._files.demand(request.timeout, then_pause=True)
         return [*self._folders.files(self._attempt.node), *self._checkpoints.files()]
@@ -178,7 +178,7 @@ class NodeSync:
         """Store the last record and the end of the event log."""
         if self._refused:
             return
-        self.begin()
+        self.start()
         with ThreadPoolExecutor(2) as pool:
             demands = [pool.submit(task.demand, request.timeout) for task in (self._records, self._events)]
         for demand in demands:
@@ -188,7 +188,7 @@ class NodeSync:
         """Store what there is once more, within a minute, after the agent is gone."""
         deadline = time.monotonic() + FAREWELL_LIMIT
         self._alone = True
-        self.begin()
+        self.start()
         last = self._await_last_line()
         self._conclude(last)
         for task in (self._records, self._events, self._files):
@@ -259,7 +259,7 @@ class NodeSync:
         attempts = [dict(attempt) for attempt in self._record.get("attempts", ())]
         if attempts:
             attempts[-1].update(ended=now, state=state, verdict=verdict)
-        self._note_record(
+        self._set_record(
             PutRecord(
                 record={**self._record, "state": state, "verdict": verdict, "ended": now, "updated": now, "attempts": attempts}
             )

@@ -19,7 +19,7 @@ from muster.node.sync_commands import CheckStore, Finish, PutRecord
 if TYPE_CHECKING:
     from muster.store.sync.node_sync import NodeSync
 
-BEGIN_LATEST = 1.0  # seconds; background work begins after the check, or after this
+START_LATEST = 1.0  # seconds; background work begins after the check, or after this
 
 
 class Channel:
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def serve(channel: Channel, node: NodeSync) -> int:
     """Answer every request in a thread of its own until the agent is gone; return the exit status."""
-    timer = threading.Timer(BEGIN_LATEST, node.begin)
+    timer = threading.Timer(START_LATEST, node.start)
     timer.daemon = True
     timer.start()
     commands = node.commands()
@@ -76,16 +76,16 @@ def serve(channel: Channel, node: NodeSync) -> int:
         else:
             threading.Thread(target=_answer, args=(channel, node, commands, message), daemon=True).start()
     node.farewell()
-    _leave()
+    _exit()
     return 0
 
 
 def _answer(channel: Channel, node: NodeSync, commands: Commands, message: dict[str, Any]) -> None:
     channel.send({"id": message["id"], **commands.answer(message)})
     if message["do"] == CheckStore.command:
-        node.begin()
+        node.start()
     if message["do"] == Finish.command:
-        _leave()
+        _exit()
 
 
 def _refuse_all(channel: Channel, error: ImportError) -> int:
@@ -98,7 +98,7 @@ def _refuse_all(channel: Channel, error: ImportError) -> int:
     return 1
 
 
-def _leave() -> None:
+def _exit() -> None:
     """Exit at once: a request that hangs in another thread must not keep the process."""
     sys.stderr.flush()
     os._exit(0)

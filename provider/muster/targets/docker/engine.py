@@ -66,7 +66,7 @@ class Engine:
         except connection_errors(OSError, ValueError) as error:
             raise unreachable(error, self.url) from error
 
-    def forget(self, client: APIClient) -> None:
+    def discard(self, client: APIClient) -> None:
         """Make the next caller create a new client, if this one can't: the SDK does not renew a connection over SSH."""
         if self.url.startswith("ssh:") and self.__dict__.get("client") is client:
             del self.__dict__["client"]

@@ -46,7 +46,7 @@ class DockerFeed:
             reader = self._reader(watch.handle, container, watch.position(node))
             self._start(NodeRestarter(self._engine, watch.handle, node, reader))
 
-    async def settle(self, watch: JobWatch) -> None:
+    async def finish(self, watch: JobWatch) -> None:
         """Do nothing: containers end with their nodes, and are kept until the outcome has been taken."""
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ class Launch:
         with explained(f"copying files to node {node}", self.engine_url):
             self.client.put_archive(container, "/", files)
             if self.before is not None:
-                self._take_over(container, node)
+                self._copy_outputs(container, node)
             for other in self.settings.networks:
                 self.client.connect_container_to_network(container, other)
 
@@ -139,7 +139,7 @@ class Launch:
         settings = self.settings
         docker_agent.ensure_in(self.client, self._containers[0], settings.image, settings.python, self.engine_url)
 
-    def _take_over(self, container: str, node: int) -> None:
+    def _copy_outputs(self, container: str, node: int) -> None:
         """Copy what the last attempt's ranks left; the older containers stay until this attempt lives."""
         left = next((c for c in self.before.containers if c.node == node), None) if self.before else None
         if left is None:

@@ -13,7 +13,7 @@ from muster.targets.docker.containers import AttemptContainers, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
 from muster.targets.docker.launch import Launch, LaunchSettings, LostRace
-from muster.targets.docker.termination import await_birth, end, forget_older
+from muster.targets.docker.termination import await_birth, end, remove_older
 from muster.targets.lifecycle import Ledger, Standing, Timing
 
 
@@ -41,7 +41,7 @@ class DockerLedger(Ledger[DockerStanding]):
     timing: DockerTiming = field(default_factory=DockerTiming)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return the engine's URL, for error messages."""
         return self.engine.url
 
@@ -100,7 +100,7 @@ class DockerLedger(Ledger[DockerStanding]):
             launch.run()
         except LostRace:
             return False
-        forget_older(self.jobs, before.attempts, claim.id)
+        remove_older(self.jobs, before.attempts, claim.id)
         return True
 
     def end(self, standing: DockerStanding, reason: str) -> None:
@@ -120,4 +120,4 @@ class DockerLedger(Ledger[DockerStanding]):
 
     def delete_older(self, standing: DockerStanding) -> None:
         """Remove the containers and networks of attempts before the owner."""
-        forget_older(self.jobs, standing.attempts, standing.attempts[0].id)
+        remove_older(self.jobs, standing.attempts, standing.attempts[0].id)

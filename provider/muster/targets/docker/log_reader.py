@@ -69,7 +69,7 @@ class NodeReader(threading.Thread):
         self._job = job
         self._stopped = threading.Event()
         self._stream: ExecStream | None = None
-        self._outage = EngineOutage(engine, self._note, engine_timeout)
+        self._outage = EngineOutage(engine, self._report, engine_timeout)
         self._backoff = Backoff(POLL_INTERVAL, SLOWEST, factor=1.5)
         self._born = time.monotonic()
         self._done = False  # the log has its last event
@@ -109,16 +109,16 @@ class NodeReader(threading.Thread):
         state = client.inspect_container(self._container.id)["State"]
         unborn = state["Status"] == "created" and time.monotonic() < self._born + 2 * LAUNCH_TIME
         if state["Status"] in LIVING or unborn:
-            self._note_start(state["StartedAt"])
+            self._record_start(state["StartedAt"])
             self._stopped.wait(self._backoff.next())
             return None
         if not self._done:
             cutter = LineCutter()
             for piece in Jobs(client, self._engine.url).log_of(self._container.id, self._offset):
-                self._take(*cutter.cut(piece)[:2])
+                self._forward(*cutter.cut(piece)[:2])
         return self._exit(client, state)
 
-    def _note_start(self, started: str) -> None:
+    def _record_start(self, started: str) -> None:
         """Read on in a container that somebody has started again after the log's last event."""
         self._done = self._done and self._up_since in ("", started)
         self._up_since = started
@@ -164,17 +164,17 @@ class NodeReader(threading.Thread):
         cutter, errors = LineCutter(), b""
         for output, data in stream.frames():
             if output == 1:
-                self._take(*cutter.cut(data)[:2])
+                self._forward(*cutter.cut(data)[:2])
             else:
                 errors = (errors + data)[-ERRORS_KEPT:]
         try:
             skipped = int(json.loads(errors)["skipped"])
         except (ValueError, TypeError, KeyError):
             return False
-        self._take(b"", skipped)
+        self._forward(b"", skipped)
         return True
 
-    def _take(self, lines: bytes, skipped: int) -> None:
+    def _forward(self, lines: bytes, skipped: int) -> None:
         """Hand on whole lines, so that our position is always the beginning of one."""
         if lines or skipped:
             self._offset += skipped + len(lines)
@@ -208,6 +208,6 @@ class NodeReader(threading.Thread):
         self._stopped.wait(delay)
         return None
 
-    def _note(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if self._container.node == 0:  # once for the job
             self.put(Note(text=text))

@@ -9,7 +9,7 @@ from muster.core.handle import JobHandle
 from muster.targets.docker.containers import LIVING, AttemptContainers, Jobs
 from muster.targets.docker.engine import Engine
 from muster.targets.docker.errors import explained
-from muster.targets.watch.news import NodeBack, Note
+from muster.targets.watch.news import NodeRestarted, Note
 
 if TYPE_CHECKING:
     from muster.targets.docker.log_reader import NodeReader
@@ -36,7 +36,7 @@ class NodeRestarter(threading.Thread):
         except Exception as error:
             return self._reader.put(Note(node=self._node, text=f"node {self._node} can't be started again: {error}"))
         if started:
-            self._reader.put(NodeBack(node=self._node))
+            self._reader.put(NodeRestarted(node=self._node))
             self._reader.run()
 
 

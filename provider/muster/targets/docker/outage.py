@@ -34,7 +34,7 @@ class EngineOutage:
         :raises Unreachable: the engine has been unreachable for too long.
         """
         if client is not None:
-            self._engine.forget(client)
+            self._engine.discard(client)
         if self._outage.failed():
             self._report(f"the docker engine at {self._engine.url} does not answer; waiting for it")
         if self._outage.seconds > self._timeout:

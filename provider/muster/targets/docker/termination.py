@@ -95,7 +95,7 @@ def _quietly(action: object, *arguments: object) -> None:
             raise
 
 
-def forget_older(jobs: Jobs, attempts: Iterable[AttemptContainers], owner: AttemptId) -> None:
+def remove_older(jobs: Jobs, attempts: Iterable[AttemptContainers], owner: AttemptId) -> None:
     """Remove what older attempts left, once the owner lives or has lived."""
     older = [a for a in attempts if a.id < owner]
     if older:

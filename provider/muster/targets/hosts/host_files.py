@@ -15,7 +15,7 @@ from muster.core.errors import RequestError, TargetError
 from muster.targets.hosts.shell import CommandResult, Shell, send
 
 PIECE = 1 << 20
-LOOK_TIME = 60.0  # seconds for a host to report what it has
+INSPECT_TIMEOUT = 60.0  # seconds for a host to report what it has
 DEFAULT_PYTHON = "python3"
 TOO_OLD = 3
 
@@ -40,7 +40,7 @@ async def inspect_host(shell: Shell, root: str, python: str, *names: str) -> Hos
 
     :raises RequestError: it has no usable Python, or ``root`` can't be written.
     """
-    done = await shell.run(_argv(python, "look", root, *names), limit=LOOK_TIME)
+    done = await shell.run(_argv(python, "inspect", root, *names), limit=INSPECT_TIMEOUT)
     if done.code:
         raise refusal(done, shell.machine, f"looking for what is below {root}", python)
     data = answer_of(done, shell.machine)

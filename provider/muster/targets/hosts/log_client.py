@@ -28,7 +28,7 @@ READ_SIZE = 1 << 18
 class LogListener(Protocol):
     """Takes one watched node's log, always in the background loop."""
 
-    def take(self, lines: bytes, skipped: int) -> bool:
+    def receive(self, lines: bytes, skipped: int) -> bool:
         """Take whole lines, which follow a line of ``skipped`` bytes that was too long; return whether there is room."""
         ...
 
@@ -117,7 +117,7 @@ class LogClient:
     def remove(self, watch: NodeWatch) -> None:
         """Watch a node no more."""
         if self._watches.pop(watch.key, None) is not None:
-            self._requests.put_nowait({"do": "forget", "key": watch.key})
+            self._requests.put_nowait({"do": "unwatch", "key": watch.key})
 
     def finish(self, watch: NodeWatch) -> None:
         """Pass on that a node watched from outside will write nothing more."""
@@ -152,7 +152,7 @@ class LogClient:
         try:
             async for head, data in _frames(stream):
                 self._received, self.lost_since = time.monotonic(), 0.0
-                self._take(head, data)
+                self._dispatch(head, data)
                 if not self._watches:
                     return
         finally:
@@ -170,7 +170,7 @@ class LogClient:
             while True:
                 await stream.write(json.dumps(await self._requests.get()).encode() + b"\n")
 
-    def _take(self, head: dict[str, Any], lines: bytes) -> None:
+    def _dispatch(self, head: dict[str, Any], lines: bytes) -> None:
         watch = self._watches.get(int(head.get("key", 0)))
         if watch is None:
             return
@@ -180,7 +180,7 @@ class LogClient:
             return
         skipped = int(head.get("skipped", 0))
         watch.offset += skipped + len(lines)
-        if not watch.listener.take(lines, skipped):
+        if not watch.listener.receive(lines, skipped):
             self.remove(watch)
             watch.paused = True
             watch.listener.when_room(watch.resume)

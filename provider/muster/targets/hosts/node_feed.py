@@ -49,7 +49,7 @@ class NodeFeed:
         """Return since when its host has been unreachable, by time.monotonic(); 0 if it answers."""
         return self.watch.client.lost_since if self.watch is not None else 0.0
 
-    def take(self, lines: bytes, skipped: int) -> bool:
+    def receive(self, lines: bytes, skipped: int) -> bool:
         """Pass lines on; return whether there is room for more."""
         self.has_end = self.has_end or END in lines
         return self.inbox.put(self.job, Lines(node=self.node, data=lines, skipped=skipped, attempt=self.attempt))
@@ -63,9 +63,9 @@ class NodeFeed:
         self.is_gone = True
         rebooted = "the host was rebooted" if end.get("rebooted") else "agent and guardian are gone without a word"
         outside = self.watch is not None and self.watch.outside
-        self.give_up("" if end.get("orderly") or outside else rebooted)
+        self.report_end("" if end.get("orderly") or outside else rebooted)
 
-    def give_up(self, how: str) -> None:
+    def report_end(self, how: str) -> None:
         """Report how the node was lost, "" if it was not; once."""
         if not self.over:
             self.over = True

@@ -14,7 +14,7 @@ from muster.node.host import liveness
 from muster.node.host.log_stream import LogSchedule, WatchedLog
 from muster.targets.watch.inbox import Inbox
 from muster.targets.watch.job_watch import JobWatch
-from muster.targets.watch.news import Failed, Lines, News, NodeBack, NodeEnded, NodesAssigned, Note
+from muster.targets.watch.news import Failed, Lines, News, NodeEnded, NodeRestarted, NodesAssigned, Note
 from muster.targets.watch.timing import WatchTiming
 
 LOST = "agent and guardian are gone without a word"
@@ -73,7 +73,7 @@ class LocalFeed:
         """Start the agent of a lost node again, and read its log on."""
         self._start(self._restart(watch, node))
 
-    async def settle(self, watch: JobWatch) -> None:
+    async def finish(self, watch: JobWatch) -> None:
         """End what is left of a job whose agents did not end it in order."""
         if len(watch.orderly) < len(self._nodes[watch.handle]):
             await asyncio.to_thread(processes.kill_marked, f"MUSTER_JOB={watch.handle.id.marker}")
@@ -120,5 +120,5 @@ class LocalFeed:
             self._inbox.put(watch.handle, Note(node=node, text=f"node {node} can't be started again: {error}"))
             return
         if started:
-            self._inbox.put(watch.handle, NodeBack(node=node))
+            self._inbox.put(watch.handle, NodeRestarted(node=node))
             self._read(watch, node)

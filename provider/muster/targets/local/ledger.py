@@ -47,7 +47,7 @@ class LocalLedger(Ledger[Standing]):
     timing: LocalTiming = field(default_factory=LocalTiming)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return the root folder, for error messages."""
         return f"root {self.root}"
 
@@ -124,18 +124,18 @@ class LocalLedger(Ledger[Standing]):
             _create(folder, submission, pem, work=not claim.commit)
         claim.write(paths.claim)
         if claim.commit:
-            self._take_outputs(claim, nodes)
+            self._hand_over_outputs(claim, nodes)
         for node, folder in enumerate(nodes):
             start_agent(folder, self._assignment(claim, submission, node), entry)
         return True
 
-    def _take_outputs(self, claim: Claim, nodes: list[NodePaths]) -> None:
+    def _hand_over_outputs(self, claim: Claim, nodes: list[NodePaths]) -> None:
         """Move the ranks' outputs from the attempt that has them into the attempt that commits them."""
         paths = self._paths(claim.job_id)
-        for node, here in enumerate(nodes):
+        for node, node_paths in enumerate(nodes):
             earlier = (paths.node(claim.generation, attempt, node) for attempt in range(claim.attempt - 1, 0, -1))
             try:
-                node_folder.take_outputs(earlier, here)
+                node_folder.hand_over_outputs(earlier, node_paths)
             except (node_folder.OutputsGone, OSError) as error:
                 what = f"the outputs of node {node} of run {claim.job_id} are not available: {error}"
                 raise TargetError(f"{what}; they can't be committed, clear the task to train anew") from error

@@ -97,7 +97,7 @@ class Cluster:
             self._polling = asyncio.get_running_loop().create_task(self._poll())
         return ticket
 
-    def leave(self, ticket: object) -> None:
+    def unsubscribe(self, ticket: object) -> None:
         """Report nothing more."""
         self._listeners.pop(ticket, None)
 

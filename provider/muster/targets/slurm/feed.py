@@ -55,14 +55,14 @@ class SlurmFeed:
     def restart_node(self, watch: JobWatch, node: int) -> None:
         """Do nothing: Slurm starts lost nodes again, with their job."""
 
-    async def settle(self, watch: JobWatch) -> None:
+    async def finish(self, watch: JobWatch) -> None:
         """Ask what the nodes could not write of a job that is over: who asked for its end, and its batch job's output."""
         job = watch.handle
         background().call(self._feeds[job].stop)
-        if not self._watches[job].settled:
+        if not self._watches[job].end_is_final:
             files = await self._read_jobs([job])
             record = JobRecord(job_id=job.job_id, files=files[job.job_id])
-            self._watches[job].note_outside(record.cancel_request(job), record.output(job))
+            self._watches[job].record_outside(record.cancel_request(job), record.output(job))
 
     def close(self) -> None:
         """Report nothing more."""
@@ -109,7 +109,7 @@ class SlurmJobFeed:
     def stop(self) -> None:
         """Report nothing more."""
         self._stop_nodes()
-        self._cluster.leave(self._ticket)
+        self._cluster.unsubscribe(self._ticket)
 
     def _put(self, news: News) -> None:
         self._inbox.put(self._job, news)

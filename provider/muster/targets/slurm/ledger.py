@@ -59,7 +59,7 @@ class SlurmTiming(Timing):
     answer: float = 60.0  # after its claim, in which a batch job's number must be written down or be found
     leave: float = 60.0  # for Slurm to end a job whose run has ended
     hard_end: float = 90.0  # for Slurm's own way to end a job
-    first_look: float = 5.0  # in which Slurm's scheduler is to look at a new job
+    first_status: float = 5.0  # in which Slurm's scheduler is to look at a new job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
     timing: SlurmTiming = field(default_factory=SlurmTiming)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return where the claims are, for error messages."""
         return "the shared folder of the cluster"
 
@@ -243,7 +243,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return True
 
     async def _refuse_hopeless(self, claim: Claim, next_number: int, number: str) -> None:
-        status = await self._first_look(number)
+        status = await self._first_status(number)
         why = HOPELESS.get(status.reason) if status.state.waits else None
         partition = await self._partition() if why else None
         if why is None or (status.reason == NODE_LIMIT and partition is not None and partition.fits(claim.nodes)):
@@ -257,9 +257,9 @@ class SlurmLedger(Ledger[SlurmStanding]):
         has = f"; {partition}" if partition is not None else ""
         raise RequestError(f"{what}{has}; ask for less, or choose another partition")
 
-    async def _first_look(self, number: str) -> SlurmJobStatus:
+    async def _first_status(self, number: str) -> SlurmJobStatus:
         """Return the status of a new job, once Slurm's scheduler has seen it."""
-        deadline = time.monotonic() + self.timing.first_look
+        deadline = time.monotonic() + self.timing.first_status
         while (
             (status := await self.cluster.status(number)).state.waits
             and status.reason in UNSEEN

@@ -60,16 +60,16 @@ class SlurmWatch(JobWatch):
         self._cancel: CancelRequest | None = None
         self._output = ""
         first = cursor.attempt if self._base <= cursor.attempt <= self._latest else handle.attempt
-        self._begin_attempt(first, cursor)
+        self._start_attempt(first, cursor)
 
-    def take(self, news: News) -> Iterator[Event]:
+    def consume(self, news: News) -> Iterator[Event]:
         """Yield the events that news bring."""
         if isinstance(news, SlurmOutage):
-            yield from self._take_outage(news)
+            yield from self._on_outage(news)
         elif isinstance(news, SlurmJobStatus):
-            yield from self._take_status(news)
+            yield from self._on_status(news)
         else:
-            for event in super().take(news):
+            for event in super().consume(news):
                 if event.kind == STATE:
                     self._state, self._shown = event.data["state"], ""
                 yield event
@@ -84,9 +84,9 @@ class SlurmWatch(JobWatch):
 
     # -- the nodes
 
-    def _begin_attempt(self, attempt: int, cursor: Cursor) -> None:
+    def _start_attempt(self, attempt: int, cursor: Cursor) -> None:
         self._attempt, self._is_followed, self._is_finished = attempt, False, False
-        self._begin(attempt, cursor, hosts=("",) * self._nodes)
+        self._reset(attempt, cursor, hosts=("",) * self._nodes)
 
     def _follow(self) -> None:
         """Begin to follow the logs of the attempt's nodes, once."""
@@ -105,7 +105,7 @@ class SlurmWatch(JobWatch):
 
     # -- Slurm
 
-    def _take_status(self, status: SlurmJobStatus) -> Iterator[Event]:
+    def _on_status(self, status: SlurmJobStatus) -> Iterator[Event]:
         doubtful = self._status is not None and self._status.name == status.name and status.state.doubtful
         self._doubts = self._doubts + 1 if doubtful else 0
         self._status = status
@@ -126,7 +126,7 @@ class SlurmWatch(JobWatch):
         return state is not None and state.over and (not state.doubtful or self._doubts > 0)
 
     @property
-    def settled(self) -> bool:
+    def end_is_final(self) -> bool:
         """Return whether the END stays as the nodes wrote it, whatever else is known of the run."""
         return self.end is not None and self._decided and not _may_lack_memory(_verdict(self.end))
 
@@ -155,7 +155,7 @@ class SlurmWatch(JobWatch):
         elif before and self._state:
             yield _now(STATE, state=self._state)
 
-    def _take_outage(self, outage: SlurmOutage) -> Iterator[Event]:
+    def _on_outage(self, outage: SlurmOutage) -> Iterator[Event]:
         shown = f"{outage.reason}; trying on"
         if time.monotonic() > outage.since + self._not_responding and not self._shown.endswith("; trying on"):
             self._shown = shown
@@ -171,11 +171,11 @@ class SlurmWatch(JobWatch):
         why = verdict.detail if verdict else "its log ends without an end of the run"
         text = f"attempt {self._attempt} ended: {why}; Slurm starts job {self.number} again as attempt {self._attempt + 1}"
         yield _now(NOTE, level="warning", text=text)
-        self._begin_attempt(self._attempt + 1, Cursor())
+        self._start_attempt(self._attempt + 1, Cursor())
         if self._status is not None:
-            yield from self._take_status(self._status)
+            yield from self._on_status(self._status)
 
-    def note_outside(self, cancel: CancelRequest | None, output: str) -> None:
+    def record_outside(self, cancel: CancelRequest | None, output: str) -> None:
         """Keep what the nodes could not write: who asked for the run's end, and the last output of the batch job."""
         self._cancel, self._output = cancel, output
 

@@ -27,7 +27,7 @@ async def _check(host: Host) -> list[Finding]:
     try:
         return [
             Finding(what=f"{host.name}: login", fine=True, text=f"{shell.machine}, host key {_trust(host)}"),
-            *await _look(host, shell),
+            *await _inspect(host, shell),
         ]
     except MusterError as error:
         return [Finding.refused(f"{host.name}: commands", error)]
@@ -35,7 +35,7 @@ async def _check(host: Host) -> list[Finding]:
         await shell.close()
 
 
-async def _look(host: Host, shell: SshShell) -> list[Finding]:
+async def _inspect(host: Host, shell: SshShell) -> list[Finding]:
     asked = time.time()
     there = await shell.run(["date", "+%s.%N"], limit=checks.LIMIT)
     answered = time.time()

@@ -23,7 +23,7 @@ from muster.targets.ssh.queue_client import QueuedJob
 from muster.targets.ssh.queue_watch import waiting_reason
 from muster.targets.watch.inbox import Inbox
 from muster.targets.watch.job_watch import JobWatch
-from muster.targets.watch.news import End, Failed, News, NodeBack, NodesAssigned, Note, State
+from muster.targets.watch.news import End, Failed, News, NodeRestarted, NodesAssigned, Note, State
 
 LONGEST_DELAY = 5.0  # seconds between two tries to reach a host
 TRANSIENT = (HostUnreachable, CommandTimeout)
@@ -49,7 +49,7 @@ class SshFeed:
         """Start the agent of a lost node again once its host answers, and report its log on."""
         background().call(self._feeds[watch.handle].restart_node, node)
 
-    async def settle(self, watch: JobWatch) -> None:
+    async def finish(self, watch: JobWatch) -> None:
         """Do nothing: the log streamers end what is left of a node before they report its end."""
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class SshJobFeed:
         """Report nothing more."""
         for task in self._tasks:
             task.cancel()
-        self._jobs.waiting.leave(self._handle.id, self._take_position)
+        self._jobs.waiting.unsubscribe(self._handle.id, self._on_position)
         for node in self._nodes:
             node.stop()
 
@@ -111,23 +111,23 @@ class SshJobFeed:
         """Return what the queue knows of the job; a host that does not answer is waited for."""
         since, host = time.monotonic(), self._jobs.inventory.hosts[0].name
 
-        def note_silence(error: Exception) -> None:
-            self._note_silence([host] if time.monotonic() > since + self._timing.not_responding else [])
+        def report_silence(error: Exception) -> None:
+            self._report_silence([host] if time.monotonic() > since + self._timing.not_responding else [])
 
         backoff = Backoff(0.2, LONGEST_DELAY)
-        return await retry_async(lambda: self._jobs.seen(self._handle.id), TRANSIENT, backoff, on_retry=note_silence)
+        return await retry_async(lambda: self._jobs.seen(self._handle.id), TRANSIENT, backoff, on_retry=report_silence)
 
     # -- its turn
 
     async def _wait_for_turn(self) -> None:
         self._granted = asyncio.get_running_loop().create_future()
-        self._jobs.waiting.enter(self._handle.id, self._take_position)
+        self._jobs.waiting.subscribe(self._handle.id, self._on_position)
         try:
             await self._granted
         finally:
-            self._jobs.waiting.leave(self._handle.id, self._take_position)
+            self._jobs.waiting.unsubscribe(self._handle.id, self._on_position)
 
-    def _take_position(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
+    def _on_position(self, entry: QueueEntry | MusterError | str | None, entries: list[QueueEntry]) -> None:
         waiting = self._granted is not None and not self._granted.done()
         if isinstance(entry, str):
             if entry != self._delay_reason:
@@ -154,7 +154,7 @@ class SshJobFeed:
         self._entry = entry
         self._put(NodesAssigned(hosts=tuple(allocation.host for allocation in entry.allocations)))
         for node, allocation in enumerate(entry.allocations):
-            host, on_end = allocation.host, self._settle
+            host, on_end = allocation.host, self._release_hosts
             self._nodes.append(NodeFeed(inbox=self._inbox, job=self._handle, node=node, host=host, on_end=on_end))
             self._start_node(node, self._cursor.offset(node))
         while any(not node.over for node in self._nodes):
@@ -170,16 +170,16 @@ class SshJobFeed:
         """Report hosts that have not answered for long, and give up those without which the job is over."""
         now, timing = time.monotonic(), self._timing
         lost = [node for node in self._nodes if not node.over and node.lost_since]
-        self._note_silence([node.host for node in lost if now > node.lost_since + timing.not_responding])
+        self._report_silence([node.host for node in lost if now > node.lost_since + timing.not_responding])
         for node in lost:
             has_end = any(other.has_end for other in self._nodes)
             others_ended = has_end or any(other.over for other in self._nodes)
             timeout = timing.given_up_after_end if has_end else timing.given_up
             passed = "; the run's deadline has passed" if self._entry is not None and self._entry.is_over else ""
             if passed or (others_ended and now > node.lost_since + timeout):
-                node.give_up(f"host {node.host} does not answer since {now - node.lost_since:.0f} s{passed}")
+                node.report_end(f"host {node.host} does not answer since {now - node.lost_since:.0f} s{passed}")
 
-    def _note_silence(self, hosts: list[str]) -> None:
+    def _report_silence(self, hosts: list[str]) -> None:
         if hosts and not self._is_silent:
             self._is_silent = True
             seconds = f"{self._timing.not_responding:g} s"
@@ -190,11 +190,11 @@ class SshJobFeed:
             self._is_silent = False
             self._put(Note(text="all hosts answer again", level="info"))
 
-    def _settle(self) -> None:
+    def _release_hosts(self) -> None:
         """Resume the queue once all hosts have reported that nothing of the job is left on them."""
         complete = self._entry is not None and len(self._nodes) == len(self._entry.allocations)
         if complete and all(node.is_gone for node in self._nodes):
-            self._jobs.waiting.settle(self._handle.id)
+            self._jobs.waiting.release(self._handle.id)
 
     # -- lost nodes
 
@@ -209,7 +209,7 @@ class SshJobFeed:
                 if await restart_node(self._jobs, self._handle, node):
                     watch = self._nodes[node].watch
                     assert watch is not None
-                    self._put(NodeBack(node=node))
+                    self._put(NodeRestarted(node=node))
                     self._start_node(node, watch.offset)
                 return
             except TRANSIENT:

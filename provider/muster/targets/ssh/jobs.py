@@ -60,7 +60,7 @@ class SshJobs:
 
         :raises UnknownRun: nothing.
         """
-        seen = await self.queue.look(wanted)
+        seen = await self.queue.inspect(wanted)
         if seen.claim is None or seen.entry is None:
             host, which = self.inventory.hosts[0].name, f"attempt {wanted.attempt} of run {wanted.job_id!r}"
             raise UnknownRun(f"no {which} on the hosts whose queue {host} keeps; `muster ls` lists those in the store")

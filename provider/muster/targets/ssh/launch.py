@@ -16,8 +16,8 @@ from muster.core.event import Event
 from muster.core.plan import JobPlan
 from muster.node.host import node_control
 from muster.node.host.gang_scheduler import LAUNCHED, STARTING, Allocation, QueueEntry
-from muster.node.host.node_control import GiveUpLaunch, StartNode
-from muster.node.host.queue_control import LEASE, AcquireLease, BeginStart, FinishStart, RenewLease, ReturnAllocations
+from muster.node.host.node_control import AbandonLaunch, StartNode
+from muster.node.host.queue_control import LEASE, AcquireLease, FinishStart, RecordStart, RenewLease, ReturnAllocations
 from muster.node.rpc import Request
 from muster.targets.claim import Claim
 from muster.targets.contract import Log
@@ -103,7 +103,7 @@ class Launch:
         folders = [f"{r.info.root}/jobs/{entry.job}/{entry.id.folder}/node-{n}" for n, r in enumerate(ready)]
         limits = bundle.plan.limits
         over = claim.deadline(limits.max_run_duration) + waited + limits.grace + limits.store_patience + OVER_SLACK
-        await self._held(BeginStart(id=entry.id, launcher=self._name, folders=tuple(folders), over=over))
+        await self._check_lease(RecordStart(id=entry.id, launcher=self._name, folders=tuple(folders), over=over))
         allocations = tuple(dataclasses.replace(p, folder=f) for p, f in zip(entry.allocations, folders, strict=True))
         self._begun = allocations
         attempt = Attempt(
@@ -117,7 +117,7 @@ class Launch:
             claim_host=self._queue.inventory.hosts[0].name,
         )
         await self._all(entry, [self._start(attempt, node, own) for node, own in enumerate(attempt.node_files())])
-        await self._held(FinishStart(id=entry.id, launcher=self._name))
+        await self._check_lease(FinishStart(id=entry.id, launcher=self._name))
         return dataclasses.replace(entry, state=LAUNCHED, allocations=allocations)
 
     # -- preparing hosts
@@ -159,7 +159,7 @@ class Launch:
             return self._files
         command = ["tar", "-C", entry.bundle, "-cf", "-", "."]
         done = await self._queue.connection.use(lambda shell: shell.run(command, limit=60.0))
-        if done.code and not (await self._queue.look(entry.id)).live:
+        if done.code and not (await self._queue.inspect(entry.id)).live:
             raise LeaseLost
         if done.code:  # it would be so for whoever tries next
             gone = TargetError(f"what run {entry.job} is launched with can't be read: {done.message}; submit it again")
@@ -206,7 +206,7 @@ class Launch:
                 connection = self._connections(allocation.host)
             except MusterError:
                 return True  # the inventory has no such host any more, so no job can get it
-            request = GiveUpLaunch(folder=allocation.folder, launch=entry.launch, keep_outputs=entry.is_fixed)
+            request = AbandonLaunch(folder=allocation.folder, launch=entry.launch, keep_outputs=entry.is_fixed)
             try:
                 return not await connection.ask(node_control.PART, request)
             except MusterError:
@@ -220,7 +220,7 @@ class Launch:
     async def _all(self, entry: QueueEntry, work: list[Any]) -> list[Any]:
         return await gather_hosts([allocation.host for allocation in entry.allocations], work)
 
-    async def _held(self, request: Request[bool]) -> None:
+    async def _check_lease(self, request: Request[bool]) -> None:
         if not await self._queue.ask(request):
             raise LeaseLost
 

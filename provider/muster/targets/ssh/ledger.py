@@ -63,13 +63,13 @@ class SshLedger(Ledger[SshStanding]):
     timing: SshTiming = field(default_factory=SshTiming)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return which host keeps the queue, for error messages."""
         return f"queue on host {self.jobs.inventory.hosts[0].name}"
 
     def owner(self, job_id: str) -> Claim | None:
         """Return who owns the job."""
-        return _run(self.jobs.queue.look(AttemptId(job_id, 0, 0))).claim
+        return _run(self.jobs.queue.inspect(AttemptId(job_id, 0, 0))).claim
 
     def standing(self, job_id: str) -> SshStanding:
         """Return who owns the job and what became of that attempt.
@@ -124,7 +124,7 @@ class SshLedger(Ledger[SshStanding]):
     # -- what became of an attempt
 
     async def _standing(self, job_id: str) -> SshStanding:
-        seen = await self.jobs.queue.look(AttemptId(job_id, 0, 0))
+        seen = await self.jobs.queue.inspect(AttemptId(job_id, 0, 0))
         if seen.claim is None:
             return SshStanding()
         running, end = await self._liveness(seen, seen.entry) if seen.entry else (False, None)
@@ -137,7 +137,7 @@ class SshLedger(Ledger[SshStanding]):
             return True, None
         if seen.end is not None:
             return False, seen.end
-        nodes = await self._look(entry.allocations)
+        nodes = await self._inspect_nodes(entry.allocations)
         if any(node.alive for node in nodes.values() if node):
             return True, None
         if nodes.get(0) is None and not entry.is_over:
@@ -148,16 +148,16 @@ class SshLedger(Ledger[SshStanding]):
         leader = nodes[0]
         return False, leader.end if leader else None
 
-    async def _look(self, allocations: Iterable[Allocation]) -> dict[int, NodeStatus | None]:
+    async def _inspect_nodes(self, allocations: Iterable[Allocation]) -> dict[int, NodeStatus | None]:
         """Ask the hosts of an attempt how its nodes are; None for a host that does not answer."""
 
-        async def look(allocation: Allocation) -> NodeStatus | None:
+        async def inspect(allocation: Allocation) -> NodeStatus | None:
             try:
                 return (await self._ask(allocation.host, InspectNodes(folders=(allocation.folder,))))[0]
             except TargetError:
                 return None
 
-        return dict(enumerate(await asyncio.gather(*(look(allocation) for allocation in allocations))))
+        return dict(enumerate(await asyncio.gather(*(inspect(allocation) for allocation in allocations))))
 
     # -- the end
 
@@ -176,7 +176,7 @@ class SshLedger(Ledger[SshStanding]):
             if not seen.live:
                 return
         await self._end_nodes(entry, reason, timeout)
-        await self.jobs.queue.turn([], [entry.id])
+        await self.jobs.queue.advance([], [entry.id])
         self.jobs.waiting.wake()
 
     async def _end_unlaunched(self, entry: QueueEntry, reason: str, timeout: float) -> bool:
@@ -220,7 +220,7 @@ class SshLedger(Ledger[SshStanding]):
             for allocation in entry.allocations:
                 if allocation.folder:
                     await self._delete_node(job_id, allocation)
-        await self.jobs.queue.forget(job_id)
+        await self.jobs.queue.delete(job_id)
 
     async def _delete_node(self, job_id: str, allocation: Allocation) -> None:
         alive = await self._ask(allocation.host, RemoveNodes(folders=(allocation.folder,)))

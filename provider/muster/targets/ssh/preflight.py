@@ -38,7 +38,7 @@ async def inspect(entry: QueueEntry, ready: Sequence[PreparedHost], plan: JobPla
     """
     hosts = [allocation.host for allocation in entry.allocations]
     async with _probes(hosts, ready) as probes:
-        endpoint = await probes.look(entry, plan)
+        endpoint = await probes.inspect(entry, plan)
         try:
             await Preflight(plan=plan, nodes=probes, submitter=probes.submitter, note=_ignore, endpoints=(endpoint,)).run()
         except PreflightFailed as refused:
@@ -57,7 +57,7 @@ async def _probes(hosts: Sequence[str], ready: Sequence[PreparedHost]) -> AsyncI
             await rooms.enter_async_context(connection.room())
         probes = NodeProbes(hosts, ready)
         try:
-            await probes.begin()
+            await probes.start()
             yield probes
         finally:
             await probes.end()
@@ -73,19 +73,19 @@ class NodeProbes:
         self._ahead: dict[int, float] = {}  # seconds of each clock before ours
         self.facts: dict[int, Facts] = {}
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Start them all."""
 
-        async def begin(node: int) -> None:
+        async def start(node: int) -> None:
             self._streams[node] = await self._ready[node].connection.talk("probe")
 
-        await gather_hosts(self._hosts, [begin(node) for node in range(len(self._hosts))])
+        await gather_hosts(self._hosts, [start(node) for node in range(len(self._hosts))])
 
-    async def look(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
+    async def inspect(self, entry: QueueEntry, plan: JobPlan) -> Endpoint:
         """Collect the facts of all hosts; return the endpoint that the mesh would have."""
         marker = entry.id.marker
 
-        async def look(node: int, host: PreparedHost) -> int:
+        async def inspect(node: int, host: PreparedHost) -> int:
             request = InspectHost(
                 plan=plan,
                 node=node,
@@ -100,7 +100,7 @@ class NodeProbes:
             self.facts[node] = report.facts
             return report.mesh_port
 
-        ports = await gather_hosts(self._hosts, [look(node, host) for node, host in enumerate(self._ready)])
+        ports = await gather_hosts(self._hosts, [inspect(node, host) for node, host in enumerate(self._ready)])
         return Endpoint(node=0, address=self.facts[0].address, ports=(ports[0],) if ports[0] else ())
 
     # -- what a gang can do

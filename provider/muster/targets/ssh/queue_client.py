@@ -60,7 +60,7 @@ class QueueClient:
         """Return the queue server's answer."""
         return await self.connection.ask(queue_control.PART, request)
 
-    async def look(self, wanted: AttemptId) -> QueuedJob:
+    async def inspect(self, wanted: AttemptId) -> QueuedJob:
         """Return what is known of an attempt, generation 0 for the claimed one; concurrent questions share one request."""
         answer: asyncio.Future[QueuedJob] = asyncio.get_running_loop().create_future()
         self._wanted.setdefault(wanted, []).append(answer)
@@ -89,7 +89,7 @@ class QueueClient:
         )
         return await self.ask(request)
 
-    async def turn(self, wanted: Sequence[AttemptId], ended: Sequence[AttemptId]) -> tuple[list[QueueEntry], float]:
+    async def advance(self, wanted: Sequence[AttemptId], ended: Sequence[AttemptId]) -> tuple[list[QueueEntry], float]:
         """Advance the queue; return its entries and the time on the queue server."""
         request = AdvanceQueue(hosts=self.inventory.capacity, wanted=tuple(wanted), ended=tuple(ended))
         state = await self.ask(request)
@@ -108,7 +108,7 @@ class QueueClient:
         reply = await self.ask(Withdraw(id=entry.id, end=end, launcher=launcher))
         return reply.withdrawn, reply.leased
 
-    async def forget(self, job_id: str) -> None:
+    async def delete(self, job_id: str) -> None:
         """Delete all that is known of a job."""
         await self.ask(DeleteJob(job_id=job_id))
 

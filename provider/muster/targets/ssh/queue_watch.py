@@ -61,7 +61,7 @@ class HolderListener:
     holder: HostHolder
     node: int
 
-    def take(self, lines: bytes, skipped: int) -> bool:
+    def receive(self, lines: bytes, skipped: int) -> bool:
         """Drop lines: only the end was asked for."""
         return True
 
@@ -97,12 +97,12 @@ class QueueWatcher:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def enter(self, key: AttemptId, listener: Listener) -> None:
+    def subscribe(self, key: AttemptId, listener: Listener) -> None:
         """Report an attempt's place in the queue to a listener, and launch it when its turn has come."""
         self._waiting.setdefault(key, []).append(listener)
         self._serve()
 
-    def leave(self, key: AttemptId, listener: Listener) -> None:
+    def unsubscribe(self, key: AttemptId, listener: Listener) -> None:
         """Report to a listener no more."""
         left = [other for other in self._waiting.get(key, []) if other != listener]  # a bound method is another one each time
         if left:
@@ -110,7 +110,7 @@ class QueueWatcher:
         else:
             self._waiting.pop(key, None)
 
-    def settle(self, key: AttemptId) -> None:
+    def release(self, key: AttemptId) -> None:
         """Note that nothing is left of an attempt on its hosts: it goes out of the queue, together with others."""
         self._ended.add(key)
         self._serve()
@@ -150,7 +150,7 @@ class QueueWatcher:
 
     async def _poll(self) -> None:
         ended = self._ended | {key for key, holder in self._holders.items() if holder.ended}
-        entries, now = await self._queue.turn(list(self._waiting), list(ended))
+        entries, now = await self._queue.advance(list(self._waiting), list(ended))
         self._ended -= ended
         if not self._waiting:
             return

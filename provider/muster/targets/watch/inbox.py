@@ -65,7 +65,7 @@ class Inbox:
         with self._lock:
             job, news = self._news.popleft()
             self._size -= news.size
-            resumed = self._take_waiting() if self._size < self._limit // 2 else []
+            resumed = self._pop_waiting() if self._size < self._limit // 2 else []
         for resume in resumed:
             resume()
         return job, news
@@ -75,10 +75,10 @@ class Inbox:
         with self._lock:
             self._closed = True
             self._news.clear()
-            resumed = self._take_waiting()
+            resumed = self._pop_waiting()
         for resume in resumed:
             resume()
 
-    def _take_waiting(self) -> list[Callable[[], object]]:
+    def _pop_waiting(self) -> list[Callable[[], object]]:
         waiting, self._waiting = self._waiting, []
         return waiting

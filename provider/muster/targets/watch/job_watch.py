@@ -12,7 +12,7 @@ from muster.core.event import END, NODE_END, NOTE, STATE, Cursor, Event, note, r
 from muster.core.handle import JobHandle
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
-from muster.targets.watch.news import End, Failed, Lines, News, NodeBack, NodeEnded, NodesAssigned, Note, State
+from muster.targets.watch.news import End, Failed, Lines, News, NodeEnded, NodeRestarted, NodesAssigned, Note, State
 from muster.targets.watch.timing import WatchTiming
 
 
@@ -28,18 +28,18 @@ class JobWatch:
         self.over = False
         self._timing = timing
         self._handlers: Mapping[type[News], Callable[[Any], Iterable[Event]]] = {
-            NodesAssigned: self._take_nodes,
-            Lines: self._take_lines,
-            NodeEnded: self._take_node_end,
-            NodeBack: self._take_node_back,
-            Note: self._take_note,
-            State: self._take_state,
-            End: self._take_end,
+            NodesAssigned: self._on_nodes,
+            Lines: self._on_lines,
+            NodeEnded: self._on_node_end,
+            NodeRestarted: self._on_node_restarted,
+            Note: self._on_note,
+            State: self._on_state,
+            End: self._on_end,
             Failed: self._fail,
         }
-        self._begin(handle.attempt, cursor)
+        self._reset(handle.attempt, cursor)
 
-    def _begin(self, attempt: int, cursor: Cursor, hosts: tuple[str, ...] = ()) -> None:
+    def _reset(self, attempt: int, cursor: Cursor, hosts: tuple[str, ...] = ()) -> None:
         """Watch an attempt from its cursor, from its beginning if the cursor is another attempt's."""
         self.cursor = Cursor(attempt=attempt, offsets=cursor.offsets if cursor.attempt == attempt else ())
         self.end: Event | None = None
@@ -51,7 +51,7 @@ class JobWatch:
         self._restarted: dict[int, int] = {}  # after which loss a node was to be started again
         self._end_seen = 0.0
 
-    def take(self, news: News) -> Iterator[Event]:
+    def consume(self, news: News) -> Iterator[Event]:
         """Yield the events that news bring, END held back.
 
         :raises MusterError: the job can't be watched any more.
@@ -95,11 +95,11 @@ class JobWatch:
 
     # -- news
 
-    def _take_nodes(self, news: NodesAssigned) -> Iterable[Event]:
+    def _on_nodes(self, news: NodesAssigned) -> Iterable[Event]:
         self._hosts = news.hosts
         return ()
 
-    def _take_lines(self, news: Lines) -> Iterator[Event]:
+    def _on_lines(self, news: Lines) -> Iterator[Event]:
         node, begin = news.node, self.position(news.node)
         self._gone.pop(node, None)  # whoever writes is back
         if news.skipped:
@@ -113,7 +113,7 @@ class JobWatch:
                 self._hold(node, event)
                 continue
             self.orderly.discard(node)
-            self._note_loss(event)
+            self._record_loss(event)
             self._move(node, begin + end)
             yield event
         self._positions[node] = begin + len(news.data)
@@ -129,7 +129,7 @@ class JobWatch:
         else:
             self.end, self._end_seen = event, time.monotonic()
 
-    def _note_loss(self, event: Event) -> None:
+    def _record_loss(self, event: Event) -> None:
         """Keep which nodes of an elastic run its leader does without, and how often each was lost, by the leader's count."""
         if event.kind != NOTE or event.node != 0:
             return
@@ -139,23 +139,23 @@ class JobWatch:
         elif isinstance(back, int):
             self._losses.pop(back, None)
 
-    def _take_node_end(self, news: NodeEnded) -> Iterable[Event]:
+    def _on_node_end(self, news: NodeEnded) -> Iterable[Event]:
         self._gone[news.node] = news
         return ()
 
-    def _take_node_back(self, news: NodeBack) -> Iterable[Event]:
+    def _on_node_restarted(self, news: NodeRestarted) -> Iterable[Event]:
         self._gone.pop(news.node, None)
         self.orderly.discard(news.node)
         return ()
 
-    def _take_note(self, news: Note) -> Iterator[Event]:
+    def _on_note(self, news: Note) -> Iterator[Event]:
         yield note(news.node, news.text, level=news.level, time=time.time())
 
-    def _take_state(self, news: State) -> Iterator[Event]:
+    def _on_state(self, news: State) -> Iterator[Event]:
         reason = {"reason": news.reason} if news.reason else {}
         yield Event(time=time.time(), kind=STATE, node=0, data={"state": news.state.value, **reason})
 
-    def _take_end(self, news: End) -> Iterable[Event]:
+    def _on_end(self, news: End) -> Iterable[Event]:
         self.end = news.event
         return ()
 

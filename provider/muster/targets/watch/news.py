@@ -55,7 +55,7 @@ class NodeEnded(News):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeBack(News):
+class NodeRestarted(News):
     """A node that had ended was started again."""
 
     node: int

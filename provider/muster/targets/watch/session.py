@@ -25,7 +25,7 @@ class Feed(Protocol):
         """Start a lost node of an elastic run again, and report its log on."""
         ...
 
-    async def settle(self, watch: JobWatch) -> None:
+    async def finish(self, watch: JobWatch) -> None:
         """Do what is left to be done of a job that is over, before its END is yielded."""
         ...
 
@@ -72,7 +72,7 @@ class WatchSession:
     def _events(watch: JobWatch, news: News, feed: Feed) -> Iterator[Event]:
         """Yield what news bring, unless the job is over by now; have nodes that the run wants back started again."""
         if not watch.over:
-            yield from watch.take(news)
+            yield from watch.consume(news)
             for node in watch.nodes_to_restart():
                 feed.restart_node(watch, node)
 
@@ -80,6 +80,6 @@ class WatchSession:
     async def _last_events(watch: JobWatch, feed: Feed) -> AsyncIterator[Event]:
         """Yield the last events of a job if it is over by now."""
         if watch.concluded and not watch.over:
-            await feed.settle(watch)
+            await feed.finish(watch)
             for event in watch.conclude():
                 yield event

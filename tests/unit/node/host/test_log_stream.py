@@ -32,7 +32,7 @@ class LogStreamer:
         self.endings: dict[Any, dict[str, Any]] = {}
         self.beats = 0
 
-    def tell(self, **request: Any) -> None:
+    def send(self, **request: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
 
@@ -84,8 +84,8 @@ def node(folder: Path, pid: int = 0, text: str = "") -> Path:
 
 def test_logs_are_pushed_as_they_grow_from_where_the_reader_was(streamer: LogStreamer, tmp_path: Path) -> None:
     one, two = node(tmp_path / "one", text="a\nb\n"), node(tmp_path / "two", text="x\n")
-    streamer.tell(do="watch", key=1, folder=str(one), offset=2)
-    streamer.tell(do="watch", key="two", folder=str(two), offset=0)
+    streamer.send(do="watch", key=1, folder=str(one), offset=2)
+    streamer.send(do="watch", key="two", folder=str(two), offset=0)
     streamer.until(lambda: streamer.logs == {1: b"b\n", "two": b"x\n"})
     with (one / "events.jsonl").open("a") as log:
         log.write("c\nhalf")
@@ -99,7 +99,7 @@ def test_logs_are_pushed_as_they_grow_from_where_the_reader_was(streamer: LogStr
 def test_a_node_is_silent_once_its_last_word_is_read_and_its_guardian_left(streamer: LogStreamer, tmp_path: Path) -> None:
     sleeper = subprocess.Popen(["sleep", "600"])
     folder = node(tmp_path / "n", pid=sleeper.pid, text="{}\n")
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0)
     with (folder / "events.jsonl").open("a") as log:
         log.write('{"t": 1, "k": "node_end", "n": 0}\n')
     streamer.until(lambda: b"node_end" in streamer.logs.get(1, b""))
@@ -117,7 +117,7 @@ def test_a_node_that_was_killed_is_read_to_its_end_and_its_ranks_are_ended(strea
     folder = node(tmp_path / "n", pid=guardian.pid, text="last\n")
     guardian.kill()
     guardian.wait()
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0)
     wait_until(lambda: rank.poll() is not None, what="the rank is ended")
     streamer.until(lambda: 1 in streamer.endings)
     assert streamer.logs[1] == b"last\n"
@@ -130,8 +130,8 @@ def test_what_somebody_starts_again_is_not_ended(streamer: LogStreamer, tmp_path
     born = (folder / "guardian.json").read_text()
     (folder / "guardian.json").write_text(json.dumps({"pid": rank.pid, "start": 1}))
     with liveness.locked_folder(str(folder), wait=True):
-        streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
-        streamer.tell(do="watch", key=2, folder=str(other), offset=0)
+        streamer.send(do="watch", key=1, folder=str(folder), offset=0)
+        streamer.send(do="watch", key=2, folder=str(other), offset=0)
         streamer.until(lambda: 2 in streamer.logs)
         (folder / "guardian.json").write_text(born)
     (folder / "events.jsonl").write_text("back\n")
@@ -145,32 +145,32 @@ def test_what_somebody_starts_again_is_not_ended(streamer: LogStreamer, tmp_path
 def test_a_reboot_is_told(streamer: LogStreamer, tmp_path: Path) -> None:
     folder = node(tmp_path / "n")
     (folder / liveness.BOOT).write_text("another boot")
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0)
     streamer.until(lambda: 1 in streamer.endings)
     assert streamer.endings[1]["rebooted"]
 
 
 def test_a_folder_that_is_not_there_is_silent(streamer: LogStreamer, tmp_path: Path) -> None:
-    streamer.tell(do="watch", key=1, folder=str(tmp_path / "none"), offset=0)
+    streamer.send(do="watch", key=1, folder=str(tmp_path / "none"), offset=0)
     streamer.until(lambda: 1 in streamer.endings)
 
 
 def test_one_whose_life_is_known_outside_is_silent_when_that_is_said(streamer: LogStreamer, tmp_path: Path) -> None:
     folder = tmp_path / "n"
     folder.mkdir()
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0, outside=True)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0, outside=True)
     (folder / "events.jsonl").write_text("late\n")
     streamer.until(lambda: streamer.logs.get(1) == b"late\n")
     assert streamer.endings == {}
-    streamer.tell(do="over", key=1)
+    streamer.send(do="over", key=1)
     streamer.until(lambda: 1 in streamer.endings)
 
 
 def test_a_quiet_one_tells_only_its_end(streamer: LogStreamer, tmp_path: Path) -> None:
     sleeper = subprocess.Popen(["sleep", "600"])
     folder = node(tmp_path / "n", pid=sleeper.pid, text="many\nlines\n")
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0, quiet=True)
-    streamer.tell(do="watch", key=2, folder=str(folder), offset=0)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0, quiet=True)
+    streamer.send(do="watch", key=2, folder=str(folder), offset=0)
     streamer.until(lambda: 2 in streamer.logs)
     sleeper.kill()
     sleeper.wait()
@@ -180,10 +180,10 @@ def test_a_quiet_one_tells_only_its_end(streamer: LogStreamer, tmp_path: Path) -
 
 def test_what_is_forgotten_says_nothing_more(streamer: LogStreamer, tmp_path: Path) -> None:
     folder, other = node(tmp_path / "n", text="a\n"), node(tmp_path / "o", text="x\n")
-    streamer.tell(do="watch", key=1, folder=str(folder), offset=0)
+    streamer.send(do="watch", key=1, folder=str(folder), offset=0)
     streamer.until(lambda: 1 in streamer.logs)
-    streamer.tell(do="forget", key=1)
-    streamer.tell(do="watch", key=2, folder=str(other), offset=0)
+    streamer.send(do="unwatch", key=1)
+    streamer.send(do="watch", key=2, folder=str(other), offset=0)
     streamer.until(lambda: 2 in streamer.logs)  # it has read what it was told
     for log in (folder, other):
         with (log / "events.jsonl").open("a") as file:
@@ -196,7 +196,7 @@ def test_a_slow_reader_does_not_make_it_grow(streamer: LogStreamer, tmp_path: Pa
     line = b"x" * 1023 + b"\n"
     for number in range(4):
         (node(tmp_path / str(number)) / "events.jsonl").write_bytes(line * 32_000)
-        streamer.tell(do="watch", key=number, folder=str(tmp_path / str(number)), offset=0)
+        streamer.send(do="watch", key=number, folder=str(tmp_path / str(number)), offset=0)
     status = Path(f"/proc/{streamer.process.pid}/status")
 
     def megabytes() -> int:
@@ -213,7 +213,7 @@ def test_a_slow_reader_does_not_make_it_grow(streamer: LogStreamer, tmp_path: Pa
 
 def test_hundreds_of_idle_folders_cost_little(streamer: LogStreamer, tmp_path: Path) -> None:
     for number in range(300):
-        streamer.tell(do="watch", key=number, folder=str(node(tmp_path / str(number))), offset=0)
+        streamer.send(do="watch", key=number, folder=str(node(tmp_path / str(number))), offset=0)
     stat = Path(f"/proc/{streamer.process.pid}/stat")
 
     def cpu() -> float:

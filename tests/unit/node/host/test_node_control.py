@@ -16,7 +16,7 @@ import pytest
 from muster.core.paths import NodePaths
 from muster.node import cancel_request, processes
 from muster.node.host import guardian_process, liveness, node_control
-from muster.node.host.node_control import GiveUpLaunch, NodeControl, RemoveNodes, RestartNode, StartNode, StartReply
+from muster.node.host.node_control import AbandonLaunch, NodeControl, RemoveNodes, RestartNode, StartNode, StartReply
 from muster.node.host.node_folder import LAUNCH, launch_of
 from muster.targets.hosts import host_files
 
@@ -82,9 +82,9 @@ class Host:
         request = StartNode(folder=str(self.node(attempt)), launch=launch, marker="job", earlier=earlier)
         return control(self.root, files).start_node(request)
 
-    def give_up(self, attempt: int, launch: int = 1, keep: bool = True) -> tuple[str, ...]:
-        request = GiveUpLaunch(folder=str(self.node(attempt)), launch=launch, keep_outputs=keep)
-        return control(self.root).give_up_launch(request)
+    def abandon(self, attempt: int, launch: int = 1, keep: bool = True) -> tuple[str, ...]:
+        request = AbandonLaunch(folder=str(self.node(attempt)), launch=launch, keep_outputs=keep)
+        return control(self.root).abandon_launch(request)
 
     def outputs(self) -> list[str]:
         return [str(file.relative_to(self.jobs)) for file in self.jobs.glob("g1-a*/node-0/work/outputs/*")]
@@ -107,7 +107,7 @@ def test_what_ranks_left_outlives_launches_that_die_or_are_given_up(host: Host) 
     assert host.start(2, launch=2, before=(1,)) == STARTED, "the launcher of the first has died"
     assert host.outputs() == taken
     assert launch_of(host.node(2)) == 2
-    assert host.give_up(2, launch=2) == ()
+    assert host.abandon(2, launch=2) == ()
     assert host.outputs() == taken
     assert not (host.node(2) / "assignment.json").exists()
     assert host.start(3, before=(2, 1)) == STARTED
@@ -145,13 +145,13 @@ def test_what_is_nowhere_is_told(host: Host) -> None:
 
 
 def test_a_launch_that_was_given_up_starts_nothing_however_late_it_comes(host: Host) -> None:
-    assert host.give_up(2, launch=1, keep=False) == ()
+    assert host.abandon(2, launch=1, keep=False) == ()
     assert host.start(2, launch=1).stale
     assert not host.node(2).exists()
     assert host.start(2, launch=2) == STARTED
-    assert host.give_up(3, launch=2, keep=False) == host.give_up(3, launch=1, keep=False) == ()
+    assert host.abandon(3, launch=2, keep=False) == host.abandon(3, launch=1, keep=False) == ()
     assert host.start(3, launch=2).stale, "what was given up later counts"
-    assert host.give_up(2, launch=1, keep=False) == ()
+    assert host.abandon(2, launch=1, keep=False) == ()
     assert host.node(2).exists(), "a later launch is somebody else's"
 
 
@@ -159,7 +159,7 @@ def test_a_launch_that_is_given_up_while_it_unpacks_starts_nothing(host: Host, m
     create = node_control.node_folder.create_node
 
     def slowly(node: Path, *given: Any, **more: Any) -> None:
-        assert host.give_up(2, keep=False) == ()
+        assert host.abandon(2, keep=False) == ()
         create(node, *given, **more)
 
     monkeypatch.setattr(node_control.node_folder, "create_node", slowly)
@@ -174,7 +174,7 @@ def test_a_host_with_a_full_disk_gives_a_launch_up_all_the_same(host: Host, monk
 
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr(cancel_request, "replace_file", full)
-    assert host.give_up(1, keep=False) == ()
+    assert host.abandon(1, keep=False) == ()
     assert not host.node(1).exists()
 
 
@@ -192,12 +192,12 @@ def test_a_guardian_may_be_about_to_be_born_as_soon_as_there_is_an_assignment(ho
 
 
 def test_a_node_that_is_removed_leaves_nothing(host: Host) -> None:
-    host.give_up(2, keep=False)
+    host.abandon(2, keep=False)
     control(host.root).remove_nodes(RemoveNodes(folders=(str(host.node(1)), str(host.node(2)))))
     assert not host.jobs.exists()
 
 
-@pytest.mark.parametrize("command", ["remove_nodes", "end_nodes", "inspect_nodes", "read_assignment", "give_up_launch"])
+@pytest.mark.parametrize("command", ["remove_nodes", "end_nodes", "inspect_nodes", "read_assignment", "abandon_launch"])
 @pytest.mark.parametrize("folder", ["{root}/jobs/../victim", "{root}/victim", "{root}/jobs"])
 def test_a_folder_that_is_no_node_s_is_refused(tmp_path: Path, command: str, folder: str) -> None:
     # all of them below tmp_path: a rule that is broken must not cost this machine anything

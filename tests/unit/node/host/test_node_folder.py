@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muster.core.paths import NodePaths
-from muster.node.host.node_folder import OutputsGone, take_outputs
+from muster.node.host.node_folder import OutputsGone, hand_over_outputs
 
 
 def folders(root: Path, count: int) -> list[NodePaths]:
@@ -23,7 +23,7 @@ def folders(root: Path, count: int) -> list[NodePaths]:
 
 def test_it_is_moved_past_attempts_that_came_to_nothing(tmp_path: Path) -> None:
     here, *earlier = folders(tmp_path, 4)
-    take_outputs(earlier, here)
+    hand_over_outputs(earlier, here)
     assert (here.outputs / "model.pt").read_text() == "weights"
     assert here.ranks.is_dir()
     assert not earlier[-1].work.exists()
@@ -32,8 +32,8 @@ def test_it_is_moved_past_attempts_that_came_to_nothing(tmp_path: Path) -> None:
 def test_it_may_be_repeated_after_it_was_cut_off_between_two_folders(tmp_path: Path) -> None:
     here, cut_off, first = folders(tmp_path, 3)
     first.work.rename(cut_off.work)
-    take_outputs([cut_off, first], here)
-    take_outputs([cut_off, first], here)
+    hand_over_outputs([cut_off, first], here)
+    hand_over_outputs([cut_off, first], here)
     assert (here.outputs / "model.pt").read_text() == "weights"
     assert here.ranks.is_dir()
 
@@ -42,7 +42,7 @@ def test_nothing_is_never_taken_for_it(tmp_path: Path) -> None:
     here, first = folders(tmp_path, 2)
     first.work.rename(tmp_path / "elsewhere")
     with pytest.raises(OutputsGone, match=r"work is in none of .*a1/node 0"):
-        take_outputs([first], here)
+        hand_over_outputs([first], here)
     assert not here.work.exists()
     with pytest.raises(OutputsGone, match="no earlier attempt"):
-        take_outputs([], here)
+        hand_over_outputs([], here)

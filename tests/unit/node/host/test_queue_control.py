@@ -19,13 +19,13 @@ from muster.node.host.queue_control import (
     PART,
     AcquireLease,
     AdvanceQueue,
-    BeginStart,
     ClaimAttempt,
     DeleteJob,
     FinishStart,
     QueuedAttempt,
     QueueServer,
     ReadQueued,
+    RecordStart,
     RenewLease,
     ReturnAllocations,
     ReturnReply,
@@ -87,7 +87,7 @@ class QueueHost:
         return lease.entry if lease else None
 
     def starting(self, attempt: AttemptId = ONE, launcher: str = "l", nodes: int = 2) -> bool:
-        return self.ask(BeginStart(id=attempt, launcher=launcher, folders=tuple(f"/f{n}" for n in range(nodes))))
+        return self.ask(RecordStart(id=attempt, launcher=launcher, folders=tuple(f"/f{n}" for n in range(nodes))))
 
     def launch(self, job: str, launcher: str = "l") -> None:
         attempt = AttemptId(job, 1, 1)

@@ -29,7 +29,7 @@ def side(root: Path, node: int = 1, variables: dict[str, str] | None = None) -> 
     plan = mpi_plan("pass", "s3://b/p", 2, 2, variables=variables, mpi_arguments=("-x", "HANDED"))
     pythons = {"interpreter": sys.executable, "muster_python": sys.executable}
     assignment = assignment_of(plan, job_id="j", node=node, addresses=("a", "b"), **pythons)
-    bindings = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({}, {}), here=HERE)
+    bindings = Bindings(hosts=("10.0.0.1", "10.0.0.2"), ports=({}, {}), local=HERE)
     (root / "work").mkdir(parents=True, exist_ok=True)
     found = SpawnerSetup(assignment, NodePaths(root=root), bindings, {"TOKEN": "secret"})
     found.write_remote_shell()

@@ -74,7 +74,7 @@ class Moody:
     def containers(self, **_: Any) -> list[Any]:
         return []
 
-    def forget(self, client: Any) -> None:
+    def discard(self, client: Any) -> None:
         raise AssertionError(client)
 
 
@@ -104,7 +104,7 @@ def test_a_client_over_ssh_that_failed_is_made_anew_and_no_other() -> None:
     for url, kept in (("ssh://engine", False), (WHERE, True)):
         engine = Engine(url=url)
         engine.__dict__["client"] = first
-        engine.forget(second)  # type: ignore[arg-type]
+        engine.discard(second)  # type: ignore[arg-type]
         assert engine.__dict__["client"] is first
-        engine.forget(first)  # type: ignore[arg-type]
+        engine.discard(first)  # type: ignore[arg-type]
         assert ("client" in engine.__dict__) is kept

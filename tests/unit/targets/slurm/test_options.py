@@ -200,12 +200,12 @@ def slurm_watch() -> SlurmWatch:
 
 
 def last_event(watch: SlurmWatch, cancel: CancelRequest | None, output: str) -> Event:
-    watch.note_outside(cancel, output)
+    watch.record_outside(cancel, output)
     return list(watch.conclude())[-1]
 
 
-def take(watch: SlurmWatch, *news: object) -> list[Event]:
-    return [found for item in news for found in watch.take(item)]  # type: ignore[arg-type]
+def consume(watch: SlurmWatch, *news: object) -> list[Event]:
+    return [found for item in news for found in watch.consume(item)]  # type: ignore[arg-type]
 
 
 def slurm(name: str, restarts: int = 0, reason: str = "") -> SlurmJobStatus:
@@ -220,7 +220,7 @@ def test_an_attempt_that_nobody_submitted_is_unknown() -> None:
 def test_what_a_job_waits_for_is_shown_once_per_change() -> None:
     watch = slurm_watch()
     pending = [slurm("PENDING", reason=reason) for reason in ("Priority", "Priority", "Resources", "Resources")]
-    shown = take(watch, *pending, slurm("RUNNING"))
+    shown = consume(watch, *pending, slurm("RUNNING"))
     assert [e.kind for e in shown] == [STATE, STATE]
     assert [e.data["reason"].rpartition("waits ")[2] for e in shown] == [
         "behind jobs of higher priority (Priority)",
@@ -230,9 +230,9 @@ def test_what_a_job_waits_for_is_shown_once_per_change() -> None:
 
 def test_an_end_of_the_ranks_own_does_not_wait_for_slurm() -> None:
     watch = slurm_watch()
-    take(watch, slurm("RUNNING"), lines_of(1, 0, end("Completed"), event(NODE_END)), lines_of(1, 1, event(NODE_END, 1)))
+    consume(watch, slurm("RUNNING"), lines_of(1, 0, end("Completed"), event(NODE_END)), lines_of(1, 1, event(NODE_END, 1)))
     assert not watch.concluded
-    take(watch, NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    consume(watch, NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
     assert watch.concluded
     assert last_event(watch, None, "").data["state"] == "Completed"
 
@@ -240,25 +240,25 @@ def test_an_end_of_the_ranks_own_does_not_wait_for_slurm() -> None:
 def test_a_requeued_job_is_watched_on_and_only_its_last_end_counts() -> None:
     watch = slurm_watch()
     preempted = {"cause": "node", "detail": "Slurm job 12 was preempted and queued again"}
-    take(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running"), end("Failed", preempted), event(NODE_END)))
-    take(watch, lines_of(1, 1, event(NODE_END, 1)), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    consume(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running"), end("Failed", preempted), event(NODE_END)))
+    consume(watch, lines_of(1, 1, event(NODE_END, 1)), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
     assert not watch.concluded, "Slurm has the last word on an end that is not the ranks' own"
-    shown = take(watch, slurm("COMPLETING", restarts=1), slurm("PENDING", restarts=1, reason="Resources"))
+    shown = consume(watch, slurm("COMPLETING", restarts=1), slurm("PENDING", restarts=1, reason="Resources"))
     assert [e.kind for e in shown] == ["note", STATE]
     assert "preempted and queued again; Slurm starts job 12 again as attempt 2" in shown[0].data["text"]
-    take(watch, lines_of(1, 0, event(STATE, state="late")), slurm("RUNNING", restarts=1))
-    shown = take(watch, lines_of(2, 0, event(STATE, state="Running"), end("Completed"), event(NODE_END)))
+    consume(watch, lines_of(1, 0, event(STATE, state="late")), slurm("RUNNING", restarts=1))
+    shown = consume(watch, lines_of(2, 0, event(STATE, state="Running"), end("Completed"), event(NODE_END)))
     assert watch.cursor.attempt == 2
     assert [e.data["state"] for e in shown] == ["Running"]
-    take(watch, NodeEnded(attempt=2, node=0), NodeEnded(attempt=2, node=1))
+    consume(watch, NodeEnded(attempt=2, node=0), NodeEnded(attempt=2, node=1))
     assert watch.concluded
 
 
 def test_a_lost_job_is_believed_when_it_is_seen_twice() -> None:
     watch = slurm_watch()
-    take(watch, slurm("RUNNING"), slurm("NODE_FAIL"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    consume(watch, slurm("RUNNING"), slurm("NODE_FAIL"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
     assert not watch.concluded
-    take(watch, slurm("NODE_FAIL"))
+    consume(watch, slurm("NODE_FAIL"))
     assert watch.concluded
     data = last_event(watch, None, "srun: error: Node failure on node2").data
     assert data["verdict"]["cause"] == "node"
@@ -267,7 +267,7 @@ def test_a_lost_job_is_believed_when_it_is_seen_twice() -> None:
 
 def test_a_wish_comes_before_what_slurm_makes_of_it() -> None:
     watch = slurm_watch()
-    take(watch, slurm("CANCELLED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    consume(watch, slurm("CANCELLED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
     assert watch.concluded
     ended = last_event(watch, CancelRequest(cause=Cause.CANCEL, reason="changed my mind"), "")
     assert (ended.data["state"], ended.data["verdict"]["detail"]) == (RunState.CANCELED.value, "changed my mind")
@@ -275,14 +275,14 @@ def test_a_wish_comes_before_what_slurm_makes_of_it() -> None:
 
 def test_memory_that_slurm_ended_a_job_for_is_said() -> None:
     watch = slurm_watch()
-    take(watch, slurm("FAILED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
+    consume(watch, slurm("FAILED"), NodeEnded(attempt=1, node=0), NodeEnded(attempt=1, node=1))
     assert last_event(watch, None, "slurmstepd: error: Detected 1 oom-kill event(s)").data["verdict"]["out_of_memory"]
 
 
 def test_a_cluster_that_does_not_answer_is_shown_once_and_its_return_too() -> None:
     watch = slurm_watch()
-    take(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running")))
+    consume(watch, slurm("RUNNING"), lines_of(1, 0, event(STATE, state="Running")))
     away = [SlurmOutage(since=time.monotonic() - seconds, reason="squeue failed") for seconds in (1, 31, 36)]
-    shown = take(watch, *away, slurm("RUNNING"), slurm("RUNNING"))
+    shown = consume(watch, *away, slurm("RUNNING"), slurm("RUNNING"))
     assert [e.data["state"] for e in shown] == ["NotResponding", "Running"]
     assert "squeue failed" in shown[0].data["reason"]

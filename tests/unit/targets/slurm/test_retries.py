@@ -138,4 +138,4 @@ async def test_an_answer_of_slurm_that_nobody_understands_is_an_outage_and_ends_
     assert "many" in outage.reason
     slurm.change(RestartCnt="0")
     assert isinstance(await heard(SlurmJobStatus), SlurmJobStatus)
-    cluster.leave(ticket)
+    cluster.unsubscribe(ticket)

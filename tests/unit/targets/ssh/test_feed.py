@@ -37,7 +37,7 @@ class Away:
     def stop(self) -> None:
         """There is nothing to stop."""
 
-    def settle(self, key: object) -> None:
+    def release(self, key: object) -> None:
         raise AssertionError("a host that has not answered keeps what is held on it")
 
 
@@ -59,7 +59,7 @@ def endings(over: float) -> list[str]:
     feed = SshJobFeed(away, HANDLE, Cursor(), cast(Any, inbox), SshTiming())
     feed._entry = replace(ENTRY, over=over)
     feed._nodes = [
-        NodeFeed(inbox=cast(Any, inbox), job=HANDLE, node=n, host=a.host, on_end=feed._settle, watch=away)
+        NodeFeed(inbox=cast(Any, inbox), job=HANDLE, node=n, host=a.host, on_end=feed._release_hosts, watch=away)
         for n, a in enumerate(ENTRY.allocations)
     ]
     feed._check_hosts()
@@ -79,7 +79,7 @@ def test_agents_that_can_not_live_any_more_are_not_waited_for() -> None:
 
 
 class NobodyAnswers(SshLedger):
-    async def _look(self, allocations: object) -> dict[int, dict[str, Any] | None]:
+    async def _inspect_nodes(self, allocations: object) -> dict[int, dict[str, Any] | None]:
         return {0: None, 1: None}
 
 

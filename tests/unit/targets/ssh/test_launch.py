@@ -10,7 +10,7 @@ from muster.core.attempt import AttemptId
 from muster.core.codec import to_data
 from muster.core.errors import RequestError, TargetError
 from muster.node.host.gang_scheduler import Allocation, QueueEntry
-from muster.node.host.node_control import GiveUpLaunch
+from muster.node.host.node_control import AbandonLaunch
 from muster.node.host.queue_control import AcquireLease, LaunchLease, ReturnAllocations, ReturnReply
 from muster.node.rpc import Request
 from muster.targets.claim import Claim
@@ -54,7 +54,7 @@ class Hosts:
         self.asked.append(("queue", "withdraw as launcher" if launcher else "withdraw"))
         return True, False
 
-    async def look(self, wanted: AttemptId) -> QueuedJob:
+    async def inspect(self, wanted: AttemptId) -> QueuedJob:
         return QueuedJob(entry=self._entry, live=self.live)
 
     async def use(self, work: Any) -> CommandResult:
@@ -73,7 +73,7 @@ class Host:
     def __init__(self, hosts: Hosts, name: str, *, away: bool) -> None:
         self._hosts, self._name, self._away = hosts, name, away
 
-    async def ask(self, part: str, request: GiveUpLaunch, **how: Any) -> tuple[str, ...]:
+    async def ask(self, part: str, request: AbandonLaunch, **how: Any) -> tuple[str, ...]:
         self._hosts.asked.append((self._name, f"{request.command} {request.launch}"))
         if self._away:
             raise HostUnreachable(f"host {self._name} is unreachable")
@@ -99,8 +99,8 @@ async def test_what_was_started_is_ended_before_hosts_are_given_back(monkeypatch
     assert given is not None
     assert hosts.asked == [
         ("queue", "acquire_lease"),
-        ("a", "give_up_launch 3"),
-        ("b", "give_up_launch 3"),
+        ("a", "abandon_launch 3"),
+        ("b", "abandon_launch 3"),
         ("queue", "return_allocations"),
     ]
 
@@ -119,7 +119,7 @@ async def test_what_an_earlier_launch_may_have_started_is_ended_too(monkeypatch:
     breaks(monkeypatch, BadHosts({"b": HostUnreachable("host b does not answer")}), begun=False)
     hosts = Hosts(entry_of("starting", folder="/f"))
     await hosts.launch().run(entry_of("starting"))
-    assert hosts.asked[1:3] == [("a", "give_up_launch 3"), ("b", "give_up_launch 3")]
+    assert hosts.asked[1:3] == [("a", "abandon_launch 3"), ("b", "abandon_launch 3")]
     unbegun = Hosts(entry_of("granted"))
     await unbegun.launch().run(entry_of("granted"))
     assert unbegun.asked == [("queue", "acquire_lease"), ("queue", "return_allocations")]

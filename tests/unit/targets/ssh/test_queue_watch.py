@@ -18,7 +18,7 @@ class EmptyQueue:
     def __init__(self) -> None:
         self.turns = 0
 
-    async def turn(self, waiting: list[AttemptId], ended: list[AttemptId]) -> tuple[list[QueueEntry], float]:
+    async def advance(self, waiting: list[AttemptId], ended: list[AttemptId]) -> tuple[list[QueueEntry], float]:
         """Count the question."""
         self.turns += 1
         return [], time.time()
@@ -30,7 +30,7 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[Any] = []
 
-    def hear(self, entry: Any, entries: list[QueueEntry]) -> None:
+    def receive(self, entry: Any, entries: list[QueueEntry]) -> None:
         """Note it."""
         self.heard.append(entry)
 
@@ -38,13 +38,13 @@ class Listener:
 def test_it_rests_once_all_have_left() -> None:
     async def enter_and_leave() -> None:
         room = QueueWatcher(cast(QueueClient, queue), cast(Any, None))
-        room.enter(key, first.hear)
-        room.enter(key, second.hear)
+        room.subscribe(key, first.receive)
+        room.subscribe(key, second.receive)
         while not second.heard:
             await asyncio.sleep(0)
-        room.leave(key, first.hear)
-        assert room._waiting == {key: [second.hear]}
-        room.leave(key, second.hear)
+        room.unsubscribe(key, first.receive)
+        assert room._waiting == {key: [second.receive]}
+        room.unsubscribe(key, second.receive)
         room.wake()
         assert room._task is not None
         await asyncio.wait_for(room._task, 60.0)
