@@ -97,7 +97,7 @@ class PreparedRun:
 
     @property
     def warning(self) -> str:
-        """What the user should know beforehand; empty for nothing."""
+        """Warning of the launch for the user; empty for none."""
         return credentials.expiry_warning(self.context.access, self.context.job_id)
 
     def submit(self, log: Log) -> SubmittedRun:

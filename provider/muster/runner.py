@@ -45,7 +45,7 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchContext:
-    """What a launch needs beside the plan: run id and generation, the store's access, secrets' values, the time of the request.
+    """Context of a launch beside the plan: run id and generation, the store's access, secrets' values, the time of the request.
 
     ``requested`` in seconds since the epoch; the preparing phase is counted from it.
     """
@@ -59,7 +59,7 @@ class LaunchContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. ``manifest`` and ``uri`` are s3 URIs; a run that did not complete has a verdict and no manifest."""
+    """Outcome of a run. ``manifest`` and ``uri`` are s3 URIs; a run that did not complete has a verdict and no manifest."""
 
     run: str
     generation: int
@@ -97,7 +97,7 @@ def new_run_id(name: str) -> str:
 
 
 def plan_job(job: TrainingJob, *, log: Log) -> Planned:
-    """Turn a job into a plan: check its files, pack its code, resolve its packages, place its ranks.
+    """Plan a job: check its files, pack its code, resolve its packages, place its ranks.
 
     :raises RequestError: the request is wrong; nothing has been launched.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -58,7 +59,11 @@ LONG_FILES: dict[str, str] = {
 }
 
 # a docstring says what happens: Return, Start, Raise, Wait, Yield …; a property "Return whether …"
-NOT_A_VERB_OF_THE_FIELD = frozenset({"Give", "Have", "Hear", "Let", "Look", "Say", "Tell", "Whether"})
+NOT_A_VERB_OF_THE_FIELD = frozenset(
+    {"Give", "Have", "Hear", "Let", "Look", "Make", "Note", "Say", "Take", "Tell", "What", "Whether", "Who"}
+)
+# functions are named by what they do in the field's words: report, receive, retry, return
+NOT_A_NAME_OF_THE_FIELD = re.compile("_?(tell|hear|insist|lent|told|wish)")
 # folders, or files of none, whose docstrings begin otherwise; to be empty
 UNCONVERTED: frozenset[str] = frozenset()
 
@@ -197,6 +202,13 @@ def test_a_docstring_begins_with_a_verb_of_the_field() -> None:
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 first = (ast.get_docstring(node) or "Return").split()[0].strip(",.:;")
                 assert first not in NOT_A_VERB_OF_THE_FIELD or folder_of(path) in UNCONVERTED, (path, node.lineno)  # type: ignore[union-attr]
+
+
+def test_a_function_is_named_in_words_of_the_field() -> None:
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert not NOT_A_NAME_OF_THE_FIELD.match(node.name), (path, node.lineno)
 
 
 def test_a_public_name_stands_for_one_thing() -> None:

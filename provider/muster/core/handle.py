@@ -11,7 +11,7 @@ HANDLE_VERSION = 1
 
 
 class SubmitResult(str, Enum):
-    """How a submit got hold of the attempt."""
+    """Outcome of a submit: launched, attached, or completed before."""
 
     LAUNCHED = "launched"
     ATTACHED = "attached"  # it was running, or waiting to

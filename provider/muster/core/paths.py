@@ -190,7 +190,7 @@ class JobPaths:
 
     @property
     def lock(self) -> Path:
-        """Held while the claim is looked at or changed."""
+        """Lock for reading or changing the claim."""
         return self.job / "claim.lock"
 
     def attempt(self, generation: int, attempt: int) -> Path:
@@ -202,7 +202,7 @@ class JobPaths:
 
     @property
     def claim_chain(self) -> Path:
-        """Where no lock can be had: every claim there ever was, each a file of its own with the next number as its name."""
+        """Claims of the job where no lock is available: one file each, named by consecutive numbers."""
         return self.job / "claims"
 
     def started(self, generation: int) -> Path:
@@ -232,7 +232,7 @@ class HostPaths:
 
     @property
     def queue_lock(self) -> Path:
-        """Held while claims and the queue are looked at or changed."""
+        """Lock for reading or changing claims and the queue."""
         return self.root / "queue.lock"
 
     def job(self, job_id: str) -> JobPaths:

@@ -70,7 +70,7 @@ def node_host_name(node: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class NodePlan:
-    """What one node runs. ``ranks`` are started together once every node is ready; by node 0's ``starter`` if it has one, or by
+    """Plan of one node. ``ranks`` are started together once every node is ready; by node 0's ``starter`` if it has one, or by
     the node's own.
     """
 

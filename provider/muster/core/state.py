@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class RunState(str, Enum):
-    """Life of a run, in order; ``NotResponding`` when the nodes can't be heard."""
+    """State of a run, in order; ``NotResponding`` while the nodes do not answer."""
 
     QUEUED = "Queued"
     PREPARING = "Preparing"

@@ -24,7 +24,7 @@ def loopback_address(job_id: str, node: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
-    """How an attempt went: times in seconds since the epoch, its end state and verdict as data."""
+    """Record of an ended attempt: times in seconds since the epoch, end state and verdict as data."""
 
     attempt: int
     started: float = 0.0

@@ -17,7 +17,7 @@ POLL_INTERVAL = 0.05  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class CancelRequest:
-    """Why a run is to end."""
+    """Cause and reason of a requested end."""
 
     cause: Cause
     reason: str

@@ -33,7 +33,7 @@ class GetProblem(Request[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What a probe found: the node's own ``problem`` with the leader, or in ``silent`` why no packet comes back."""
+    """Result of a probe: the node's own ``problem`` with the leader, or in ``silent`` why no packet comes back."""
 
     problem: str = ""
     silent: str = ""

@@ -36,7 +36,7 @@ Reply = dict[str, Any]  # its ``value`` or its ``error``
 
 
 class CommandFailed(Exception):
-    """The other side could not carry a command out; says why in one line."""
+    """The command failed on the other side; the message is the reason in one line."""
 
 
 class BadRequest(CommandFailed):

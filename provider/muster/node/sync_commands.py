@@ -47,7 +47,7 @@ class OutputName:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadObjects(Request[None]):
-    """Make sure that objects have the content of files of this node."""
+    """Upload files of this node to objects; unchanged ones are skipped."""
 
     files: tuple[OutputName, ...]
     timeout: float

@@ -82,7 +82,7 @@ class TrainOperator(JobOperator):
             return self._wait(context, handle, target, access)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Turn the trigger's event into the task's end; wait here if the trigger could not reach the job."""
+        """Finish the task by the trigger's event; wait here if the trigger could not reach the job."""
         self._task_key = TaskKey.of(context["ti"])
         self.launched = handle = event_handle(event)
         with airflow_errors(retry=self._is_retry(context)):

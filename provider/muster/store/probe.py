@@ -36,7 +36,7 @@ def put_snapshot(bucket: Bucket, digest: str, archive: Path) -> None:
 
 
 def raise_generation(bucket: Bucket, job_id: str, generation: int) -> None:
-    """Make this generation the run's newest, unless a newer one exists; always writes, as a check that writing works.
+    """Record this generation as the run's newest, unless a newer one exists; always writes, as a check that writing works.
 
     :raises StoreError: the store does not take it.
     """

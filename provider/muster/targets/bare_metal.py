@@ -1,4 +1,4 @@
-"""What a plan can't have on a target whose nodes are no containers, and how that is said; shared by all such targets."""
+"""Options that only containers have, and their refusal by targets without containers."""
 
 from __future__ import annotations
 

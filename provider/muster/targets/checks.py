@@ -1,4 +1,4 @@
-"""What `check` says of a host, worded once for all targets: clock, Python, disk, GPUs."""
+"""Findings about a host, shared by all targets: clock, Python, disk, GPUs."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class AttemptStatus(str, Enum):
 
 
 class Step(str, Enum):
-    """What submit does next."""
+    """Next step of a submit."""
 
     LAUNCH = "launch"  # a new generation: attempt 1
     ATTACH = "attach"

@@ -74,7 +74,7 @@ class ComputeTarget(Protocol):
 
     @property
     def name(self) -> str:
-        """What the target is called in handles and records."""
+        """Name of the target in handles and records."""
         ...
 
     def prepare(self, plan: JobPlan, log: Log) -> None:
@@ -85,7 +85,7 @@ class ComputeTarget(Protocol):
         ...
 
     def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job, by job id and generation. Starts one node agent on each node.
+        """Create the job, or return its running attempt, by job id and generation. Starts one node agent on each node.
 
         Same generation and plan: running is re-attached, completed is taken, failed becomes the next attempt. A higher
         generation ends the older and starts anew. Another plan is never re-attached.

@@ -40,7 +40,7 @@ S = TypeVar("S", bound=Standing)
 
 
 class Ledger(Protocol[S]):
-    """What one target keeps of jobs; its own ``Standing`` may carry what the target needs to go on from it.
+    """Jobs of one target; its own ``Standing`` may carry what the target needs to go on from it.
 
     ``target``: its name in handles.
     """
@@ -49,7 +49,7 @@ class Ledger(Protocol[S]):
 
     @property
     def location(self) -> str:
-        """Return where the jobs are kept, for error messages."""
+        """Return the location of the jobs, for error messages."""
         ...
 
     def owner(self, job_id: str) -> Claim | None:
@@ -61,7 +61,7 @@ class Ledger(Protocol[S]):
         ...
 
     def launch(self, claim: Claim, before: S, submission: Submission) -> bool:
-        """Own the job by ``claim`` if it still stands as ``before``, and start the attempt; False if another submit was faster.
+        """Write ``claim`` if the job still stands as ``before``, and start the attempt; False if another submit was faster.
 
         The one compare-and-swap of the target. ``claim.commit``: the attempt only stores the outputs of earlier ones.
         """
@@ -100,7 +100,7 @@ class Lifecycle(Generic[S]):
         raise NotImplementedError
 
     def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
+        """Create the job, or return its running attempt; see :class:`muster.targets.contract.ComputeTarget`."""
         ledger, digest = self.ledger, submission.plan.digest()
         with ledger.locked(submission.job_id):
             while True:

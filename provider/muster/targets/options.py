@@ -20,7 +20,7 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 @unique
 class Kind(Enum):
-    """What values an option takes, and in which forms they may be written."""
+    """Kind of an option's value, and the forms in which it may be written."""
 
     TEXT = "a text"
     LINES = "lines of text"

@@ -1,4 +1,4 @@
-"""Looks up a task's state in Airflow, to decide whether a kill cancels the job or leaves it to the next try."""
+"""Task state lookup in Airflow: decides whether a kill cancels the job or leaves it to the next try."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from muster.node.sync_commands import OutputName
 
 @dataclass(frozen=True, kw_only=True)
 class StoreResult:
-    """What came of a request to the store; ``error`` is "" if it was done."""
+    """Outcome of a request to the store; ``error`` is "" on success."""
 
     error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored(StoreResult):
-    """How many checkpoint files were restored."""
+    """Number of checkpoint files restored."""
 
     files: int = 0
 
@@ -37,7 +37,7 @@ class FilesStored(StoreResult):
 
 @dataclass(frozen=True, kw_only=True)
 class RanksStopped:
-    """How the ranks of a node ended, and their last metrics by name."""
+    """Exits of a node's ranks, and their last metrics by name."""
 
     exits: tuple[RankExit, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class StoreFiles(Request[FilesStored]):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreUnderNames(Request[StoreResult]):
-    """Make sure that the store has the node's content under the keys that the leader decided on."""
+    """Store the node's content under the keys that the leader decided on."""
 
     files: tuple[OutputName, ...]
     timeout: float
@@ -133,4 +133,4 @@ class FinishLog(Request[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Leave(Request[None]):
-    """Leave: the run is over."""
+    """End the agent: the run is over."""

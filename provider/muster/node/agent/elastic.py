@@ -225,4 +225,4 @@ class ElasticMembership(FixedMembership):
 
 
 class _DoesNotFit(Exception):
-    """A node can't come back; says why."""
+    """Raised for a node that can't rejoin; the message is the reason."""

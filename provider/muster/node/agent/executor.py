@@ -154,7 +154,7 @@ class NodeExecutor:
         self._kernel_kills = count_kernel_kills()
         known = request.local_bindings[a.node]
         self._local_bindings.update(known, scratch=str(self.paths.tools) if known["shared_host"] else "")
-        bindings = Bindings(hosts=request.hosts, ports=request.ports, here=self._local_bindings)
+        bindings = Bindings(hosts=request.hosts, ports=request.ports, local=self._local_bindings)
         self._ranks.reset()
         self._control_socket.open()
         if a.plan.spawner is not None:

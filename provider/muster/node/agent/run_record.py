@@ -18,7 +18,7 @@ _PHASES = {RunState.STARTING: "starting", RunState.RUNNING: "running", RunState.
 
 
 class RunRecord:
-    """What ``muster show`` prints. Times in seconds since the epoch, phases in seconds."""
+    """Record of a run, as ``muster show`` prints it. Times in seconds since the epoch, phases in seconds."""
 
     def __init__(self, assignment: Assignment, attempt_folder: Path) -> None:
         self._assignment = assignment

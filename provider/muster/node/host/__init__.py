@@ -1,1 +1,1 @@
-"""What serves a host between jobs: control commands, log streams, the queue."""
+"""Services of a host between jobs: control commands, log streams, the queue."""

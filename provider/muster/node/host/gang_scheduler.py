@@ -28,7 +28,7 @@ class Allocation:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRequest:
-    """What an attempt asks of the queue: nodes, each with slots and GPUs. ``bundle``: the folder of what is launched.
+    """Resources of an attempt: nodes, each with slots and GPUs. ``bundle``: the folder of the launch bundle.
 
     An attempt that only commits outputs takes no slots, and names the hosts that have them in ``allocations``.
     """
@@ -103,7 +103,7 @@ class QueueEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class HostCapacity:
-    """What a host of the inventory has. ``slots``: 0 if not counted; ``spare``: used only in place of a failed host."""
+    """Capacity of one host of the inventory. ``slots``: 0 if not counted; ``spare``: used only in place of a failed host."""
 
     name: str
     slots: int
@@ -112,7 +112,7 @@ class HostCapacity:
 
 
 class FreeCapacity:
-    """What is free on every host."""
+    """Free capacity of every host."""
 
     def __init__(self, hosts: Sequence[HostCapacity], entries: Iterable[QueueEntry]) -> None:
         self._slots = {host.name: host.slots or ENDLESS for host in hosts}
@@ -131,7 +131,7 @@ class FreeCapacity:
         return self._slots[host] >= entry.slots and len(self._gpus[host]) >= entry.gpus
 
     def allocate(self, host: str, entry: QueueEntry) -> Allocation:
-        """Take a node's part of a host."""
+        """Allocate slots and GPUs of a host to one node of the gang."""
         gpus = tuple(self._gpus[host][: entry.gpus])
         self._deduct(host, entry.slots, gpus)
         return Allocation(host=host, gpus=gpus)

@@ -247,7 +247,7 @@ class NodeControl:
 
 
 def _hand_over_and_start(paths: NodePaths, marker: str, earlier: list[NodePaths], *, repeated: bool) -> StartReply:
-    """Take the outputs of earlier ranks, if there were any, and start the guardian; ``repeated``: unless it is started."""
+    """Move earlier ranks' outputs into the node's folder, and start the guardian; ``repeated``: unless started."""
     try:
         if earlier:
             node_folder.hand_over_outputs(earlier, paths)

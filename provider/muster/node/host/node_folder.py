@@ -113,7 +113,7 @@ def _hand_over(earlier: list[Path], path: Path) -> None:
 
 
 def abandon_launch(node: Path, launch: int) -> None:
-    """Forbid this launch and all before it to start anything here; where that can't be written, no folder can be created."""
+    """Forbid this launch and all before it to start anything here; without the mark, no folder can be created."""
     if is_abandoned(node, launch):
         return
     scratch = node.with_name(f".new-{node.name}-{os.urandom(4).hex()}")

@@ -52,7 +52,7 @@ class EndedEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedAttempt:
-    """What the queue server has of an attempt: the job's claim as data, the attempt's entry and end.
+    """Records of an attempt: the job's claim as data, the attempt's entry and end.
 
     ``live``: the entry is still in the queue.
     """
@@ -128,7 +128,7 @@ class QueueState:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvanceQueue(Request[QueueState]):
-    """Note which attempts are asked for and which have ended, grant what can be granted, and return the queue."""
+    """Record wanted and ended attempts, grant what fits, and return the queue."""
 
     hosts: tuple[HostCapacity, ...]
     wanted: tuple[AttemptId, ...] = ()
@@ -151,7 +151,7 @@ class LaunchLease:
 
 @dataclass(frozen=True, kw_only=True)
 class AcquireLease(Request[LaunchLease | None], _OfLauncher):
-    """Begin to launch a granted attempt; None if another launcher has the lease, or another attempt owns the job."""
+    """Acquire the lease to launch a granted attempt; None if it is taken, or another attempt owns the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ class RenewLease(Request[bool], _OfLauncher):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordStart(Request[bool], _OfLauncher):
-    """Note the node folders before the first agent starts, and until when agents may be alive; return False without a lease."""
+    """Record node folders and the agents' deadline before the first agent starts; return False without a lease."""
 
     folders: tuple[str, ...]
     over: float = 0.0
@@ -169,7 +169,7 @@ class RecordStart(Request[bool], _OfLauncher):
 
 @dataclass(frozen=True, kw_only=True)
 class FinishStart(Request[bool], _OfLauncher):
-    """Note that all agents have started, and delete the launch bundle; return False without a lease."""
+    """Record that all agents have started, and delete the launch bundle; return False without a lease."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""What is looked at on every node, and between nodes, before a rank starts."""
+"""Preflight: checks on every node, and between nodes, before a rank starts."""

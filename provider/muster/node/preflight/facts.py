@@ -25,7 +25,7 @@ GPU_QUERY = ("nvidia-smi", "--query-gpu=index,name,memory.total,driver_version,u
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What one node reports. ``memory`` and ``disk`` in free bytes, ``clock`` in seconds since the epoch.
+    """Facts that one node reports. ``memory`` and ``disk`` in free bytes, ``clock`` in seconds since the epoch.
 
     ``address`` and ``interface`` are those that the agents meet over. ``gpus`` has one line for each device (index, name,
     memory); ``ports`` those found free, by name; ``missing`` the required programs that are not on the PATH. ``snapshot`` is

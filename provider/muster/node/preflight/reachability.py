@@ -30,7 +30,7 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where the others can try a node: its address on the training network and the ports that are open there meanwhile."""
+    """Address of a node on the training network, and the ports that listen there during preflight."""
 
     node: int
     address: str

@@ -45,7 +45,7 @@ class RunLine(Request[int]):
 
 @dataclass(frozen=True, kw_only=True)
 class LineOutput(Request[None]):
-    """What a line of shell has written."""
+    """Output of a shell command line."""
 
     number: int
     text: str

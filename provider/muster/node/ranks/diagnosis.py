@@ -27,7 +27,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "cv2": "opencv-python", "PIL": "pillow",
 
 @dataclass(frozen=True, kw_only=True)
 class RankExit:
-    """How a rank ended; for one that failed by itself, why. Times in seconds since the epoch.
+    """Exit of a rank; with the reason if it failed by itself. Times in seconds since the epoch.
 
     ``decides``: its failure decides the run. ``victim``: it was ended because of another failure. ``detail`` is the exception
     line of its output.

@@ -35,7 +35,7 @@ Push = Callable[[Request[Any]], None]
 
 
 class SpawnerSetup:
-    """What a spawner, and all that it starts on this node, is given; made when the ranks are to be started."""
+    """Environment and files of a spawner and its processes on this node; created when the ranks start."""
 
     def __init__(self, assignment: Assignment, paths: NodePaths, bindings: Bindings, secrets: Mapping[str, str]) -> None:
         spawner = assignment.plan.nodes[assignment.node].starter or assignment.plan.spawner

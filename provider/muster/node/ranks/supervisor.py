@@ -48,7 +48,7 @@ class RankSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessExit:
-    """How a rank's process ended, as its shim reports it; ``at`` in seconds since the epoch.
+    """Exit of a rank's process, as its shim reports it; ``at`` in seconds since the epoch.
 
     ``why``: the reason where the rank's own output can't have it. ``vanished``: its shim was killed, so that nobody knows how
     the rank itself ended.

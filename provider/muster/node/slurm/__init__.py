@@ -1,1 +1,1 @@
-"""What runs inside a Slurm job and on its login node."""
+"""Processes inside a Slurm job and on its login node."""

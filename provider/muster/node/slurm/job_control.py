@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
-    """What came of an attempt's sbatch: the number of its Slurm job, or why there is none."""
+    """Outcome of one sbatch call: the number of the Slurm job, or the reason why there is none."""
 
     job: str
     refused: str = ""
@@ -53,7 +53,7 @@ class Submitted:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRecord:
-    """What the shared folder has of a batch job. ``submitted``: None while the outcome is not written down."""
+    """Files of a batch job. ``submitted``: None until the outcome is written."""
 
     submitted: Submitted | None
     cancel: CancelRequest | None
@@ -62,7 +62,7 @@ class BatchRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFiles:
-    """What the shared folder has of a job: its claims so far, its batch jobs by folder, age and END of the newest attempt."""
+    """Files of a job: its claims, its batch jobs by folder, age and END of the newest attempt."""
 
     next_number: int
     entries: tuple[ChainEntry, ...] = ()
@@ -225,7 +225,7 @@ class JobControl:
         return SubmitReply(won=True, outcome=outcome, message=message, job=job)
 
     def find_job(self, request: FindJob) -> FoundJob:
-        """Ask squeue, then accounting."""
+        """Search squeue, then accounting."""
         batch = self._paths(request.job_id).batch(request.generation, request.base)
         fields = f"--Format=JobID:{NUMBER},Comment:{COMMENT}"
         done = _run([request.squeue, "--noheader", "--states=all", f"--name={request.job_id}", fields], ASK_TIME)

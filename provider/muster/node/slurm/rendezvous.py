@@ -44,7 +44,7 @@ class Meeting:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderFile:
-    """What node 0 publishes: its address, or why it refuses this start."""
+    """Address that node 0 publishes, or the reason why it refuses this start."""
 
     address: str = ""
     refused: str = ""
@@ -52,7 +52,7 @@ class LeaderFile:
 
 
 def lead(paths: JobPaths, file: Path, template: Assignment, restarts: int) -> Meeting:
-    """Own the attempt, or refuse; then publish the address of node 0.
+    """Claim the attempt, or refuse; then publish the address of node 0.
 
     :raises StartRefused: another attempt owns the run, or the run has ended.
     """
@@ -93,7 +93,7 @@ def _read(file: Path) -> LeaderFile | None:
 
 
 def own(paths: JobPaths, template: Assignment, restarts: int) -> tuple[tuple[AttemptRecord, ...], tuple[str, ...]]:
-    """Make sure that this start owns the run; a start by Slurm itself becomes the next attempt.
+    """Claim the run for this start; a start by Slurm itself becomes the next attempt.
 
     :raises StartRefused: another attempt owns the run, or the run has ended.
     """

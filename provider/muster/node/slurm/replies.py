@@ -119,7 +119,7 @@ def seconds_left(row: SqueueRow | None) -> float | None:
 
 
 class SubmitOutcome(str, Enum):
-    """What came of a call of sbatch."""
+    """Outcome of one sbatch call."""
 
     TAKEN = "taken"
     REFUSED = "refused"  # the request is wrong, however often it is tried

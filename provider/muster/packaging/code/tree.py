@@ -66,7 +66,7 @@ def stamp_of(status: os.stat_result) -> Stamp:
 
 
 def walk(source: Path, rules: IgnoreRules, hashes: Hashes, skip: Path) -> list[Entry]:
-    """Return every entry below ``source`` that the rules let in, sorted by path; the folder ``skip`` is left out too.
+    """Return every entry below ``source`` that the rules include, sorted by path; the folder ``skip`` is left out too.
 
     :raises RequestError: an entry can't be read or can't travel; the message names it.
     :raises SourceChanged: a file changed meanwhile.

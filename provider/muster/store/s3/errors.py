@@ -22,7 +22,7 @@ class AccessDenied(StoreError):
 
 
 class NotFound(StoreError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class PreconditionFailed(StoreError):

@@ -70,7 +70,7 @@ class FolderMirror:
         ]
 
     def store_object(self, name: OutputName) -> None:
-        """Make sure that an object has the content of its local file.
+        """Upload a local file to an object, unless the content is there.
 
         :raises StoreError: the file can't be read, or the store does not take it.
         """

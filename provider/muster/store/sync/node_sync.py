@@ -279,7 +279,7 @@ def _late(what: str, timeout: float) -> str:
 
 
 def _lower_priority() -> None:
-    """Leave the CPU to the ranks, also where the kernel shares it out by session first."""
+    """Lower the priority below that of the ranks, also where the kernel shares the CPU out by session first."""
     os.nice(BACKGROUND)
     try:
         Path("/proc/self/autogroup").write_text(str(BACKGROUND), encoding="ascii")

@@ -18,7 +18,7 @@ class _History:
 
 
 class QuiescenceTracker:
-    """What scans saw of a folder's files, by this machine's clock; files' own times are another host's, on NFS."""
+    """Times of the last change of a folder's files, by this machine's clock; on NFS, files' own times are another host's."""
 
     def __init__(self) -> None:
         self._files: dict[str, _History] = {}

@@ -33,7 +33,7 @@ class Account:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that say who one is."""
+        """Variables of the user's identity."""
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
 
 
@@ -59,7 +59,7 @@ def account_of(client: APIClient, image: str, user: str, labels: Mapping[str, st
 
 
 def _unknown(uid: int, gid: int, entries: list[list[str]]) -> Account:
-    """Make up a user for an id that the image does not know."""
+    """Return a user for an id that the image does not know."""
     name = f"user{uid}"
     lines = [":".join(entry) for entry in entries]
     passwd = "\n".join([*lines, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh", ""])

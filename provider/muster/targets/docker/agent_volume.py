@@ -83,7 +83,7 @@ def ensure_volume(client: APIClient, image: Image, python: str, engine_url: str,
 
 
 def ensure_in(client: APIClient, container: str, image: Image, python: str, engine_url: str) -> None:
-    """See that the agent lies in the volume of a container that has not been started; costs one small question if it does."""
+    """Fill the agent's volume of a container that has not been started, unless it is filled; that takes one request."""
     filling = _Filling(name=volume_name(image.id, python), image=image.name, python=python, engine_url=engine_url)
     if not _is_filled(client, container, engine_url):
         _fill_or_wait(client, filling, log=lambda line: None, until=lambda: _is_filled(client, container, engine_url))

@@ -1,4 +1,4 @@
-"""What `check` says of a Docker engine: whether it answers, its clock, images and networks, and whether it can give GPUs."""
+"""Findings about a Docker engine: reachability, clock, images, networks, GPUs."""
 
 from __future__ import annotations
 

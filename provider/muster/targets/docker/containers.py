@@ -117,14 +117,14 @@ class Jobs:
         return self._file(container, NodePaths(root=NODE).events, offset)
 
     def assignment_of(self, attempt: AttemptContainers) -> Assignment:
-        """Return what an attempt's leader was told."""
+        """Return the assignment of an attempt's leader."""
         assert attempt.leader is not None
         with explained("reading the assignment", self._engine_url):
             text = b"".join(self._file(attempt.leader.id, NodePaths(root=NODE).assignment, 0))
         return from_data(Assignment, json.loads(text))
 
     def has_cancel_request(self, container: str) -> bool:
-        """Return whether a node has been told to end, by a cancel or a newer submit."""
+        """Return whether a node has a cancel request, of a cancel or of a newer submit."""
         return any(self._file(container, NodePaths(root=NODE).cancel, 0))
 
     def _file(self, container: str, path: Path, offset: int) -> Iterator[bytes]:
@@ -192,7 +192,7 @@ class Jobs:
 
 
 def each(work: Any, items: Iterable[Any]) -> list[Any]:
-    """Do something for all items at once; the first error is raised after all have been tried."""
+    """Run ``work`` for all items at once; raise the first error after all have been tried."""
     items = list(items)
     if not items:
         return []

@@ -34,7 +34,7 @@ class Engine:
 
     @classmethod
     def of(cls, url: str, ca_cert: str = "", client_cert: str = "", client_key: str = "", *, verify: bool = True) -> Engine:
-        """Make it of what was said, the standard variables filling in for an engine that was not named."""
+        """Return the engine of the target's fields; without a url, that of the standard DOCKER_* variables."""
         if url:
             return cls(url=url, ca_cert=ca_cert, client_cert=client_cert, client_key=client_key, verify=verify)
         found = os.environ.get("DOCKER_HOST") or DEFAULT_URL
@@ -67,7 +67,7 @@ class Engine:
             raise unreachable(error, self.url) from error
 
     def discard(self, client: APIClient) -> None:
-        """Make the next caller create a new client, if this one can't: the SDK does not renew a connection over SSH."""
+        """Discard a client over SSH, whose connection the SDK does not renew; the next caller creates a new one."""
         if self.url.startswith("ssh:") and self.__dict__.get("client") is client:
             del self.__dict__["client"]
 

@@ -1,4 +1,4 @@
-"""What a Docker engine's refusals mean: its errors as Muster's own, each in one line with the reason and what to do."""
+"""Errors of a Docker engine as Muster's own, each in one line with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ MEANINGS = (
 
 
 def meaning_of(words: str, what: str, engine_url: str) -> MusterError:
-    """Return the error for what an engine said (``words``) when asked for ``what``."""
+    """Return the error for an engine's message (``words``) to the request ``what``."""
     for meaning in MEANINGS:
         found = re.search(meaning.pattern, words)
         if found:
@@ -99,7 +99,7 @@ def unreachable(reason: object, engine_url: str) -> EngineUnreachable:
 
 @contextlib.contextmanager
 def explained(what: str, engine_url: str) -> Iterator[None]:
-    """Turn the errors of engine and SDK into Muster's own."""
+    """Raise the errors of engine and SDK as Muster's own."""
     import docker.errors
 
     try:
@@ -113,7 +113,7 @@ def explained(what: str, engine_url: str) -> Iterator[None]:
 
 
 def connection_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return the errors that mean that an engine, or the way to it, is away; and ``others``."""
+    """Return the errors of an unreachable engine, and ``others``."""
     import docker.errors
     import requests.exceptions
     import urllib3.exceptions

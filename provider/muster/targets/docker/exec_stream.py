@@ -57,7 +57,7 @@ class ExecStream:
 
 
 def _keep_alive(end: Any) -> None:
-    """Make the system check regularly whether the other machine is there; a channel's connection is its transport's."""
+    """Enable TCP keep-alive on the connection; that of a channel is its transport's."""
     below = end if isinstance(end, socket.socket) else end.get_transport().sock
     if isinstance(below, socket.socket) and below.family in (socket.AF_INET, socket.AF_INET6):
         below.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

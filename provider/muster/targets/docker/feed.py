@@ -32,7 +32,7 @@ class DockerFeed:
         self._stopped = threading.Event()
 
     async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
-        """Begin to look for the containers of all jobs."""
+        """Start to poll for the containers of all jobs."""
         self._inbox = inbox
         watches = [JobWatch(job, cursor, self._timing) for job, cursor in cursors.items()]
         offsets = {watch.handle: watch.cursor for watch in watches}
@@ -47,7 +47,7 @@ class DockerFeed:
             self._start(NodeRestarter(self._engine, watch.handle, node, reader))
 
     async def finish(self, watch: JobWatch) -> None:
-        """Do nothing: containers end with their nodes, and are kept until the outcome has been taken."""
+        """Keep the containers, which end with their nodes, until the outcome has been read."""
 
     def close(self) -> None:
         """Read no further."""

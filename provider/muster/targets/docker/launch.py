@@ -32,12 +32,12 @@ BIG_STACK = {"Name": "stack", "Soft": 64 << 20, "Hard": 64 << 20}
 
 
 class LostRace(Exception):
-    """Somebody else's submit owns the job."""
+    """Another submit owns the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSettings:
-    """Where an attempt is launched: image, its Python, who runs in it, the networks to join, the devices to share out."""
+    """Settings of a launch: image, its Python, the account, the networks to join, the devices to assign."""
 
     image: Image
     python: str

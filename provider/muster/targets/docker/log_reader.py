@@ -34,7 +34,7 @@ OUTPUT_LINES = 5  # of a container's own output that are shown when it was lost
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerExit:
-    """How a container ended; ``found`` is false if it was removed before that could be seen."""
+    """Exit of a container; ``found`` is false if the container was removed before its state could be read."""
 
     name: str
     found: bool = True
@@ -158,7 +158,7 @@ class NodeReader(threading.Thread):
             stream.close()
 
     def _listen(self, stream: ExecStream) -> bool:
-        """Take what a relay pushes; return whether it ended at a line that is too long, behind which another goes on."""
+        """Read what a relay pushes; return whether the relay ended at a line that is too long, behind which another follows."""
         if self._stopped.is_set():  # perhaps before there was a stream to be ended
             return False
         cutter, errors = LineCutter(), b""
@@ -175,7 +175,7 @@ class NodeReader(threading.Thread):
         return True
 
     def _forward(self, lines: bytes, skipped: int) -> None:
-        """Hand on whole lines, so that our position is always the beginning of one."""
+        """Forward whole lines, so that the position is always the beginning of one."""
         if lines or skipped:
             self._offset += skipped + len(lines)
             self._done = self._done or LAST_EVENT in lines

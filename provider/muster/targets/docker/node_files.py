@@ -1,4 +1,4 @@
-"""What is copied into a node's container before it starts, as one tar stream: folders, code, assignment, credentials."""
+"""Files of a node's container, copied as one tar stream before it starts: folders, code, assignment, credentials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ END = b"\0" * (2 * BLOCK)
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all nodes of an attempt get alike: a tar stream without its end, to be read by many."""
+    """Files that all nodes of an attempt share: a tar stream without its end, to be read by many."""
 
     data: bytes = b""
     file: IO[bytes] | None = None
@@ -54,7 +54,7 @@ class Shared:
 
 
 def shared_files(submission: Submission, certificate: bytes, owner: Account) -> Shared:
-    """Lay out what all nodes get: folders, code, certificate, credentials; the private ones readable by their owner only."""
+    """Return the files that all nodes share: folders, code, certificate, credentials; private ones for their owner only."""
     paths = NodePaths(root=NODE)
     file: IO[bytes] = tempfile.TemporaryFile() if _is_large(submission.archive) else io.BytesIO()  # noqa: SIM115
     file.write(_folder(NODE.parent, Account(), 0o755) + _folder(NODE, owner, 0o700))
@@ -90,7 +90,7 @@ def node_files(shared: Shared, assignment: Assignment, submission: Submission, o
 
 
 def cancel_file(cancel: CancelRequest) -> bytes:
-    """Return the tar of the file that tells an agent why it is to end; no secret, so that any user may read it."""
+    """Return the tar of a cancel request; no secret, so that any user may read it."""
     return _file(NodePaths(root=NODE).cancel, canonical(cancel), Account(), 0o644) + END
 
 

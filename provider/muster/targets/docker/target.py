@@ -87,7 +87,7 @@ class DockerTarget(Lifecycle[DockerStanding]):
         return BuiltImage(name=image.name, id=image.id, location=self.engine.url)
 
     def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job; see :class:`muster.targets.contract.ComputeTarget`."""
+        """Create the job, or return its running attempt; see :class:`muster.targets.contract.ComputeTarget`."""
         _refuse_loopback(submission.access)
         return super().submit(submission)
 

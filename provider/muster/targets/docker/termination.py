@@ -1,4 +1,4 @@
-"""Ending on an engine: agents are told why and to leave, what outlives its time is killed, and all are seen to be gone."""
+"""Ends attempts on an engine: agents get a cancel request and SIGTERM, what outlives its timeout is killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _state(client: APIClient, container: Container) -> str:
 
 
 def _quietly(action: object, *arguments: object) -> None:
-    """Do something to a container; one that is gone, has just stopped or has a full disk doesn't matter."""
+    """Call ``action`` on a container; ignore one that is gone, has just stopped or has a full disk."""
     import docker.errors
 
     assert callable(action)

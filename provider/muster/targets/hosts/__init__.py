@@ -1,1 +1,1 @@
-"""What SSH hosts and a Slurm cluster share: logins, connections, and a folder on each machine filled by digest."""
+"""Shared by SSH hosts and Slurm: logins, connections, and a folder on each machine filled by digest."""

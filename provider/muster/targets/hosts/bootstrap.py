@@ -20,11 +20,11 @@ def main(arguments: list) -> int:  # type: ignore[type-arg]
         sys.stderr.write("Python " + sys.version.split()[0] + " (" + sys.executable + ") is too old: 3.10 is the oldest\n")
         return 3
     os.umask(0o077)
-    do = {"inspect": inspect, "unpack": unpack, "store": store, "write": write}[arguments[0]]
+    do = {"report": report_host, "unpack": unpack, "store": store, "write": write}[arguments[0]]
     return int(do(*arguments[1:]))  # type: ignore[operator]
 
 
-def inspect(root: str, *names: str) -> int:
+def report_host(root: str, *names: str) -> int:
     """Print what this host is and which of the names are there."""
     import json
     import platform

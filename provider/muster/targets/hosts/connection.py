@@ -24,20 +24,20 @@ IDLE = 20.0  # seconds after which a connection that nobody uses is closed
 
 
 class PersistentShell(Shell, Protocol):
-    """A shell that is kept for many callers; ``lost`` says that another must be opened."""
+    """A shell that is kept for many callers; when ``lost``, another must be opened."""
 
     @property
     def lost(self) -> bool: ...
 
 
 class ShellFactory(Protocol):
-    """What gives a shell: a login."""
+    """Opens a shell on a machine."""
 
     async def open(self) -> PersistentShell: ...
 
 
 class RemoteHost(Protocol):
-    """What a connection needs to know of its host."""
+    """Settings of a host that a connection needs."""
 
     @property
     def name(self) -> str: ...
@@ -80,7 +80,7 @@ class HostConnection:
             return self._shell
 
     async def use(self, work: Callable[[PersistentShell], Coroutine[Any, Any, T]]) -> T:
-        """Do something that may be repeated over the connection; once more over a new one if that turns out to be lost."""
+        """Run ``work`` on the connection; retry once on a new one if it was lost. ``work`` must be idempotent."""
         with self.in_use():
             try:
                 try:

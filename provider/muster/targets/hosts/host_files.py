@@ -22,7 +22,7 @@ TOO_OLD = 3
 
 @dataclass(frozen=True, kw_only=True)
 class HostInfo:
-    """What a host reports of itself. ``root`` and ``python`` are absolute paths; ``version`` as ``3.11``; ``glibc`` the minor
+    """Facts that a host reports. ``root`` and ``python`` are absolute paths; ``version`` as ``3.11``; ``glibc`` the minor
     version, 0 for another C library; ``boot`` the id of this boot; ``have`` those of the requested names that exist.
     """
 
@@ -40,7 +40,7 @@ async def inspect_host(shell: Shell, root: str, python: str, *names: str) -> Hos
 
     :raises RequestError: it has no usable Python, or ``root`` can't be written.
     """
-    done = await shell.run(_argv(python, "inspect", root, *names), limit=INSPECT_TIMEOUT)
+    done = await shell.run(_argv(python, "report", root, *names), limit=INSPECT_TIMEOUT)
     if done.code:
         raise refusal(done, shell.machine, f"looking for what is below {root}", python)
     data = answer_of(done, shell.machine)

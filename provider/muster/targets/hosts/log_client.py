@@ -26,10 +26,10 @@ READ_SIZE = 1 << 18
 
 
 class LogListener(Protocol):
-    """Takes one watched node's log, always in the background loop."""
+    """Receives one watched node's log, always in the background loop."""
 
     def receive(self, lines: bytes, skipped: int) -> bool:
-        """Take whole lines, which follow a line of ``skipped`` bytes that was too long; return whether there is room."""
+        """Receive whole lines, which follow a line of ``skipped`` bytes that was too long; return whether there is room."""
         ...
 
     def when_room(self, resume: Callable[[], object]) -> None:
@@ -37,11 +37,11 @@ class LogListener(Protocol):
         ...
 
     def end(self, end: dict[str, Any]) -> None:
-        """Take the news that nothing of the node is left."""
+        """Receive the end of the node: no process of it is left."""
         ...
 
     def fail(self, error: MusterError) -> None:
-        """Take the error because of which the node can't be watched, however often it is tried."""
+        """Receive the permanent error because of which the node can't be watched."""
         ...
 
 
@@ -69,7 +69,7 @@ class NodeWatch:
         self.client.remove(self)
 
     def resume(self) -> None:
-        """Go on after there was no room."""
+        """Resume after there was no room."""
         if self.paused:
             self.paused = False
             self.client.add(self)
@@ -100,7 +100,7 @@ class LogClient:
     def watch(
         self, folder: str, offset: int, listener: LogListener, *, quiet: bool = False, outside: bool = False
     ) -> NodeWatch:
-        """Begin to watch a node, from an offset of its log."""
+        """Start to watch a node, from an offset of its log."""
         watch = NodeWatch(client=self, folder=folder, offset=offset, listener=listener, quiet=quiet, outside=outside)
         self.add(watch)
         return watch
@@ -120,7 +120,7 @@ class LogClient:
             self._requests.put_nowait({"do": "unwatch", "key": watch.key})
 
     def finish(self, watch: NodeWatch) -> None:
-        """Pass on that a node watched from outside will write nothing more."""
+        """Report that a node watched from outside will write nothing more."""
         if watch.key in self._watches:
             self._requests.put_nowait({"do": "over", "key": watch.key})
 

@@ -1,4 +1,4 @@
-"""Puts the log of a node that a host streams into the inbox of whoever watches its job."""
+"""Forwards a node's log, which a host streams, to the inbox of the job's watch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NodeFeed:
         self.watch = logs.watch(folder, offset, self, outside=outside)
 
     def stop(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         if self.watch is not None:
             self.watch.stop()
 
@@ -50,7 +50,7 @@ class NodeFeed:
         return self.watch.client.lost_since if self.watch is not None else 0.0
 
     def receive(self, lines: bytes, skipped: int) -> bool:
-        """Pass lines on; return whether there is room for more."""
+        """Forward lines; return whether there is room for more."""
         self.has_end = self.has_end or END in lines
         return self.inbox.put(self.job, Lines(node=self.node, data=lines, skipped=skipped, attempt=self.attempt))
 

@@ -58,7 +58,7 @@ class LocalFeed:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
-        """Begin to read the logs of all jobs."""
+        """Start to read the logs of all jobs."""
         self._inbox = inbox
         watches = [JobWatch(job, cursor, self._timing) for job, cursor in cursors.items()]
         for watch in watches:

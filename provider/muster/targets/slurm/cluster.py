@@ -79,7 +79,7 @@ class Cluster:
         return done.out.decode(errors="replace")
 
     async def status(self, job: str) -> SlurmJobStatus:
-        """Ask for one job; of one that Slurm has forgotten, accounting."""
+        """Return the status of one job, from accounting once squeue has it no more."""
         done = await self.command(query.squeue_command([job]))
         if done.code and UNKNOWN not in done.message:
             raise TargetError(f"squeue on {self.connection.host.name} failed: {done.message}")
@@ -89,7 +89,7 @@ class Cluster:
     # -- all who watch
 
     def listen(self, job: str, listener: Listener) -> object:
-        """Report the job's states to a listener, the first at once; return what :meth:`leave` takes."""
+        """Report the job's states to a listener, the first at once; return the ticket for :meth:`unsubscribe`."""
         ticket = object()
         self._listeners[ticket] = (job, listener)
         self._changed.set()
@@ -98,11 +98,11 @@ class Cluster:
         return ticket
 
     def unsubscribe(self, ticket: object) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         self._listeners.pop(ticket, None)
 
     async def _poll(self) -> None:
-        """Ask for all jobs at once, again and again, as long as anybody listens: more often while something changes."""
+        """Poll all jobs at once while there are listeners: more often while something changes."""
         fastest, delay = min(FASTEST, self.options.poll_interval), 0.0
         while self._listeners:
             self._changed.clear()
@@ -113,7 +113,7 @@ class Cluster:
                 await asyncio.wait_for(self._changed.wait(), max(0.0, delay - fastest))
 
     async def _poll_once(self) -> bool:
-        """Ask, and report to all listeners; return whether anything is new."""
+        """Poll once, and report to all listeners; return whether anything is new."""
         wanted = {job for job, _ in self._listeners.values()}
         try:
             states = await self._states(wanted)
@@ -141,7 +141,7 @@ class Cluster:
         return {job: await self._with_lost_nodes(status) for job, status in states.items()}
 
     async def _accounted(self, jobs: list[str]) -> dict[str, SlurmJobStatus]:
-        """Ask accounting; a cluster without any knows nothing."""
+        """Return the accounted status of jobs; unknown on a cluster without accounting."""
         done = await self.command(query.sacct_command(jobs))
         found = query.parse_sacct(done.out.decode(errors="replace")) if done.code == 0 else {}
         return {job: found.get(job) or SlurmJobStatus(job=job, name="") for job in jobs}

@@ -53,7 +53,7 @@ class SlurmFeed:
         return list(self._watches.values())
 
     def restart_node(self, watch: JobWatch, node: int) -> None:
-        """Do nothing: Slurm starts lost nodes again, with their job."""
+        """Ignore the node: Slurm restarts lost nodes with their job."""
 
     async def finish(self, watch: JobWatch) -> None:
         """Ask what the nodes could not write of a job that is over: who asked for its end, and its batch job's output."""
@@ -65,7 +65,7 @@ class SlurmFeed:
             self._watches[job].record_outside(record.cancel_request(job), record.output(job))
 
     def close(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         for feed in self._feeds.values():
             background().call(feed.stop)
 
@@ -103,11 +103,11 @@ class SlurmJobFeed:
     # -- in the background loop
 
     def start(self) -> None:
-        """Begin to report Slurm's states of the job."""
+        """Start to report Slurm's states of the job."""
         self._ticket = self._cluster.listen(self._number, self._put)
 
     def stop(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         self._stop_nodes()
         self._cluster.unsubscribe(self._ticket)
 

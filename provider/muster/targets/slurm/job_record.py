@@ -1,4 +1,4 @@
-"""What the shared folder of a cluster has of a job: its owners so far, their Slurm jobs, and how the last attempt ended."""
+"""Record of a job in a cluster's shared folder: its claims, their Slurm jobs, and the end of the last attempt."""
 
 from __future__ import annotations
 

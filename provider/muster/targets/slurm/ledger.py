@@ -92,7 +92,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return _run(self._standing(job_id))
 
     def launch(self, claim: Claim, before: SlurmStanding, submission: Submission) -> bool:
-        """Take the next number, and submit the batch job.
+        """Claim the next number, and submit the batch job.
 
         :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
         :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
@@ -113,7 +113,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         _run(self.cluster.ask(RemoveJob(job_id=job_id, number=standing.record.next_number)))
 
     def request_cancel(self, job_id: str, generation: int, reason: str) -> Claim | None:
-        """Leave a cancel request for the nodes of a generation that owns the job, also for those that are only starting.
+        """Write a cancel request for the nodes of a generation that owns the job, also for those that are starting.
 
         Return the owner, None if the generation does not own the job.
         """
@@ -176,7 +176,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
         return submitted.job
 
     async def _left(self, number: str, limit: float) -> SlurmJobStatus:
-        """Wait until Slurm has let go of a job."""
+        """Wait until Slurm has released a job."""
         deadline, backoff = time.monotonic() + limit, Backoff(POLL_INTERVAL, SLOWEST, factor=1.3)
         while not (status := await self.cluster.status(number)).state.over and time.monotonic() < deadline:
             await asyncio.sleep(backoff.next())

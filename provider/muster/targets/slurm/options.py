@@ -176,7 +176,7 @@ _SHORT = re.compile(f"-[hHIkOQsuvV]*([{''.join(name[1] for name in OWNED if len(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a job asks Slurm for beside nodes and GPUs; "" and 0 leave it to the cluster.
+    """Options of a job beside nodes and GPUs; "" and 0 leave them to the cluster.
 
     ``gres``: the name of GPUs there, with a type if one is wanted (``gpu:a100``). ``cpus_per_task``: of a node's one task,
     which holds all its ranks. ``modules`` are loaded, ``prologue`` is shell that runs before the nodes start; ``wrapper`` is

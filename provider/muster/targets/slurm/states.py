@@ -11,7 +11,7 @@ from muster.core.verdict import Cause
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """What a state means. ``over``: no process of the job is left, and Slurm will not start it again by itself.
+    """Meaning of a state. ``over``: no process of the job is left, and Slurm will not start it again by itself.
 
     ``waits``: it has no nodes yet. ``cause``: of a run that ended so without a word of its agents. ``doubtful``: the moment
     before Slurm queues the job again looks the same, so it is believed when it is seen twice.

@@ -43,7 +43,7 @@ class SlurmTarget(Lifecycle[SlurmStanding]):
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> SlurmTarget:
-        """Make a target of its plain fields.
+        """Return the target of its plain fields.
 
         :raises RequestError: a field has a value that it can't have.
         """

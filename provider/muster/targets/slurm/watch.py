@@ -89,7 +89,7 @@ class SlurmWatch(JobWatch):
         self._reset(attempt, cursor, hosts=("",) * self._nodes)
 
     def _follow(self) -> None:
-        """Begin to follow the logs of the attempt's nodes, once."""
+        """Start to follow the logs of the attempt's nodes, once."""
         if not self._is_followed:
             self._is_followed = True
             nodes = range(self._nodes)
@@ -97,7 +97,7 @@ class SlurmWatch(JobWatch):
             self._feed.follow(self._attempt, folders, [self.position(node) for node in nodes])
 
     def _finish(self) -> None:
-        """Nothing of the attempt is left on its nodes: they have ended when their logs are read to the end."""
+        """Finish the nodes' logs: no process of the attempt is left, so each node ends when its log is read to the end."""
         self._follow()
         if not self._is_finished:
             self._is_finished = True
@@ -164,7 +164,7 @@ class SlurmWatch(JobWatch):
     # -- the next start, and the end
 
     def _next_start(self) -> Iterator[Event]:
-        """Go on with the next attempt once the last one's log is at its end."""
+        """Start the next attempt once the log of the last is read to its end."""
         if not self._superseded or self._decided or not self.logs_ended:
             return
         verdict = _verdict(self.end) if self.end else None

@@ -38,7 +38,7 @@ class SshFeed:
         self._feeds: dict[JobHandle, SshJobFeed] = {}
 
     async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
-        """Begin to report of all jobs."""
+        """Start to report all jobs."""
         watches = [JobWatch(job, cursor, self._timing) for job, cursor in cursors.items()]
         for watch in watches:
             feed = self._feeds[watch.handle] = SshJobFeed(self._jobs, watch.handle, watch.cursor, inbox, self._timing)
@@ -50,10 +50,10 @@ class SshFeed:
         background().call(self._feeds[watch.handle].restart_node, node)
 
     async def finish(self, watch: JobWatch) -> None:
-        """Do nothing: the log streamers end what is left of a node before they report its end."""
+        """Return at once: the log streamers end what is left of a node before they report its end."""
 
     def close(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         for feed in self._feeds.values():
             background().call(feed.stop)
 
@@ -75,11 +75,11 @@ class SshJobFeed:
         self._is_silent = False  # "not responding" has been reported
 
     def start(self) -> None:
-        """Begin to report."""
+        """Start to report."""
         self._run_task(self._run())
 
     def stop(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         for task in self._tasks:
             task.cancel()
         self._jobs.waiting.unsubscribe(self._handle.id, self._on_position)

@@ -37,7 +37,7 @@ Connections = Callable[[str], HostConnection]
 
 
 class LeaseLost(Exception):
-    """Another launcher has the lease, or the attempt has left the queue."""
+    """The lease belongs to another launcher, or the attempt has left the queue."""
 
 
 class LaunchUncertain(TargetError):

@@ -25,7 +25,7 @@ Files = dict[str, tuple[bytes, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchBundle:
-    """What an attempt is launched with, besides credentials. ``archive``: name of the packed code in the hosts' caches.
+    """Plan and options of an attempt's launch. ``archive``: name of the packed code in the hosts' caches.
 
     ``earlier``: for an attempt that only commits outputs, each node's folders of earlier attempts, the newest first.
     """

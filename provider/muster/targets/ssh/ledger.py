@@ -149,7 +149,7 @@ class SshLedger(Ledger[SshStanding]):
         return False, leader.end if leader else None
 
     async def _inspect_nodes(self, allocations: Iterable[Allocation]) -> dict[int, NodeStatus | None]:
-        """Ask the hosts of an attempt how its nodes are; None for a host that does not answer."""
+        """Return the status of an attempt's nodes; None for a host that does not answer."""
 
         async def inspect(allocation: Allocation) -> NodeStatus | None:
             try:

@@ -74,7 +74,7 @@ class NodeProbes:
         self.facts: dict[int, Facts] = {}
 
     async def start(self) -> None:
-        """Start them all."""
+        """Start the probes on all hosts."""
 
         async def start(node: int) -> None:
             self._streams[node] = await self._ready[node].connection.talk("probe")

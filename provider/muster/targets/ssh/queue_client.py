@@ -33,7 +33,7 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedJob:
-    """What the queue server knows of a job. ``live``: the entry is in the queue; ``end``: of an attempt without agents."""
+    """State of a job in the queue. ``live``: the entry is in the queue; ``end``: of an attempt without agents."""
 
     claim: Claim | None = None
     entry: QueueEntry | None = None

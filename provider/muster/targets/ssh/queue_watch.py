@@ -35,7 +35,7 @@ class HostHolder:
     watches: list[NodeWatch] = field(default_factory=list)
 
     def watch(self, connections: Connections) -> None:
-        """Make each host report when nothing is left on it."""
+        """Watch each host until no process of the job is left on it."""
         for node, allocation in enumerate(self.entry.allocations):
             listener = HolderListener(holder=self, node=node)
             try:
@@ -44,7 +44,7 @@ class HostHolder:
                 self.gone.add(node)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop to watch the hosts."""
         for watch in self.watches:
             watch.stop()
 
@@ -70,13 +70,13 @@ class HolderListener:
         resume()
 
     def end(self, end: dict[str, Any]) -> None:
-        """Note the node's end; the last one frees the hosts."""
+        """Record the node's end; the last one frees the hosts."""
         self.holder.gone.add(self.node)
         if self.holder.ended:
             self.holder.wake()
 
     def fail(self, error: MusterError) -> None:
-        """Do nothing: a host that can't be asked keeps what is held on it."""
+        """Keep the allocation: a host that can't be asked may still run its node."""
 
 
 class QueueWatcher:
@@ -103,7 +103,7 @@ class QueueWatcher:
         self._serve()
 
     def unsubscribe(self, key: AttemptId, listener: Listener) -> None:
-        """Report to a listener no more."""
+        """Remove a listener."""
         left = [other for other in self._waiting.get(key, []) if other != listener]  # a bound method is another one each time
         if left:
             self._waiting[key] = left
@@ -111,7 +111,7 @@ class QueueWatcher:
             self._waiting.pop(key, None)
 
     def release(self, key: AttemptId) -> None:
-        """Note that nothing is left of an attempt on its hosts: it goes out of the queue, together with others."""
+        """Release the hosts of an attempt, of which no process is left, together with others."""
         self._ended.add(key)
         self._serve()
 

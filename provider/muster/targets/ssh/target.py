@@ -39,7 +39,7 @@ class SshTarget(Lifecycle[SshStanding]):
 
     @classmethod
     def from_fields(cls, name: str, fields: Mapping[str, Any]) -> SshTarget:
-        """Make a target of its plain fields.
+        """Return the target of its plain fields.
 
         :raises RequestError: a field has a value that it can't have.
         """
@@ -58,7 +58,7 @@ class SshTarget(Lifecycle[SshStanding]):
         self._background.run(self._jobs.prepare(plan, log))
 
     def submit(self, submission: Submission) -> JobHandle:
-        """Get or create the job; one whose turn has not come waits, and is launched by whoever watches."""
+        """Create the job, or return its running attempt; a job whose turn has not come is launched by its watch."""
         self.inventory.check(submission.plan, self.name)
         return super().submit(submission)
 
@@ -67,7 +67,7 @@ class SshTarget(Lifecycle[SshStanding]):
         return WatchSession(lambda: SshFeed(self._jobs, self.timing), self.timing)
 
     def release(self, handle: JobHandle) -> None:
-        """Keep the job's folders, for people to look into; hosts and GPUs were let go of when its agents left."""
+        """Keep the job's folders for people; hosts and GPUs were released when its agents ended."""
 
     def check(self) -> tuple[Finding, ...]:
         """Check every host: host key, login, Python, clock, disk, GPUs."""

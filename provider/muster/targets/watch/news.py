@@ -1,4 +1,4 @@
-"""What a target's feed reports of a watched job, one frozen type for each kind of fact."""
+"""News of a watched job, one frozen type for each kind of fact."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Lines(News):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeEnded(News):
-    """Nothing of a node is left, and its log was read to the end. ``how`` it was lost, "" if its agent ended it in order."""
+    """End of a node, whose log was read to the end. ``how`` it was lost, "" if its agent ended it in order."""
 
     node: int
     how: str = ""
@@ -63,7 +63,7 @@ class NodeRestarted(News):
 
 @dataclass(frozen=True, kw_only=True)
 class Note(News):
-    """Something that people should know."""
+    """Message for people."""
 
     text: str
     node: int = 0

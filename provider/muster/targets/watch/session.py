@@ -18,7 +18,7 @@ class Feed(Protocol):
     """A target's source of news of the jobs of one session; puts them into the inbox from its own threads or loop."""
 
     async def open(self, cursors: Mapping[JobHandle, Cursor], inbox: Inbox) -> list[JobWatch]:
-        """Begin to report; return what watches each job."""
+        """Start to report; return the watch of each job."""
         ...
 
     def restart_node(self, watch: JobWatch, node: int) -> None:
@@ -26,11 +26,11 @@ class Feed(Protocol):
         ...
 
     async def finish(self, watch: JobWatch) -> None:
-        """Do what is left to be done of a job that is over, before its END is yielded."""
+        """Finish a job that is over, before its END is yielded."""
         ...
 
     def close(self) -> None:
-        """Report nothing more."""
+        """Remove a listener."""
         ...
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class WatchTiming:
-    """What whoever watches waits for, in seconds; part of the timing of each target."""
+    """Limits of a watch, in seconds; part of the timing of each target."""
 
     end_grace: float = 60.0  # that nodes have to end once the run's END event is there
     tick: float = 1.0  # between two checks whether a job is over though nothing is reported
