@@ -167,14 +167,14 @@ class Began:
         self._wall, self._cpu = time.perf_counter(), _own_cpu()
 
     def until_now(self, mark: str) -> Span:
-        """Give what has been taken since, by this process and by those of a job, which are all younger."""
+        """Return what has been taken since, by this process and by those of a job, which are all younger."""
         wall = time.perf_counter() - self._wall
         theirs = sum(processes.processor_seconds_with_children(pid) for pid in processes.marked(MARK, mark))
         return Span(wall=wall, cpu=_own_cpu() - self._cpu + theirs)
 
 
 def marker(handle: JobHandle) -> str:
-    """Give the value of MUSTER_JOB in the environment of all processes of an attempt."""
+    """Return the value of MUSTER_JOB in the environment of all processes of an attempt."""
     return handle.id.marker
 
 

@@ -103,7 +103,7 @@ class _Containers:
         return re.findall(r"building image (\S+):", said)
 
     def _resolve(self, packages: Sequence[str], **wishes: Any) -> str:
-        """Give the name of the image of these packages, as a run does it."""
+        """Return the name of the image of these packages, as a run does it."""
         from muster.packaging.image import image
 
         ref = self._ref(packages, **wishes)
@@ -117,7 +117,7 @@ class _Containers:
 
     @contextmanager
     def _context(self) -> Iterator[Path]:
-        """Give the folder that the image was built from."""
+        """Yield the folder that the image was built from."""
         from muster.packaging.image.build_context import BuildContext, local_platform
         from muster.packaging.image.recipe import recipe_of
 
@@ -173,7 +173,7 @@ class _Containers:
         return self.ours.job(name, framework="mpi", node_count=nodes, **wishes, **parameters)
 
     def _ssh_image(self) -> str:
-        """Give the image that Muster's ranks run in, with an SSH server and keys in it."""
+        """Return the image that Muster's ranks run in, with an SSH server and keys in it."""
         image = self._resolve(MPI_PACKAGES, mpi=True)
         files = {script: (JOBS / script).read_text(encoding="utf-8") for script in (HELLO, ALLREDUCE)}
         return engine.build("muster-bench/sshd", DOCKERFILE.format(image=image), files, self.ours.folder)

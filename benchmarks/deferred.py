@@ -200,7 +200,7 @@ def _is_success(payload: Mapping[str, Any] | None) -> bool:
 
 
 def _events() -> list[str]:
-    """Give what a job's only node writes, its last words included."""
+    """Return what a job's only node writes, its last words included."""
     from muster.core.event import END, LINE, NODE_END, STATE, Event
 
     lines = [(LINE, {"rank": 0, "text": f"line {line} of {LINES}"}) for line in range(LINES)]

@@ -30,12 +30,12 @@ def docker(*words: str, given: str | None = None, environ: Mapping[str, str] | N
 
 
 def executable() -> str:
-    """Give the docker command line; the one that came with the engine, if it did."""
+    """Return the docker command line; the one that came with the engine, if it did."""
     return shutil.which("docker", path=f"/usr/bin:{os.environ.get('PATH', os.defpath)}") or "docker"
 
 
 def base_image() -> str:
-    """Give the image that everything here is built on.
+    """Return the image that everything here is built on.
 
     :raises BenchError: none is there.
     """
@@ -54,7 +54,7 @@ def store(folder: Path) -> Iterator[str]:
 
 
 def _gateway() -> str:
-    """Give this machine's address on the engine's own bridge; an engine in its first life tells its subnet only."""
+    """Return this machine's address on the engine's own bridge; an engine in its first life tells its subnet only."""
     [place] = json.loads(docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"))
     return place.get("Gateway") or str(next(ipaddress.ip_network(place["Subnet"]).hosts()))
 

@@ -59,7 +59,7 @@ class _Launch:
     peers: Peers
 
     def wanted(self, names: Sequence[str]) -> list[Callable[[], list[Row]]]:
-        """Give the measurements that make these rows, in order."""
+        """Return the measurements that make these rows, in order."""
         makers = {**dict.fromkeys(NOOPS, self.noop), "teardown": self.teardown, "steps_vs_torchrun": self.steps}
         makers.update(dict.fromkeys(AGENTS, self.agents))
         return list(dict.fromkeys(makers[name] for name in names))
@@ -145,7 +145,7 @@ class _Launch:
         return [row("agent_rss", "MB", memory), row("agent_cpu", "% of a core", cpu)]
 
     def _agents_of(self, run: str) -> list[list[int]]:
-        """Give the pids of guardian and agent, node by node."""
+        """Return the pids of guardian and agent, node by node."""
         folders = sorted((self.ours.folder / HOME / "jobs" / run).glob("g1-a1/node-*"))
         return [[json.loads((f / name).read_text())["pid"] for name in ("guardian.json", "agent.json")] for f in folders]
 
@@ -162,7 +162,7 @@ def _strays(mark: str) -> list[int]:
 
 
 def _gone_after(died: Path, left: Callable[[], object], mark: str) -> float:
-    """Give the seconds from a rank's death, as it wrote it down itself, until nothing is left."""
+    """Return the seconds from a rank's death, as it wrote it down itself, until nothing is left."""
     processes.wait_for(lambda: len(_ranks(mark)) == 2 and len(_strays(mark)) == 2, "two ranks and their children")
     processes.wait_for(died.exists, "the death of a rank")
     processes.wait_for(lambda: not left(), "the end of what a dead rank's job had started")
@@ -170,7 +170,7 @@ def _gone_after(died: Path, left: Callable[[], object], mark: str) -> float:
 
 
 def _idle_window(nodes: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Give memory in MB and processor time in percent of a core of the node that takes most."""
+    """Return memory in MB and processor time in percent of a core of the node that takes most."""
     before, began = [sum(map(processes.processor_seconds, pids)) for pids in nodes], time.monotonic()
     time.sleep(IDLE_WINDOW)
     took = time.monotonic() - began

@@ -42,7 +42,7 @@ class Ours:
         return [str(script), *words] if script.exists() else [sys.executable, "-m", "muster.cli", *words]
 
     def environ(self) -> dict[str, str]:
-        """Give what `muster` is told by its environment: store, keys, its own home."""
+        """Return what `muster` is told by its environment: store, keys, its own home."""
         told = {
             "MUSTER_STORE": f"s3://{BUCKET}/runs",
             "MUSTER_HOME": str(self.folder / HOME),
@@ -60,7 +60,7 @@ class Ours:
         return done.stdout
 
     def first_line(self, job: Path, line: str) -> float:
-        """Give the seconds from the command to a line that a rank prints; returns at the run's end."""
+        """Return the seconds from the command to a line that a rank prints; returns at the run's end."""
         argv = self.argv("run", str(job))
         return seconds_to_line(argv, line, self.environ())
 

@@ -66,7 +66,7 @@ class Peers:
         return [str(self.venv / "bin" / "mpirun"), *root, "--oversubscribe", "-n", "2", *program]
 
     def environ(self) -> dict[str, str]:
-        """Give the environment in which a peer finds its own tools first."""
+        """Return the environment in which a peer finds its own tools first."""
         path = f"{self.venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
         return {**os.environ, "PATH": path}
 
@@ -93,13 +93,13 @@ def install(folder: Path) -> Peers:
 
 
 def _find_links() -> list[str]:
-    """Give what pip is configured with beside its index, for uv does not read pip's configuration."""
+    """Return what pip is configured with beside its index, for uv does not read pip's configuration."""
     asked = subprocess.run(["pip", "config", "get", "global.find-links"], capture_output=True, text=True, check=False)
     return [word for place in asked.stdout.split() for word in ("--find-links", place)]
 
 
 def free_port() -> int:
-    """Give a port of loopback that nobody has at this moment."""
+    """Return a port of loopback that nobody has at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

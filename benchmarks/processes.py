@@ -12,7 +12,7 @@ STEP = 0.01  # seconds between two looks
 
 
 def marked(name: str, value: str) -> list[int]:
-    """Give the processes that were started with this variable."""
+    """Return the processes that were started with this variable."""
     wanted = f"{name}={value}".encode()
     return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if wanted in _environ(pid)]
 
@@ -46,7 +46,7 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def resident_megabytes(pid: int) -> float:
-    """Give a process's resident memory in MB (10**6 bytes), shared pages included."""
+    """Return a process's resident memory in MB (10**6 bytes), shared pages included."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -54,13 +54,13 @@ def resident_megabytes(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Give the processor time that all threads of a process have taken, to the nanosecond."""
+    """Return the processor time that all threads of a process have taken, to the nanosecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
 def processor_seconds_with_children(pid: int) -> float:
-    """Give the processor time of a process and of its children that have ended and been waited for; 0 if it is gone."""
+    """Return the processor time of a process and of its children that have ended and been waited for; 0 if it is gone."""
     try:
         ticks = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[13:15]
         return processor_seconds(pid) + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")

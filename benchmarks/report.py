@@ -100,7 +100,7 @@ def _field(file: str, name: str) -> str:
 
 
 def table(rows: Sequence[Row], goals: Mapping[str, Goal]) -> str:
-    """Give the rows as text, each with its goal and whether it is met."""
+    """Return the rows as text, each with its goal and whether it is met."""
     cells = [("row", "unit", "ours", "peer", "ratio", "peer is", "runs", "goal")]
     for r in rows:
         numbers = (_number(r.ours, r.ours_spread), _number(r.peer, r.peer_spread), _number(r.ratio))

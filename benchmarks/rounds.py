@@ -17,7 +17,7 @@ def in_turn(contenders: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """Give a contender whose result is the seconds that the work took."""
+    """Return a contender whose result is the seconds that the work took."""
 
     def seconds() -> float:
         began = time.perf_counter()

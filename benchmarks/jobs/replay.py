@@ -12,7 +12,7 @@ import time
 
 
 def start_time(pid: int) -> int:
-    """Give when a process was born, in the kernel's ticks."""
+    """Return when a process was born, in the kernel's ticks."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as file:
         return int(file.read().rpartition(")")[2].split()[19])
 

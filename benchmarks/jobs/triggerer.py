@@ -21,7 +21,7 @@ ESTABLISHED = "01"
 
 
 def resident() -> float:
-    """Give this process's resident memory in MB (10**6 bytes)."""
+    """Return this process's resident memory in MB (10**6 bytes)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -60,7 +60,7 @@ class Watch:
 
 
 async def fire(trigger: Any) -> tuple[float, Any]:
-    """Give when a trigger fired, and with what."""
+    """Return when a trigger fired, and with what."""
     try:
         async for event in trigger.run():
             return time.time(), event.payload

@@ -27,7 +27,7 @@ CHECKPOINT = Path("checkpoints/last.pt")
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give images and labels to train on, then those held back."""
+    """Return images and labels to train on, then those held back."""
     images, labels = load_digits(return_X_y=True)
     order = numpy.random.default_rng(0).permutation(len(images))
     x = torch.tensor(images[order] / 16.0, dtype=torch.float32)
@@ -36,20 +36,20 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def network() -> nn.Sequential:
-    """Give the untrained network, the same on every rank."""
+    """Return the untrained network, the same on every rank."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Give the share of digits that the model reads rightly."""
+    """Return the share of digits that the model reads rightly."""
     model.eval()
     with torch.no_grad():
         return (model(x).argmax(dim=1) == y).float().mean().item()
 
 
 def digest(model: nn.Module) -> str:
-    """Give a hash of the weights; the same on all ranks when training kept them in step."""
+    """Return a hash of the weights; the same on all ranks when training kept them in step."""
     state = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         state.update(name.encode() + value.cpu().numpy().tobytes())
@@ -65,7 +65,7 @@ def save(path: Path, content: object) -> None:
 
 
 def resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Go on from the checkpoint that an earlier attempt left, as rank 0 has it; give the first epoch to train."""
+    """Resume from the checkpoint that an earlier attempt left, as rank 0 has it; return the first epoch to train."""
     found = [torch.load(CHECKPOINT, map_location="cpu") if dist.get_rank() == 0 and CHECKPOINT.exists() else None]
     dist.broadcast_object_list(found)
     if found[0] is None:
@@ -76,7 +76,7 @@ def resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def pick_device() -> torch.device:
-    """Give this rank's GPU, or the CPU where there is none."""
+    """Return this rank's GPU, or the CPU where there is none."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         return torch.device("cpu")
@@ -117,7 +117,7 @@ def train(lr: float, epochs: int) -> None:
 
 
 def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, *, epoch: int) -> float:
-    """Go once over the data, every rank over its share of each batch; give the mean loss of this rank."""
+    """Train once over the data, every rank over its share of each batch; return the mean loss of this rank."""
     model.train()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch)).to(x.device)
     losses = []

@@ -14,7 +14,7 @@ from muster.tracking import Run
 
 
 def pick_device() -> torch.device:
-    """Give this rank's GPU, or the CPU where there is none."""
+    """Return this rank's GPU, or the CPU where there is none."""
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         return torch.device("cpu")
@@ -23,7 +23,7 @@ def pick_device() -> torch.device:
 
 
 def resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Go on from the checkpoint that an earlier attempt left, as rank 0 has it; give the first epoch to train."""
+    """Resume from the checkpoint that an earlier attempt left, as rank 0 has it; return the first epoch to train."""
     first = 0
     if hvd.rank() == 0 and CHECKPOINT.exists():
         found = torch.load(CHECKPOINT, map_location="cpu")

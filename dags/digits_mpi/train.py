@@ -17,7 +17,7 @@ HELD_BACK = 360  # of 1,797 digits; always the same ones
 
 
 def digits() -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Give images, with a 1 added for the bias, and labels to train on, then those held back."""
+    """Return images, with a 1 added for the bias, and labels to train on, then those held back."""
     images, labels = load_digits(return_X_y=True)
     order = numpy.random.default_rng(0).permutation(len(images))
     x = numpy.hstack([images[order] / 16.0, numpy.ones((len(images), 1))])
@@ -26,7 +26,7 @@ def digits() -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray
 
 
 def gradient(weights: numpy.ndarray, x: numpy.ndarray, y: numpy.ndarray) -> tuple[float, numpy.ndarray]:
-    """Give the sum of the loss over some digits, and its gradient."""
+    """Return the sum of the loss over some digits, and its gradient."""
     scores = x @ weights
     odds = numpy.exp(scores - scores.max(axis=1, keepdims=True))
     odds /= odds.sum(axis=1, keepdims=True)

@@ -16,7 +16,7 @@ MODEL = Path("outputs/model.npz")
 
 
 def digits() -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Give images and labels to train on, then those held back."""
+    """Return images and labels to train on, then those held back."""
     images, labels = load_digits(return_X_y=True)
     order = numpy.random.default_rng(0).permutation(len(images))
     x, y = (images[order] / 16.0).astype("float32"), labels[order].astype("int64")
@@ -24,7 +24,7 @@ def digits() -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray
 
 
 def batches(count: int, epoch: int) -> list[numpy.ndarray]:
-    """Give the indices of each batch of an epoch, the same for all tasks."""
+    """Return the indices of each batch of an epoch, the same for all tasks."""
     order = numpy.random.default_rng(epoch).permutation(count)
     return [order[start : start + BATCH] for start in range(0, count - BATCH + 1, BATCH)]
 
@@ -50,21 +50,21 @@ class Network(tf.Module):
         return tf.nn.relu(images @ hidden + hidden_bias) @ last + last_bias
 
     def loss(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Give the mean loss of some digits."""
+        """Return the mean loss of some digits."""
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self(images)))
 
     def values(self) -> list[numpy.ndarray]:
-        """Give the weights as they are now."""
+        """Return the weights as they are now."""
         return [weight.numpy() for weight in self.weights]
 
 
 def accuracy(network: Network, images: numpy.ndarray, labels: numpy.ndarray) -> float:
-    """Give the share of digits that the network reads rightly."""
+    """Return the share of digits that the network reads rightly."""
     return float(numpy.mean(network(tf.constant(images)).numpy().argmax(axis=1) == labels))
 
 
 def digest(network: Network) -> str:
-    """Give a hash of the weights; the same on all ranks when training kept them in step."""
+    """Return a hash of the weights; the same on all ranks when training kept them in step."""
     return hashlib.sha256(b"".join(value.tobytes() for value in network.values())).hexdigest()[:16]
 
 

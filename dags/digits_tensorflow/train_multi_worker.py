@@ -37,7 +37,7 @@ def train(lr: float, epochs: int) -> None:
         return strategy.reduce("mean", strategy.run(step, args=(images, labels)), axis=None)
 
     def share(values: numpy.ndarray) -> tf.Tensor:
-        """Give every replica its part of a batch."""
+        """Return every replica its part of a batch."""
         return strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(values[context.replica_id_in_sync_group :: replicas])
         )

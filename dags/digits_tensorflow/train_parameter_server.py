@@ -22,7 +22,7 @@ Jobs = dict[str, list[str]]
 
 
 def cluster() -> tuple[Jobs, str, int]:
-    """Give the cluster with a chief, and which task of it this process is."""
+    """Return the cluster with a chief, and which task of it this process is."""
     config = json.loads(os.environ["TF_CONFIG"])
     jobs, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
     if "chief" in jobs:
@@ -36,7 +36,7 @@ def cluster() -> tuple[Jobs, str, int]:
 
 
 def digest(network: Network, device: str) -> tf.Tensor:
-    """Give a hash of the weights, computed on a device of any task."""
+    """Return a hash of the weights, computed on a device of any task."""
     with tf.device(device):
         parts = [tf.io.serialize_tensor(tf.identity(weight.read_value())) for weight in network.weights]
         return tf.strings.as_string(tf.strings.to_hash_bucket_strong(tf.strings.join(parts), 2**62, key=[1, 2]))

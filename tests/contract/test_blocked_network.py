@@ -41,7 +41,7 @@ def start_on(host: Host, paths: NodePaths, assignment: Assignment, entry: Path) 
 
 @pytest.fixture
 def net_lab(rack: Rack, rack_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """Give a lab whose nodes are on the hosts of the rack, one on each; their firewalls are open again afterwards."""
+    """Yield a lab whose nodes are on the hosts of the rack, one on each; their firewalls are open again afterwards."""
     lab = Lab(root=tmp_path / "machine", store=rack_store)
     monkeypatch.setattr(local_ledger, "loopback_address", lambda job, node: rack.hosts[node].address)
     monkeypatch.setattr(

@@ -20,14 +20,14 @@ ENGINE_URL, PYTHON = "the engine", "python3"
 
 @pytest.fixture
 def image(docker_lab: DockerLab) -> Image:
-    """Give the base image."""
+    """Return the base image."""
     made = docker_lab.engine.images.get(docker_lab.base_image)
     return Image(id=made.id, name=docker_lab.base_image)
 
 
 @pytest.fixture
 def volume(docker_lab: DockerLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give the name of the volume, which is the test's own."""
+    """Yield the name of the volume, which is the test's own."""
     name = f"muster-agent-{new_job_id()}"
     monkeypatch.setattr(agent_volume, "volume_name", lambda *_: name)
     yield name

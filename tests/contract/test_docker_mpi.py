@@ -46,7 +46,7 @@ def environment(request: pytest.FixtureRequest, frameworks: Frameworks) -> Envir
 
 
 def of_mpirun(events: list[Event]) -> list[str]:
-    """Give what mpirun itself said, but for the word of Open MPI 5 on a race of its own that does nothing."""
+    """Return what mpirun itself said, but for the word of Open MPI 5 on a race of its own that does nothing."""
     return [line for line in lines(events, -1) if "setpgid" not in line]
 
 

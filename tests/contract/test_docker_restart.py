@@ -34,7 +34,7 @@ COUNTS = (
 
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory, base_image: str) -> Iterator[PrivateEngine]:
-    """Give an engine of our own with the base image in it."""
+    """Yield an engine of our own with the base image in it."""
     if not private_engine.can_be_had():
         pytest.skip("starting a dockerd of our own needs root, dockerd, ip, nsenter and sysctl")
     engine = PrivateEngine(folder=tmp_path_factory.mktemp("engine") / "disk")
@@ -50,7 +50,7 @@ def private(tmp_path_factory: pytest.TempPathFactory, base_image: str) -> Iterat
 def private_store(
     private: PrivateEngine, base_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DockerStoreServer]:
-    """Give a store in that engine; it has to be started again after a restart."""
+    """Yield a store in that engine; it has to be started again after a restart."""
     server = DockerStoreServer(tmp_path_factory.mktemp("weed"), engine=private.client(), image=base_image, prefix=STORES)
     try:
         server.start()

@@ -37,7 +37,7 @@ class Guarded(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """Give the folder of a package index behind a password, and its URL with both."""
+    """Yield the folder of a package index behind a password, and its URL with both."""
     folder = tmp_path / "index"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(folder)))

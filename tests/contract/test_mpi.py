@@ -64,7 +64,7 @@ def no_tools_left(lab: Lab) -> Iterator[None]:
 
 
 def landed(events: list[Event]) -> dict[int, int]:
-    """Give the node of every rank, by rank."""
+    """Return the node of every rank, by rank."""
     return {e.data["rank"]: e.node for e in events if e.kind == "rank_start" and e.data["rank"] >= 0}
 
 
@@ -73,7 +73,7 @@ def ends(events: list[Event]) -> dict[int, dict[str, Any]]:
 
 
 def pids(lab: Lab, handle: JobHandle, nodes: int) -> dict[int, int]:
-    """Give the process ids of all ranks, from the logs of the nodes."""
+    """Return the process ids of all ranks, from the logs of the nodes."""
     logs = [lab.paths(handle, node).events.read_text(encoding="utf-8") for node in range(nodes)]
     started = [json.loads(line) for log in logs for line in log.splitlines() if '"rank_start"' in line]
     return {event["rank"]: event["pid"] for event in started}

@@ -25,7 +25,7 @@ SyncClient.start = start
 
 
 def unable(plan: JobPlan, node: int) -> JobPlan:
-    """Give a plan that one node can't start the second rank of: it holds a token that no node knows."""
+    """Return a plan that one node can't start the second rank of: it holds a token that no node knows."""
     first, second = plan.nodes[node].ranks
     broken = dataclasses.replace(second, argv=((Here(here="nothing"),),))
     nodes = [dataclasses.replace(n, ranks=(first, broken)) if n.node == node else n for n in plan.nodes]

@@ -53,7 +53,7 @@ def refused(lab: Lab, plan: JobPlan, archive: Path | None = None) -> tuple[Verdi
 
 
 def seconds(events: list[Event]) -> float:
-    """Give how long the leader took to see it, from its first word to the end."""
+    """Return how long the leader took to see it, from its first word to the end."""
     return events[-1].time - min(event.time for event in events)
 
 

@@ -26,7 +26,7 @@ Config = dict[str, Any]
 
 @pytest.fixture(params=sorted(REGISTRIES))
 def config(request: pytest.FixtureRequest) -> Config:
-    """Give the configuration of a registry that has no models; every type of registry needs a line here."""
+    """Return the configuration of a registry that has no models; every type of registry needs a line here."""
     of_type: dict[str, Callable[[], Config]] = {
         "store": lambda: {"type": "store"},
         "mlflow": lambda: request.getfixturevalue("mlflow_server").config,
@@ -36,7 +36,7 @@ def config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture
 def open_one(config: Config, store: Store) -> Open:
-    """Give a way to open the registry, as another process would."""
+    """Return a way to open the registry, as another process would."""
     return lambda: open_registry(config, store.open())
 
 
@@ -46,7 +46,7 @@ def registry(open_one: Open) -> ModelRegistry:
 
 
 def manifest(number: int, metrics: dict[str, float] | None = None) -> Manifest:
-    """Give a manifest that differs from those of other numbers."""
+    """Return a manifest that differs from those of other numbers."""
     file = ManifestFile(path="outputs/model.pt", size=number, sha256=f"{number:064x}", key="k")
     uri = f"s3://bucket/p/runs/run-{number}/g1"
     return Manifest(run=f"run-{number}", generation=1, attempt=1, uri=uri, files=(file,), metrics=metrics)

@@ -28,7 +28,7 @@ HOSTILE = "a b \"c\" 'd' $e\nü"
 
 
 def manifest(store: Store, number: int = 1, metrics: dict[str, float] | None = None) -> Manifest:
-    """Give a manifest of a run of the store."""
+    """Return a manifest of a run of the store."""
     file = ManifestFile(path="outputs/a b/model ü.pt", size=5, sha256=f"{number:064x}", key="k")
     uri = f"{store.uri}/runs/run-{number}/g1"
     return Manifest(run=f"run-{number}", generation=1, attempt=1, uri=uri, files=(file,), metrics=metrics, snapshot="sha256:ab")

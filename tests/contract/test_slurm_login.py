@@ -116,7 +116,7 @@ def test_mpirun_starts_ranks_through_the_agents_and_not_through_slurm(slurm_lab:
 
 
 def many_waiting_jobs(lab: SlurmLab, count: int) -> list[JobHandle]:
-    """Give handles of jobs that wait in Slurm's queue; all but the first are copies of it, each a job of its own there."""
+    """Return handles of jobs that wait in Slurm's queue; all but the first are copies of it, each a job of its own there."""
     first = lab.submit(plan_of(WAITS, lab.store.uri), job_id="many-0")
     original = lab.root / "jobs" / "many-0"
     handles = [first]
@@ -141,7 +141,7 @@ class Triggers:
     waiting: set[str] = field(default_factory=set)
 
     def asked(self) -> list[str]:
-        """Give the questions to Slurm so far."""
+        """Return the questions to Slurm so far."""
         return [line for line in self.lab.cluster.calls.read_text().splitlines() if not line.startswith("sbatch")]
 
     async def count(self, questions: int) -> tuple[float, list[str]]:

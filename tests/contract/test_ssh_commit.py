@@ -39,7 +39,7 @@ def uncommitted(lab: HostsLab) -> JobHandle:
 
 
 def kept(lab: HostsLab, handle: JobHandle) -> list[str]:
-    """Give what ranks left on all hosts."""
+    """Return what ranks left on all hosts."""
     return sorted(f.name for h in lab.rack.hosts for f in lab.folder(h).glob(f"jobs/{handle.job_id}/g*/node-*/work/outputs/*"))
 
 

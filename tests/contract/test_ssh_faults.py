@@ -29,7 +29,7 @@ for n in range(120):
 
 
 def left(lab: HostsLab) -> list[str]:
-    """Give what a refused job has left on any host, but caches."""
+    """Return what a refused job has left on any host, but caches."""
     jobs = [str(path) for host in lab.rack.hosts for path in lab.folder(host).glob("jobs/*/g*/node-*")]
     return jobs + lab.queue()
 

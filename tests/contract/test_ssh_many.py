@@ -100,7 +100,7 @@ class Recorded:
 
 
 def resident() -> float:
-    """Give the memory of this process that is in use, in MB."""
+    """Return the memory of this process that is in use, in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 

@@ -93,7 +93,7 @@ def ran(lab: Lab, code: str, roles: Roles, nodes: int = 2) -> tuple[Any, Outcome
 
 
 def ends_of(lab: Lab, handle: Any) -> dict[int, tuple[str, int | None]]:
-    """Give role and exit code of every rank, as the record has them."""
+    """Return role and exit code of every rank, as the record has them."""
     ranks: Any = lab.record(handle)["ranks"]
     return {rank["rank"]: (rank["role"], rank.get("exit_code")) for rank in ranks}
 

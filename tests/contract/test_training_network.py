@@ -17,7 +17,7 @@ SAY = "import os; print(os.environ['MUSTER_HOSTS'], os.environ['INTERFACE'], os.
 
 
 def plan(store: str, interface: str = "") -> JobPlan:
-    """Give a plan of two nodes whose ranks say what they were told of the network."""
+    """Return a plan of two nodes whose ranks say what they were told of the network."""
     told = (("INTERFACE", (Here(here="interface"),)), ("NETWORK", (Here(here="network"),)))
     found = plan_of(SAY, store, nodes=2)
     nodes = (
@@ -28,7 +28,7 @@ def plan(store: str, interface: str = "") -> JobPlan:
 
 
 def interfaces(events: list[Event], node: int) -> dict[str, dict[str, str]]:
-    """Give what a node reported of its interfaces, by name."""
+    """Return what a node reported of its interfaces, by name."""
     facts = next(e.data["facts"] for e in events if e.kind == "facts" and e.node == node)
     return {interface["name"]: interface for interface in facts["interfaces"]}
 

@@ -63,13 +63,13 @@ def run(folder: Path, store: DockerStore, target: str) -> str:
 
 
 def outputs(store: DockerStore, run_id: str) -> dict[str, str]:
-    """Give path and content's digest of all that the run wrote."""
+    """Return path and content's digest of all that the run wrote."""
     manifest = RunStore(store.uri, store.access).manifest(run_id, 1)
     assert manifest is not None
     return {file.path: file.sha256 for file in manifest.files if file.path.startswith("outputs/")}
 
 
 def ranks(store: DockerStore, run_id: str) -> list[dict[str, Any]]:
-    """Give who the ranks were and how they ended."""
+    """Return who the ranks were and how they ended."""
     record = RunStore(store.uri, store.access).record(run_id, 1)
     return [{key: rank[key] for key in ("rank", "node", "local_rank", "role", "exit_code")} for rank in record["ranks"]]

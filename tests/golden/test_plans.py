@@ -96,7 +96,7 @@ def laid_out(request: dict[str, Any]) -> list[Any]:
 
 
 def as_text(nodes: list[Any]) -> str:
-    """Give the JSON with a line for each argument and variable, to be read by people."""
+    """Return the JSON with a line for each argument and variable, to be read by people."""
     return "[\n" + ",\n".join(map(_node_text, nodes)) + "\n]\n"
 
 

@@ -63,11 +63,11 @@ class HostsLab(JobLab):
             yield not any(host.connections() for host in self.rack.hosts)
 
     def folder(self, host: Host) -> Path:
-        """Give the lab's root folder on a host, as this machine sees it."""
+        """Return the lab's root folder on a host, as this machine sees it."""
         return host.home / self.root.removeprefix("~/")
 
     def node(self, handle: JobHandle, node: int = 0) -> tuple[Host, Path]:
-        """Give the host of a node, and the node's folder."""
+        """Return the host of a node, and the node's folder."""
         name = f"{handle.id.folder}/node-{node}"
         for host in self.rack.hosts:
             folder = self.folder(host) / "jobs" / handle.job_id / name
@@ -90,7 +90,7 @@ class HostsLab(JobLab):
     wait_for = JobLab.wait_for_line
 
     def queue(self) -> list[str]:
-        """Give the jobs that wait for hosts or hold some."""
+        """Return the jobs that wait for hosts or hold some."""
         file = self.folder(self.rack.hosts[0]) / "queue.json"
         return [entry["job"] for entry in json.loads(file.read_text())["entries"]] if file.exists() else []
 

@@ -49,12 +49,12 @@ _numbers = itertools.count()
 
 
 def new_job_id() -> str:
-    """Give a job id of this test process's own."""
+    """Return a job id of this test process's own."""
     return f"lab-{os.getpid()}-{next(_numbers)}"
 
 
 def counting(until: int, count: int) -> str:
-    """Give code that prints ``count`` lines, the rest of them only once there is a file ``go`` in its work folder."""
+    """Return code that prints ``count`` lines, the rest of them only once there is a file ``go`` in its work folder."""
     return (
         "import pathlib, time\n"
         f"for i in range({count}):\n"
@@ -74,7 +74,7 @@ def plan_of(  # noqa: PLR0917
     env: tuple[tuple[str, str], ...] = (),
     **limits: float,
 ) -> JobPlan:
-    """Give a plan of ``nodes`` × ``ranks`` processes that all run ``code``, with a rendezvous port on node 0."""
+    """Return a plan of ``nodes`` × ``ranks`` processes that all run ``code``, with a rendezvous port on node 0."""
 
     def rank(node: int, local: int) -> RankPlan:
         argv = ((Here(here="interpreter"),), "-c", code, *arguments)
@@ -102,7 +102,7 @@ def plan_of(  # noqa: PLR0917
 
 
 def assignment_of(plan: JobPlan, **others: Any) -> Assignment:
-    """Give what node 0 is told of a plan's first attempt; ``others``: fields that are to be otherwise."""
+    """Return what node 0 is told of a plan's first attempt; ``others``: fields that are to be otherwise."""
     fields: dict[str, Any] = {
         "job_id": "job",
         "generation": 1,
@@ -137,7 +137,7 @@ class JobLab(ABC):
 
     @abstractmethod
     def log(self, handle: JobHandle, node: int = 0) -> str:
-        """Give a node's event log, "" if there is none."""
+        """Return a node's event log, "" if there is none."""
 
     def session(self) -> Session:
         """Open a session of the target, with the lab's timing."""
@@ -145,7 +145,7 @@ class JobLab(ABC):
         return replace(target, timing=replace(target.timing, **self.timing)).session()  # type: ignore[no-any-return]
 
     def submission(self, plan: JobPlan, job_id: str = "", generation: int = 1, **others: Any) -> Submission:
-        """Give what is submitted, by a new job id unless one is given."""
+        """Return what is submitted, by a new job id unless one is given."""
         given = {"archive": None, "access": self.store.access, "requested": time.time(), **others}
         return Submission(job_id=job_id or new_job_id(), generation=generation, plan=plan, **given)
 
@@ -195,7 +195,7 @@ class JobLab(ABC):
             raise AssertionError(f"no end within {limit:g} s; seen last: {last}") from None
 
     async def events(self, handle: JobHandle, cursor: Cursor | None = None) -> list[Event]:
-        """Give all events of a run that is watched to its end, beside others."""
+        """Return all events of a run that is watched to its end, beside others."""
         return [event async for _, _, event in self.session().watch({handle: cursor or Cursor()})]
 
     def wait_for_line(self, handle: JobHandle, text: str = '"k": "line"', node: int = 0, limit: float = 120.0) -> None:
@@ -203,11 +203,11 @@ class JobLab(ABC):
         wait_until(lambda: text in self.log(handle, node), limit, 0.05, f"{text!r} in the log of node {node}")
 
     def living(self, handle: JobHandle) -> list[int]:
-        """Give every process of the run that lives, wherever it hid: found by its environment."""
+        """Return every process of the run that lives, wherever it hid: found by its environment."""
         return processes.marked(f"MUSTER_JOB={handle.id.marker}")
 
     def record(self, handle: JobHandle) -> dict[str, Any]:
-        """Give the run's record in the store."""
+        """Return the run's record in the store."""
         return self.store.open().record(handle.job_id, handle.generation)
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class FolderLab(JobLab):
     root: Path
 
     def paths(self, handle: JobHandle, node: int = 0) -> NodePaths:
-        """Give a node's files."""
+        """Return a node's files."""
         return JobPaths(root=self.root, job_id=handle.job_id).node(handle.generation, handle.attempt, node)
 
     def let_go(self, handle: JobHandle) -> None:
@@ -259,10 +259,10 @@ class Lab(FolderLab):
 
 
 def lines(events: list[Event], rank: int | None = None) -> list[str]:
-    """Give what ranks printed, of one rank or of all."""
+    """Return what ranks printed, of one rank or of all."""
     return [e.data["text"] for e in events if e.kind == "line" and rank in (None, e.data["rank"])]
 
 
 def notes(events: list[Event]) -> str:
-    """Give all notes as one text."""
+    """Return all notes as one text."""
     return "\n".join(e.data["text"] for e in events if e.kind == "note")

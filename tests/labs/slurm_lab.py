@@ -28,11 +28,11 @@ class SlurmLab(FolderLab):
         return SlurmTarget.from_fields("slurm", {**defaults, **self.fields})
 
     def numbers(self, handle: JobHandle, *options: str) -> list[str]:
-        """Give the run's jobs that Slurm still has, or as its options ask for."""
+        """Return the run's jobs that Slurm still has, or as its options ask for."""
         return self.cluster.run("squeue", "--noheader", f"--name={handle.job_id}", "-o", "%A", *options).split()
 
     def number(self, handle: JobHandle) -> str:
-        """Give the run's job in Slurm, if it ended a moment ago too."""
+        """Return the run's job in Slurm, if it ended a moment ago too."""
         return self.numbers(handle, "--states=all")[0]
 
     def close(self) -> None:
@@ -44,10 +44,10 @@ class SlurmLab(FolderLab):
 
 
 def queued(events: list[Event]) -> list[str]:
-    """Give what the run waited for, as it was shown."""
+    """Return what the run waited for, as it was shown."""
     return [e.data.get("reason", "") for e in events if e.kind == STATE and e.data["state"] == "Queued"]
 
 
 def states(events: list[Event]) -> list[str]:
-    """Give the states that were shown."""
+    """Return the states that were shown."""
     return [e.data["state"] for e in events if e.kind == STATE]

@@ -65,7 +65,7 @@ class SyncNode:
         return RunKeys(job_id=self.job, generation=self.generation)
 
     def write_access(self, access: StoreAccess) -> None:
-        """Give the process its credentials, or new ones."""
+        """Write the credentials of the process, or new ones."""
         new = self.paths.access.with_suffix(".new")
         new.write_text(json.dumps(to_data(access)))
         os.replace(new, self.paths.access)
@@ -131,7 +131,7 @@ class SyncNode:
         self.log_bytes(Event(time=time.time(), kind=kind, node=self.node, data={**line, **data}).to_line().encode())
 
     def message(self) -> str:
-        """Give what the process wrote to its diagnostics."""
+        """Return what the process wrote to its diagnostics."""
         return (self.folder / "agent.log").read_text()
 
     def _read(self, ours: socket.socket, replies: queue.Queue[dict[str, Any]]) -> None:
@@ -147,13 +147,13 @@ class SyncNode:
 
 
 def marker(store: Store, node: int = 0) -> dict[str, Any] | None:
-    """Give the marker of a node's committed checkpoints."""
+    """Return the marker of a node's committed checkpoints."""
     found = store.open().bucket.get_json(RunKeys(job_id="run-1", generation=1).checkpoint_marker(node))
     return found[0] if found else None
 
 
 def committed(store: Store, node: int = 0) -> dict[str, bytes]:
-    """Give the committed set of a node with the contents of its blobs, which are checked."""
+    """Return the committed set of a node with the contents of its blobs, which are checked."""
     found = marker(store, node) or {"files": []}
     contents = {}
     for file in found["files"]:

@@ -21,13 +21,13 @@ HOSTILE = {
 
 @pytest.fixture(params=HOSTILE.values(), ids=HOSTILE.keys())
 def hostile(request: pytest.FixtureRequest) -> str:
-    """Give one text after the other that careless code changes on its way."""
+    """Return one text after the other that careless code changes on its way."""
     return str(request.param)
 
 
 @pytest.fixture(params=["with space", "quo'te\"s", "line\nbreak", "größe 🚂", "$HOME", "-dash"])
 def weird_tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Give one folder after the other whose name careless code trips over."""
+    """Return one folder after the other whose name careless code trips over."""
     folder = tmp_path / str(request.param)
     folder.mkdir()
     return folder

@@ -80,7 +80,7 @@ REGISTRIES = ("launchers/__init__.py", "targets/__init__.py", "provider_info.py"
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """Give every module of the package, parsed, by its path."""
+    """Return every module of the package, parsed, by its path."""
     files = sorted(PACKAGE.rglob("*.py"))
     return {str(file.relative_to(PACKAGE)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
@@ -90,7 +90,7 @@ def part_of(path: str) -> str:
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Give every module that is imported anywhere in a file, by its whole name."""
+    """Yield every module that is imported anywhere in a file, by its whole name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -101,13 +101,13 @@ def imports(tree: ast.Module) -> Iterator[str]:
 
 
 def own_imports(tree: ast.Module) -> set[str]:
-    """Give the parts of Muster that a file imports."""
+    """Return the parts of Muster that a file imports."""
     names = [name.split(".") for name in imports(tree) if name.split(".")[0] == "muster"]
     return {name[1] for name in names if len(name) > 1 and name[1] != "__version__"}
 
 
 def words(tree: ast.Module) -> set[str]:
-    """Give what a file names: its strings, and the last parts of what it imports."""
+    """Return what a file names: its strings, and the last parts of what it imports."""
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return strings | {part for name in imports(tree) for part in name.split(".") if name.startswith("muster.")}
 

@@ -42,7 +42,7 @@ class Backoff:
 class Outage:
     """Failures in a row of one service that is expected to come back.
 
-    ``report_after`` is the number of failures in a row from which people are told; fewer are no outage.
+    ``report_after`` is the number of failures in a row from which an outage is reported.
     """
 
     def __init__(self, report_after: int = 1) -> None:

@@ -178,7 +178,7 @@ def status_of(*, running: bool, end: Event | None, commit: bool) -> AttemptStatu
 def next_claim(claim: Claim | None, end: Event | None, step: Step, submission: Submission, digest: str) -> Claim:
     """Return the claim of the attempt that follows ``claim``, whose attempt ended with ``end``.
 
-    Within a generation attempts are counted on and the deadline stays that of the first; a target that has let go of them goes
+    Within a generation attempts are counted on and the deadline stays that of the first; a target that has released them goes
     on where the store's record (``submission.past``) ends.
     """
     now = time.time()

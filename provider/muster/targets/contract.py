@@ -21,7 +21,7 @@ Log = Callable[[str], None]
 class Submission:
     """A plan with everything that travels beside it: who owns it, the packed code, the store's access, values of secrets.
 
-    ``past`` are the attempts of this generation that the store knows of, for a target that has let go of them, and
+    ``past`` are the attempts of this generation that the store knows of, for a target that has released them, and
     ``first_started`` when the first of them was submitted (0: none). ``requested`` is when the user's request came in (seconds
     since the epoch); the preparing phase is counted from it.
     """
@@ -80,7 +80,7 @@ class ComputeTarget(Protocol):
     def prepare(self, plan: JobPlan, log: Log) -> None:
         """Build or find the plan's environment, telling ``log`` line by line.
 
-        :raises RequestError: the environment can't be had.
+        :raises RequestError: the environment is not available.
         """
         ...
 

@@ -44,7 +44,7 @@ def job_of(framework: str = "pytorch", nodes: int = 2, processes: int = 2) -> Tr
 
 
 def variables(nodes: tuple[NodePlan, ...]) -> list[Mapping[str, str]]:
-    """Give the variables of every rank as it will see them."""
+    """Return the variables of every rank as it will see them."""
     return [{name: resolve(text, BINDINGS) for name, text in rank.env} for node in nodes for rank in node.ranks]
 
 

@@ -38,7 +38,7 @@ def environment(rank: RankPlan, plan: tuple[NodePlan, ...]) -> dict[str, str]:
 
 
 def configs(job: TrainingJob) -> list[dict[str, Any]]:
-    """Give every task's TF_CONFIG, by rank."""
+    """Return every task's TF_CONFIG, by rank."""
     plan = LAUNCHER.plan(job)
     return [json.loads(environment(rank, plan)["TF_CONFIG"]) for rank in ranks(plan)]
 

@@ -12,7 +12,7 @@ from packages import make_wheel
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the folder; what the machine's own pip and uv are told does not count."""
+    """Return the folder; what the machine's own pip and uv are told does not count."""
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
     folder = tmp_path / "wheels of mine"

@@ -32,7 +32,7 @@ def make_node(store: Store, tmp_path: Path) -> Iterator[MakeNode]:
 
 @pytest.fixture
 def node(make_node: MakeNode) -> SyncNode:
-    """Give a node whose sync process runs and has checked the store."""
+    """Return a node whose sync process runs and has checked the store."""
     made = make_node().start()
     made.call(CheckStore())
     return made

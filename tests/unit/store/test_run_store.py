@@ -22,7 +22,7 @@ CONTENTS = {"outputs/model.pt": b"weights", "outputs/sub/a b.txt": b"a", "output
 
 @pytest.fixture
 def committed(node: SyncNode, store: Store) -> Manifest:
-    """Give the manifest of a run that was committed, with a file that is no longer what it was."""
+    """Return the manifest of a run that was committed, with a file that is no longer what it was."""
     import hashlib
 
     files = []

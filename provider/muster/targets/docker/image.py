@@ -51,7 +51,7 @@ class Images:
     def ensure(self, client: APIClient, ref: EnvironmentRef, engine_url: str, log: Log) -> Image:
         """Find the image of an environment, or pull or build it.
 
-        :raises RequestError: it can't be had; with the reason.
+        :raises RequestError: the image is not available; with the reason.
         """
         from muster.packaging.image import image
 

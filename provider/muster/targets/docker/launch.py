@@ -165,7 +165,7 @@ class Launch:
         except docker.errors.NotFound:
             return True
         except (docker.errors.DockerException, OSError):
-            pass  # the engine is away: that is the error to tell
+            pass  # the engine is unreachable: that is the error to report
         return False
 
     def _undo(self) -> None:

@@ -55,7 +55,7 @@ def _end_one(client: APIClient, cancel: bytes, timeout: float, container: Contai
         return
     if state == "paused":
         _quietly(client.unpause, container.id)
-    if state == "created":  # never started: there is nobody to be told
+    if state == "created":  # never started: no agent reads a request
         _quietly(client.remove_container, container.id)
         return
     _quietly(client.kill, container.id, "SIGTERM")

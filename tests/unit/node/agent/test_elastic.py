@@ -49,7 +49,7 @@ class Gang:
 
 
 async def begun(gang: Any) -> ElasticMembership:
-    """Give the membership of a run of two to three nodes, all of which have been started."""
+    """Return the membership of a run of two to three nodes, all of which have been started."""
     nodes = tuple(SimpleNamespace(node=node, ranks=()) for node in range(3))
     plan = SimpleNamespace(nodes=nodes, min_nodes=2, limits=SimpleNamespace(grace=1.0))
     assignment: Any = SimpleNamespace(plan=plan, job_id="j", generation=1)

@@ -20,7 +20,7 @@ HOSTS = {0: "a", 1: "b", 2: "c"}
 
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch) -> ElasticExitTracker:
-    """Give the ends of three nodes with one rank each."""
+    """Return the ends of three nodes with one rank each."""
     monkeypatch.setattr(elastic_exits, "LOSS_SHOWS", 0.01)
     monkeypatch.setattr(elastic_exits, "EXIT_GRACE", 30.0)
     job = TrainingJob(name="x", framework="pytorch", command=("x",), node_count=3, min_node_count=2)

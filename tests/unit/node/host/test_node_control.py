@@ -25,7 +25,7 @@ STARTED = StartReply()
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """Give the folder of a node whose guardian lives: this process."""
+    """Return the folder of a node whose guardian lives: this process."""
     folder = tmp_path / "jobs" / "job" / "g1-a1" / "node-1"
     folder.mkdir(parents=True)
     born = {"pid": os.getpid(), "start": processes.start_time(os.getpid())}
@@ -92,7 +92,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Give a host on which the ranks of attempt 1 have left a model."""
+    """Return a host on which the ranks of attempt 1 have left a model."""
     host = Host(tmp_path)
     monkeypatch.setattr(guardian_process, "start_guardian", host.guardian)
     assert host.start(1) == STARTED
@@ -127,7 +127,7 @@ def test_what_ranks_left_outlives_a_failure_between_its_two_moves(host: Host, mo
 
 
 def no_space_after(count: int) -> Callable[..., None]:
-    """Give a rename that works so many times."""
+    """Return a rename that works so many times."""
     left, rename = iter(range(count)), os.rename
 
     def renamed(source: Path, target: Path) -> None:

@@ -34,7 +34,7 @@ def net(name: str, third: int, node: int, **more: object) -> Interface:
 
 
 def seat(node: int, *more: Interface, speed: int = 1000, host: str = "") -> NetworkNode:
-    """Give a node whose agents meet over eth0."""
+    """Return a node whose agents meet over eth0."""
     return NetworkNode(
         node, f"10.0.0.{node + 1}", (lo(), docker0(), net("eth0", 0, node, speed=speed), *more), host or f"host{node}"
     )

@@ -28,7 +28,7 @@ def seen(node: int, **changes: Any) -> Facts:
 
 
 def nodes(**by_node: dict[str, Any]) -> list[Facts]:
-    """Give three nodes, of which ``n1`` and so on have something else."""
+    """Return three nodes, of which ``n1`` and so on have something else."""
     return [seen(node, **by_node.get(f"n{node}", {})) for node in range(3)]
 
 

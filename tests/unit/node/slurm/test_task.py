@@ -40,13 +40,13 @@ def submitted(paths: JobPaths, attempt: int, **others: Any) -> None:
 
 
 def task(paths: JobPaths, base: int, restarts: int = 0, node: int = 0) -> Task:
-    """Give a node of a start of the batch job that was submitted for an attempt."""
+    """Return a node of a start of the batch job that was submitted for an attempt."""
     environ = {"SLURM_JOB_ID": "12", "SLURM_NODEID": str(node), "SLURM_RESTART_COUNT": str(restarts)}
     return Task(paths.batch(1, base), environ)
 
 
 def trained(paths: JobPaths, attempt: int, node: int = 0) -> NodePaths:
-    """Give a node on which ranks have left their outputs."""
+    """Return a node on which ranks have left their outputs."""
     found = paths.node(1, attempt, node)
     found.outputs.mkdir(parents=True)
     found.ranks.mkdir()

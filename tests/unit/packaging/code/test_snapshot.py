@@ -55,7 +55,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unpacked(taken: snapshot.Snapshot, into: Path) -> dict[str, str]:
-    """Give the files of an archive and their contents."""
+    """Return the files of an archive and their contents."""
     snapshot.unpack_snapshot(taken.archive, into)
     return {str(f.relative_to(into)): f.read_text() for f in sorted(into.rglob("*")) if f.is_file()}
 

@@ -39,7 +39,7 @@ MakeNode = Callable[..., SyncNode]
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """Give the address of a server that takes connections and never answers."""
+    """Yield the address of a server that takes connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
@@ -72,7 +72,7 @@ def test_check_lets_the_snapshot_follow_once(node: SyncNode, store: Store, tmp_p
 
 
 def refusals(store: Store, silent: str) -> dict[str, tuple[str, StoreAccess, str]]:
-    """Give for each kind of refusal the store, the access and the words that the one line must have."""
+    """Return for each kind of refusal the store, the access and the words that the one line must have."""
     bucket, endpoint, uri = store.server.bucket, store.server.endpoint, store.uri
 
     def at(url: str) -> StoreAccess:
@@ -174,7 +174,7 @@ def test_commit_happens_once_and_may_be_repeated(node: SyncNode, store: Store) -
 
 @pytest.fixture
 def outage(store: Store) -> Iterator[Store]:
-    """Give a store whose server the test may stop; it runs again afterwards."""
+    """Yield a store whose server the test may stop; it runs again afterwards."""
     yield store
     store.server.start()
 
@@ -276,7 +276,7 @@ def test_when_the_agent_dies_what_there_is_is_stored_and_the_record_concluded(no
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    """Give a copy of what travels to the nodes: core, node and store, and nothing else."""
+    """Return a copy of what travels to the nodes: core, node and store, and nothing else."""
     package = Path(muster.__file__).parent
     copy = tmp_path / "agent's folder" / "lib" / "muster"
     for part in ("core", "node", "store"):

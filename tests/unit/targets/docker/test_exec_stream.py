@@ -34,7 +34,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 @pytest.fixture(params=["unix", "tcp", "ssh"])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, socket.socket]]:
-    """Give what the SDK would, the engine's end of it, and the socket below."""
+    """Yield what the SDK would, the engine's end of it, and the socket below."""
     if request.param != "ssh":
         ours, theirs = socket.socketpair() if request.param == "unix" else tcp_pair()
         with ours, theirs:

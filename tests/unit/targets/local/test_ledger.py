@@ -21,7 +21,7 @@ CLAIM = Claim(
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> LocalLedger:
-    """Give the ledger of a job whose two nodes are alive: this process is their guardian."""
+    """Return the ledger of a job whose two nodes are alive: this process is their guardian."""
     ledger = LocalLedger(root=tmp_path, target="local")
     for node in ledger.nodes(CLAIM):
         node.root.mkdir(parents=True)

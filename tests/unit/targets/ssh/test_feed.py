@@ -54,7 +54,7 @@ class Inbox:
 
 
 def endings(over: float) -> list[str]:
-    """Give how the nodes of a job were lost, whose hosts are all away."""
+    """Return how the nodes of a job were lost, whose hosts are all away."""
     inbox, away = Inbox(), cast(Any, Away())
     feed = SshJobFeed(away, HANDLE, Cursor(), cast(Any, inbox), SshTiming())
     feed._entry = replace(ENTRY, over=over)

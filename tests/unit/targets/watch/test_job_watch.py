@@ -21,7 +21,7 @@ def watch() -> JobWatch:
 
 
 def watcher() -> JobWatch:
-    """Give what watches a run of three nodes from its beginning."""
+    """Return what watches a run of three nodes from its beginning."""
     handle = JobHandle(target="local", job_id="job", generation=1, attempt=1, plan_digest="", store="s3://none")
     watch = JobWatch(handle, Cursor(), TIMING)
     list(watch.consume(NodesAssigned(hosts=("", "", ""))))
