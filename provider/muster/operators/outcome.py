@@ -42,7 +42,7 @@ def airflow_errors(*, retry: bool) -> Iterator[None]:
     """Raise Muster's errors as Airflow's: a wrong request is never retried; all else may be, such as an unreachable store.
 
     On a retry the store was usable when the job was launched; one that refuses now must not fail a task for good whose job is
-    running. A wrong request is explained by its sentence alone, so the task log does not have its traceback.
+    running. A wrong request is explained by its sentence; the traceback of its check stays out of the task log.
     """
     try:
         yield
