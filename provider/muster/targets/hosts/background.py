@@ -6,8 +6,10 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -55,3 +57,13 @@ def background() -> Background:
             _of_process.clear()
             _of_process[os.getpid()] = Background()
         return _of_process[os.getpid()]
+
+
+def in_background(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return a function that runs ``work`` in the background loop and waits for the result."""
+
+    @wraps(work)
+    def run(*arguments: P.args, **named: P.kwargs) -> T:
+        return background().run(work(*arguments, **named))
+
+    return run

@@ -6,10 +6,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from muster.core.codec import canonical, to_data
 from muster.core.errors import RequestError, TargetError
@@ -35,7 +33,7 @@ from muster.node.slurm.replies import SubmitOutcome
 from muster.targets.claim import Claim, status_of
 from muster.targets.contract import Submission
 from muster.targets.hosts import cache
-from muster.targets.hosts.background import background
+from muster.targets.hosts.background import in_background
 from muster.targets.lifecycle import Ledger, Standing, Timing
 from muster.targets.slurm import query
 from muster.targets.slurm.batch_script import Batch, comment_of, submit_error
@@ -47,7 +45,6 @@ from muster.targets.slurm.states import HOPELESS, NODE_LIMIT, UNSEEN
 SUBMIT_TIME = 330.0  # seconds for sbatch and what is laid out before it
 POLL_INTERVAL, SLOWEST = 0.3, 2.0
 CA = "ca.pem"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,50 +80,39 @@ class SlurmLedger(Ledger[SlurmStanding]):
         """Return where the claims are, for error messages."""
         return "the shared folder of the cluster"
 
-    def owner(self, job_id: str) -> Claim | None:
+    @in_background
+    async def owner(self, job_id: str) -> Claim | None:
         """Return who owns the job."""
-        return _run(self._record(job_id)).claim
+        return (await self._record(job_id)).claim
 
-    def standing(self, job_id: str) -> SlurmStanding:
-        """Return who owns the job and what became of that attempt."""
-        return _run(self._standing(job_id))
-
-    def launch(self, claim: Claim, before: SlurmStanding, submission: Submission) -> bool:
-        """Claim the next number, and submit the batch job.
-
-        :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
-        :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
-        """
-        return _run(self._launch(before.record, claim, submission))
-
-    def end(self, standing: SlurmStanding, reason: str) -> None:
-        """End the run by its agents; withdraw a job that waits, and let Slurm end a job that does not leave."""
-        _run(self._end(standing.record, standing.number, reason))
-
-    def plan_of(self, standing: SlurmStanding) -> JobPlan:
+    @in_background
+    async def plan_of(self, standing: SlurmStanding) -> JobPlan:
         """Return the plan of the owning attempt."""
         owner, base = standing.record.owner, standing.record.owner_base
-        return _run(self.cluster.ask(ReadTemplate(job_id=owner.job_id, generation=owner.generation, base=base))).plan
+        return (await self.cluster.ask(ReadTemplate(job_id=owner.job_id, generation=owner.generation, base=base))).plan
 
-    def delete(self, job_id: str, standing: SlurmStanding) -> None:
+    @in_background
+    async def delete(self, job_id: str, standing: SlurmStanding) -> None:
         """Delete the job's folder."""
-        _run(self.cluster.ask(RemoveJob(job_id=job_id, number=standing.record.next_number)))
+        await self.cluster.ask(RemoveJob(job_id=job_id, number=standing.record.next_number))
 
-    def request_cancel(self, job_id: str, generation: int, reason: str) -> Claim | None:
+    @in_background
+    async def request_cancel(self, job_id: str, generation: int, reason: str) -> Claim | None:
         """Write a cancel request for the nodes of a generation that owns the job, also for those that are starting.
 
         Return the owner, None if the generation does not own the job.
         """
-        record = _run(self._record(job_id))
+        record = await self._record(job_id)
         if record.claim is None or record.claim.generation != generation:
             return None
         if record.end is None or not rendezvous.is_final(record.end):
-            _run(self._request_cancel(record, reason))
+            await self._request_cancel(record, reason)
         return record.claim
 
-    def delete_credentials(self, last: Claim | JobHandle) -> None:
+    @in_background
+    async def delete_credentials(self, last: Claim | JobHandle) -> None:
         """Delete the credentials of all attempts up to one that has ended; a job that never ran could not do so itself."""
-        _run(self._delete_credentials(last))
+        await self._delete_credentials(last)
 
     async def _record(self, job_id: str) -> JobRecord:
         files = await self.cluster.ask(ReadJobs(jobs=(job_id,)))
@@ -134,7 +120,9 @@ class SlurmLedger(Ledger[SlurmStanding]):
 
     # -- what became of an attempt
 
-    async def _standing(self, job_id: str) -> SlurmStanding:
+    @in_background
+    async def standing(self, job_id: str) -> SlurmStanding:
+        """Return who owns the job and what became of that attempt."""
         record = await self._record(job_id)
         if record.claim is None:
             return SlurmStanding(record=record)
@@ -184,7 +172,10 @@ class SlurmLedger(Ledger[SlurmStanding]):
 
     # -- the end
 
-    async def _end(self, record: JobRecord, number: str, reason: str) -> None:
+    @in_background
+    async def end(self, standing: SlurmStanding, reason: str) -> None:
+        """End the run by its agents; withdraw a job that waits, and let Slurm end a job that does not leave."""
+        record, number = standing.record, standing.number
         claim = record.owner
         await self._request_cancel(record, reason)
         await self.cluster.command(["scancel", "--state=PENDING", number])
@@ -216,7 +207,13 @@ class SlurmLedger(Ledger[SlurmStanding]):
 
     # -- launching
 
-    async def _launch(self, record: JobRecord, claim: Claim, submission: Submission) -> bool:
+    @in_background
+    async def launch(self, claim: Claim, before: SlurmStanding, submission: Submission) -> bool:
+        """Claim the next number, and submit the batch job.
+
+        :raises RequestError: Slurm refuses the job, or could never start it; nothing is left.
+        :raises TargetError: Slurm can't take it now, or did not answer; in that case the claim stays.
+        """
         host, connection = await self.cluster.connection.info(), self.cluster.connection
         paths = JobPaths(root=Path(host.root), job_id=claim.job_id).batch(claim.generation, claim.attempt)
         batch = Batch(
@@ -232,7 +229,7 @@ class SlurmLedger(Ledger[SlurmStanding]):
             packed = submission.archive
             archive = await connection.use(lambda shell: cache.ensure_archive(shell, host.root, packed, host.python))
         files = _files(batch, submission, self._template(batch, submission, archive, host.root))
-        entry, number = ChainEntry(claim=to_data(claim), base=claim.attempt), record.next_number
+        entry, number = ChainEntry(claim=to_data(claim), base=claim.attempt), before.record.next_number
         request = SubmitJob(job_id=claim.job_id, number=number, entry=entry, files=files, argv=tuple(batch.argv()))
         reply = await self.cluster.ask(request, limit=SUBMIT_TIME)
         if not reply.won:
@@ -287,10 +284,6 @@ class SlurmLedger(Ledger[SlurmStanding]):
             muster_python="",
             archive=archive,
         )
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    return background().run(work)
 
 
 def _files(batch: Batch, submission: Submission, template: Assignment) -> dict[str, str]:

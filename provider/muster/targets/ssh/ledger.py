@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from muster.core.attempt import AttemptId
 from muster.core.errors import MusterError, TargetError
@@ -22,7 +22,7 @@ from muster.node.rpc import Request
 from muster.targets.claim import Claim, status_of
 from muster.targets.contract import Submission
 from muster.targets.hosts import cache
-from muster.targets.hosts.background import background
+from muster.targets.hosts.background import in_background
 from muster.targets.hosts.ssh_errors import HostUnreachable
 from muster.targets.lifecycle import Ledger, Standing, Timing
 from muster.targets.ssh.end_events import cancelled
@@ -67,36 +67,11 @@ class SshLedger(Ledger[SshStanding]):
         """Return which host keeps the queue, for error messages."""
         return f"queue on host {self.jobs.inventory.hosts[0].name}"
 
-    def owner(self, job_id: str) -> Claim | None:
-        """Return who owns the job."""
-        return _run(self.jobs.queue.inspect(AttemptId(job_id, 0, 0))).claim
-
-    def standing(self, job_id: str) -> SshStanding:
-        """Return who owns the job and what became of that attempt.
-
-        :raises Unreachable: the host that led the attempt does not answer.
-        """
-        return _run(self._standing(job_id))
-
-    def launch(self, claim: Claim, before: SshStanding, submission: Submission) -> bool:
-        """Claim the attempt at the queue if the job is still owned as ``before``; launch if hosts are granted at once."""
-        return _run(self._launch(claim, before, submission))
-
-    def end(self, standing: SshStanding, reason: str) -> None:
-        """End an attempt that waits, is being launched, or runs."""
-        _run(self._end(standing, reason))
-
-    def plan_of(self, standing: SshStanding) -> JobPlan:
-        """Return the plan of the attempt whose outputs are not committed."""
-        return _run(self._plan_of(standing))
-
-    def delete(self, job_id: str, standing: SshStanding) -> None:
-        """Delete everything of the job on all hosts."""
-        _run(self._delete(job_id))
-
     # -- launching
 
-    async def _launch(self, claim: Claim, before: SshStanding, submission: Submission) -> bool:
+    @in_background
+    async def launch(self, claim: Claim, before: SshStanding, submission: Submission) -> bool:
+        """Claim the attempt at the queue if the job is still owned as ``before``; launch if hosts are granted at once."""
         left = await uncommitted_outputs(before.claim, self.jobs.queue) if claim.commit and before.claim else ()
         files = LaunchBundle.files_of(submission, self.target, tuple(node.folders for node in left))
         if submission.archive is not None:
@@ -123,7 +98,17 @@ class SshLedger(Ledger[SshStanding]):
 
     # -- what became of an attempt
 
-    async def _standing(self, job_id: str) -> SshStanding:
+    @in_background
+    async def owner(self, job_id: str) -> Claim | None:
+        """Return who owns the job."""
+        return (await self.jobs.queue.inspect(AttemptId(job_id, 0, 0))).claim
+
+    @in_background
+    async def standing(self, job_id: str) -> SshStanding:
+        """Return who owns the job and what became of that attempt.
+
+        :raises HostUnreachable: the host that led the attempt does not answer.
+        """
         seen = await self.jobs.queue.inspect(AttemptId(job_id, 0, 0))
         if seen.claim is None:
             return SshStanding()
@@ -161,7 +146,9 @@ class SshLedger(Ledger[SshStanding]):
 
     # -- the end
 
-    async def _end(self, standing: SshStanding, reason: str) -> None:
+    @in_background
+    async def end(self, standing: SshStanding, reason: str) -> None:
+        """End an attempt that waits, is being launched, or runs."""
         entry, claim = standing.entry, standing.claim
         assert entry is not None
         assert claim is not None
@@ -205,7 +192,9 @@ class SshLedger(Ledger[SshStanding]):
 
     # -- committing and deleting
 
-    async def _plan_of(self, standing: SshStanding) -> JobPlan:
+    @in_background
+    async def plan_of(self, standing: SshStanding) -> JobPlan:
+        """Return the plan of the attempt whose outputs are not committed."""
         assert standing.claim is not None
         first = (await uncommitted_outputs(standing.claim, self.jobs.queue))[0]
         folder = first.folders[-1]
@@ -215,7 +204,9 @@ class SshLedger(Ledger[SshStanding]):
             raise TargetError(f"run {job_id} has nothing to commit: {folder} is gone from host {first.host}")
         return assignment.plan
 
-    async def _delete(self, job_id: str) -> None:
+    @in_background
+    async def delete(self, job_id: str, standing: SshStanding) -> None:
+        """Delete everything of the job on all hosts."""
         for entry in await self.jobs.queue.attempts(job_id):
             for allocation in entry.allocations:
                 if allocation.folder:
@@ -229,10 +220,6 @@ class SshLedger(Ledger[SshStanding]):
 
     async def _ask(self, host: str, request: Request[T], limit: float = 60.0) -> T:
         return await self.jobs.connection(host).ask(node_control.PART, request, limit=limit)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    return background().run(work)
 
 
 def _resources(plan: JobPlan, bundle: str, hosts: list[str]) -> ResourceRequest:
