@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from muster.store.s3.bucket import Bucket
 
 TRIES = 3
-CHECK_LIMIT = 6.0  # seconds
+CHECK_LIMIT = 15.0  # seconds; a busy store is slow, a wrong address mostly refuses at once
 CHECK_TIMEOUT = 4.0  # seconds of them in which an unavailable store is retried
 AT_ONCE = 8
 
