@@ -143,7 +143,7 @@ class _Containers:
         """Three containers with a rank each, from nothing to nothing."""
         job = self._mpi_job("hello", HELLO, 3)
         peer = SshContainers(image=self._ssh_image(), count=3, name="hello")
-        mine, theirs = in_turn([timed(lambda: _heard(self.ours.run(job))), timed(lambda: _recipe(peer))], ROUNDS)
+        mine, theirs = in_turn([timed(lambda: _receive(self.ours.run(job))), timed(lambda: _recipe(peer))], ROUNDS)
         engine.remove(images=[peer.image])
         return row("mpi_hello", "s", mine, theirs, "containers with sshd, mpirun over SSH")
 
@@ -202,12 +202,12 @@ def _quiet(line: str) -> None:
 def _recipe(peer: SshContainers) -> None:
     try:
         peer.start()
-        _heard(peer.mpirun((*MPI_FLAGS, *ETHERNET), [PYTHON, f"/bench/{HELLO}"]))
+        _receive(peer.mpirun((*MPI_FLAGS, *ETHERNET), [PYTHON, f"/bench/{HELLO}"]))
     finally:
         peer.remove()
 
 
-def _heard(text: str) -> None:
+def _receive(text: str) -> None:
     if "of 3 on" not in text:
         raise BenchError(f"three ranks did not meet:\n{text}")
 

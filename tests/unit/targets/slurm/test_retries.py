@@ -127,15 +127,15 @@ async def test_an_answer_of_slurm_that_nobody_understands_is_an_outage_and_ends_
     node = LoginNode(login=Away(), root=str(tmp_path / "shared"), python=sys.executable)
     ticket = (cluster := Cluster(node, Options(bin=str(slurm.folder), poll_interval=1.0))).listen("1", told.append)
 
-    async def heard(kind: type[News]) -> News:
+    async def received(kind: type[News]) -> News:
         async with asyncio.timeout(60):
             while not any(isinstance(news, kind) for news in told):
                 await asyncio.sleep(0.05)
         return told[-1]
 
-    outage = await heard(SlurmOutage)
+    outage = await received(SlurmOutage)
     assert isinstance(outage, SlurmOutage)
     assert "many" in outage.reason
     slurm.change(RestartCnt="0")
-    assert isinstance(await heard(SlurmJobStatus), SlurmJobStatus)
+    assert isinstance(await received(SlurmJobStatus), SlurmJobStatus)
     cluster.unsubscribe(ticket)
