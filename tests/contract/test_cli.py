@@ -325,7 +325,7 @@ def test_outputs_that_could_not_be_stored_are_committed_later(shell: Shell, tmp_
     shell.environ.update(own.environment, MUSTER_STORE=f"s3://{own.bucket}/x")
     try:
         gate = tmp_path / "gate"
-        job = shell.job(WAIT, arguments=[str(gate)], store_patience_seconds=1)
+        job = shell.job(WAIT, arguments=[str(gate)], store_patience_seconds=6)
         with shell.start("run", str(job)) as process:
             run = started(process)
             own.stop()

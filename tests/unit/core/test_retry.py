@@ -31,15 +31,15 @@ def failing(times: int, error: Exception | None = None) -> tuple[Callable[[], st
     return work, calls
 
 
-def call(is_async: bool, work: Callable[[], str], **options: object) -> str:
+def call(is_async: bool, work: Callable[[], str], delay: float = 0.001, **options: object) -> str:
     """Retry the work, in one of the two ways."""
     if not is_async:
-        return retry(work, Busy, Backoff(0.001), **options)  # type: ignore[arg-type]
+        return retry(work, Busy, Backoff(delay), **options)  # type: ignore[arg-type]
 
     async def awaited() -> str:
         return work()
 
-    return asyncio.run(retry_async(awaited, Busy, Backoff(0.001), **options))  # type: ignore[arg-type]
+    return asyncio.run(retry_async(awaited, Busy, Backoff(delay), **options))  # type: ignore[arg-type]
 
 
 def test_delays_grow_up_to_the_limit_and_start_again() -> None:
@@ -85,9 +85,12 @@ def test_no_delay_goes_beyond_the_timeout(is_async: bool) -> None:
     work, calls = failing(1000)
     began = time.monotonic()
     with pytest.raises(Busy):
-        call(is_async, work, timeout=0.05)
-    assert time.monotonic() < began + 0.05
-    assert len(calls) > 1
+        call(is_async, work, delay=60.0, timeout=1.0)
+    assert time.monotonic() < began + 30.0
+    assert len(calls) == 1
+    with pytest.raises(Busy):
+        call(is_async, work, timeout=1.0)
+    assert len(calls) > 2
 
 
 def test_a_retry_may_be_stopped_by_whoever_hears_of_it() -> None:

@@ -196,8 +196,9 @@ def test_all_arrives_once_the_store_is_back(node: SyncNode, outage: Store) -> No
     events = [event for _, event in outage.open().events("run-1", 1, 1, 0)]
     assert [event.data["i"] for event in events] == list(range(2000))
     assert outage.open().record("run-1")["state"] == "Running"
-    assert sum("can't be reached" in note for note in node.notes) == 1
-    assert sum("the store is back after" in note for note in node.notes) == 1
+    lost = sum("can't be reached" in note for note in node.notes)
+    assert lost == sum("the store is back after" in note for note in node.notes)
+    assert 1 <= lost <= 2, "once for each outage; a server that starts may answer, and not at the next request"
 
 
 def test_patience_is_kept_while_the_store_is_away(node: SyncNode, outage: Store) -> None:
