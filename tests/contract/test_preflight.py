@@ -17,6 +17,7 @@ from muster.core.event import Event
 from muster.core.plan import EnvironmentRef, JobPlan, Needs
 from muster.core.state import RunState
 from muster.core.verdict import Cause, Verdict
+from muster.node.host import node_folder
 from muster.packaging.code import snapshot
 from muster.targets.contract import Submission
 from muster.targets.local import ledger as local_ledger
@@ -96,14 +97,14 @@ def test_other_code(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     taken = snapshot.pack(tmp_path / "code", tmp_path / "cache")
     plan = dataclasses.replace(plan_of("print('started')", lab.store.uri, nodes=2), snapshot=taken.digest)
 
-    unpack = snapshot.unpack_snapshot
+    unpack = node_folder.unpack_code
 
-    def unpack_otherwise(archive: Path, work: Path) -> None:
+    def unpack_otherwise(archive: str, work: Path) -> None:
         unpack(archive, work)
         if work.parent.name == "node-1":
             (work / "train.py").write_text("print('changed')")
 
-    monkeypatch.setattr(snapshot, "unpack_snapshot", unpack_otherwise)
+    monkeypatch.setattr(node_folder, "unpack_code", unpack_otherwise)
     verdict, _ = refused(lab, plan, taken.archive)
     assert [node for node, _ in named(verdict)] == [1]
     assert "its code is not what was submitted: sha256:" in verdict.summary()

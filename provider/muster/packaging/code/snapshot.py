@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from muster.core.errors import RequestError
 from muster.packaging.code.ignore import IgnoreRules
@@ -51,16 +51,6 @@ def pack(source: Path, cache: Path) -> Snapshot:
         except SourceChanged as change:
             changed = str(change)
     raise RequestError(f"{changed!r} changes while it is being packed; stop what writes it, or name it in .amlignore")
-
-
-def unpack_snapshot(archive: Path, into: Path) -> None:
-    """Unpack an archive into a folder, which may exist already."""
-    import tarfile
-
-    # no filter in the first releases of Python 3.11; links that lead outside are refused when packing
-    safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-    with tarfile.open(archive, "r:gz") as packed:
-        packed.extractall(into, **safe)
 
 
 def _pack_once(source: Path, cache: Path) -> Snapshot:

@@ -11,6 +11,7 @@ import pytest
 
 from lab import plan_of
 from muster.core.plan import Needs, PortRequest
+from muster.node.host import node_folder
 from muster.node.preflight import facts
 from muster.packaging.code import snapshot
 
@@ -94,7 +95,7 @@ def test_the_code_that_lies_there_is_told_by_its_digest(tmp_path: Path) -> None:
     taken = snapshot.pack(source, tmp_path / "cache")
     for folder in ("outputs", "logs", "checkpoints"):
         (work / folder).mkdir(parents=True)
-    snapshot.unpack_snapshot(taken.archive, work)
+    node_folder.unpack_code(taken.archive, work)
     plan = plan_of("pass", "s3://b/p", nodes=1)
     object.__setattr__(plan, "snapshot", taken.digest)
     look = {"node": 0, "address": "127.9.9.1", "plan": plan, "work": tmp_path, "interpreter": "", "devices": (), "code": work}

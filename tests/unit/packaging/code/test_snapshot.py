@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from muster.core.errors import RequestError
+from muster.node.host import node_folder
 from muster.packaging.code import snapshot, tree
 
 LONG_AGO = 1_600_000_000
@@ -56,7 +57,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unpacked(taken: snapshot.Snapshot, into: Path) -> dict[str, str]:
     """Return the files of an archive and their contents."""
-    snapshot.unpack_snapshot(taken.archive, into)
+    node_folder.unpack_code(taken.archive, into)
     return {str(f.relative_to(into)): f.read_text() for f in sorted(into.rglob("*")) if f.is_file()}
 
 
@@ -90,7 +91,7 @@ def test_everything_is_there_again(source: Path, cache: Path, tmp_path: Path) ->
 
 def test_it_is_unpacked_into_a_folder_that_has_something(source: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "work" / "outputs").mkdir(parents=True)
-    snapshot.unpack_snapshot(snapshot.pack(source, cache).archive, tmp_path / "work")
+    node_folder.unpack_code(snapshot.pack(source, cache).archive, tmp_path / "work")
     assert {item.name for item in (tmp_path / "work").iterdir()} == {"outputs", "train.py", "lib"}
 
 
@@ -131,7 +132,7 @@ def test_a_name_that_is_no_unicode_travels(source: Path, cache: Path, tmp_path: 
     name = b"\xff\xfe"
     (source / os.fsdecode(name)).write_text("x")
     for _ in range(2):
-        snapshot.unpack_snapshot(snapshot.pack(source, cache).archive, tmp_path / "there")
+        node_folder.unpack_code(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert (tmp_path / "there" / os.fsdecode(name)).read_text() == "x"
 
 
@@ -216,7 +217,7 @@ def test_a_link_by_an_absolute_path_holds_on_any_node(source: Path, cache: Path,
     (source / "lib" / "first").symlink_to(source / "train.py")
     (source / "lib" / "second").symlink_to(tmp_path / "alias" / "train.py")
     (source / "lib" / "folder").symlink_to(source / "lib")
-    snapshot.unpack_snapshot(snapshot.pack(source, cache).archive, tmp_path / "there")
+    node_folder.unpack_code(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert {(tmp_path / "there" / "lib" / name).readlink() for name in ("first", "second")} == {Path("../train.py")}
     assert (tmp_path / "there" / "lib" / "folder" / "model.py").exists()
 
@@ -224,7 +225,7 @@ def test_a_link_by_an_absolute_path_holds_on_any_node(source: Path, cache: Path,
 def test_a_link_to_nothing_and_a_link_to_itself_travel(source: Path, cache: Path, tmp_path: Path) -> None:
     (source / "dangling").symlink_to("not there")
     (source / "loop").symlink_to("loop")
-    snapshot.unpack_snapshot(snapshot.pack(source, cache).archive, tmp_path / "there")
+    node_folder.unpack_code(snapshot.pack(source, cache).archive, tmp_path / "there")
     assert (tmp_path / "there" / "loop").readlink() == Path("loop")
 
 
