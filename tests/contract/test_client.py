@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,15 @@ def test_events_are_seen_from_the_first_and_a_run_can_be_cancelled(job: dict[str
     assert not submitted.cancel()
 
 
-def test_an_interrupt_cancels_the_run(job: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Make SIGINT interrupt, also where the tests run in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_cancels_the_run(job: dict[str, Any], tmp_path: Path, interruptible: None) -> None:
     up = tmp_path / "up"
     code = f"import os, pathlib, time; pathlib.Path({str(up)!r}).write_text(os.environ['MUSTER_RUN']); time.sleep(600)"
 
