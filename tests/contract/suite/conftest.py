@@ -70,6 +70,13 @@ def login_sshd(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def whole(request: pytest.FixtureRequest, full: bool) -> bool:
+    """Return whether a case of volume has its whole volume: on one target, or on each in a full run."""
+    case, target = _row_of(request.node)
+    return full or table.WHOLE_ON[case] == target
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TargetLab]:
     """Yield the lab of one target; whatever a test leaves there is ended."""
     with import_module(f"contract.labs.{request.param}").open_lab(request, tmp_path) as opened:

@@ -19,6 +19,7 @@ TARGETS: Mapping[str, str] = {  # by name, the module whose docstring says what 
     "ssh": "muster.targets.ssh.target",
     "slurm": "muster.targets.slurm.target",
 }
+WHOLE_ON = {"100,000 log lines": "ssh", "1 GB of outputs": "docker"}  # where a case of volume is whole, if not everywhere
 Test = TypeVar("Test", bound=Callable[..., None])
 HEADING = "| case | not offered because |"
 

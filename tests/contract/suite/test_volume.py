@@ -14,7 +14,6 @@ from muster.core.state import RunState
 # of each of two ranks: whole in a full run and on one target, a fifth elsewhere
 LINES = 50_000
 MIB = 512
-LINES_ON, MIB_ON = "ssh", "docker"
 FILES = 300
 # each MiB differs from all others, so that one that is missing, doubled or in another's place changes the digest
 BIG = """
@@ -41,8 +40,8 @@ for number in range({FILES}):
 
 @case("100,000 log lines")
 @pytest.mark.timeout(900)
-def test_a_hundred_thousand_log_lines(lab: TargetLab, full: bool) -> None:
-    count = LINES if full or lab.target.name == LINES_ON else LINES // 5
+def test_a_hundred_thousand_log_lines(lab: TargetLab, whole: bool) -> None:
+    count = LINES if whole else LINES // 5
     handle = lab.submit(plan_of(f"for i in range({count}): print('line', i)", lab.store.uri))
     ended = lab.finish(handle, limit=800)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
@@ -54,8 +53,8 @@ def test_a_hundred_thousand_log_lines(lab: TargetLab, full: bool) -> None:
 
 @case("1 GB of outputs")
 @pytest.mark.timeout(900)
-def test_a_gigabyte_of_outputs(lab: TargetLab, full: bool) -> None:
-    size = MIB if full or lab.target.name == MIB_ON else MIB // 5
+def test_a_gigabyte_of_outputs(lab: TargetLab, whole: bool) -> None:
+    size = MIB if whole else MIB // 5
     handle = lab.submit(plan_of(BIG, lab.store.uri, arguments=(str(size),)))
     ended = lab.finish(handle, limit=800)
     assert ended.outcome.state is RunState.COMPLETED, ended.why
