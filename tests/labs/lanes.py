@@ -32,7 +32,7 @@ LANES = {
 OPENERS = ("lab", "config")  # fixtures that open a lab by the name that is their parameter
 OPENED = {"docker": "docker", "slurm": "slurm", "ssh": "ssh", "mlflow": "mlflow"}
 ORDER = ("docker", "slurm", "ssh", "images", "airflow", "mlflow", "private-engine")  # in which lanes start: the longest first
-# modules whose jobs on this machine prefer the same ports as those of a lane: torchrun's, which an elastic run does not choose anew
+# modules whose jobs on this machine prefer the ports of a lane: torchrun's, which an elastic run does not choose anew
 SAME_PORTS = {"test_elastic": "slurm"}
 SLOW_BUILD = "horovod"  # in the id of a test that needs its wheel, which one lane compiles for minutes
 FILE = "lanes_file"
@@ -108,9 +108,8 @@ def lane_of(item: pytest.Item) -> str:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     by_fixture = [lane for fixture, lane in LANES.items() if fixture in fixtures]
     by_parameter = [OPENED.get(parameters[name], "") for name in OPENERS if isinstance(parameters.get(name), str)]
-    return next(
-        (lane for lane in (*by_fixture, *by_parameter, SAME_PORTS.get(item.path.stem, ""), _module_lane(item)) if lane), ""
-    )
+    by_port = SAME_PORTS.get(item.path.stem, "") if "lab" in fixtures else ""
+    return next((lane for lane in (*by_fixture, *by_parameter, by_port, _module_lane(item)) if lane), "")
 
 
 def _module_lane(item: pytest.Item) -> str:
