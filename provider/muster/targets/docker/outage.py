@@ -31,7 +31,7 @@ class EngineOutage:
     def failed(self, error: Exception, client: APIClient | None) -> float:
         """Count a try that failed, with the client it was made with; return how many seconds to wait until the next.
 
-        :raises Unreachable: the engine has been unreachable for too long.
+        :raises EngineUnreachable: the engine has been unreachable for too long.
         """
         if client is not None:
             self._engine.discard(client)

@@ -23,7 +23,7 @@ class ReconnectPolicy:
     async def login(self, opening: Awaitable[T]) -> T:
         """Await a login.
 
-        :raises Unreachable: a login that worked before has failed, and may work again.
+        :raises HostUnreachable: a login that worked before has failed, and may work again.
         """
         try:
             opened = await opening

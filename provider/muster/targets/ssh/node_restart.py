@@ -14,7 +14,7 @@ async def restart_node(jobs: SshJobs, handle: JobHandle, node: int) -> bool:
 
     Not if the run has ended, is being ended, or belongs to another attempt by now.
 
-    :raises Unreachable: a host that has to be asked does not answer; it may again.
+    :raises HostUnreachable: a host that has to be asked does not answer; it may again.
     """
     seen = await jobs.seen(handle.id)
     claim, entry = seen.claim, seen.entry
